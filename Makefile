@@ -1,0 +1,38 @@
+# `make demo` and `make test` each work as the first command on a fresh clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+
+.PHONY: demo test lint types clean
+
+demo: $(VENV)/.demo
+	$(BIN)/genarm demo --output out/demo
+
+# The kernels run first in Triton's interpreter (it must be on before triton is imported), then everything else.
+test: $(VENV)/.dev
+	$(BIN)/coverage erase
+	TRITON_INTERPRET=1 $(PYTEST) tests/interpreter --cov --cov-report=
+	$(PYTEST) tests --ignore=tests/interpreter --cov --cov-append --cov-report=term --cov-fail-under=90
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python setup.py constraints.txt
+	$(INSTALL) -e '.[plots]'
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python setup.py constraints.txt
+	$(INSTALL) -e '.[dev]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info out .coverage*
