@@ -1,0 +1,211 @@
+"""GuidedDecoder: a base model and its reward models, ready to decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InvalidArgumentError
+from .loading import (
+    RewardModels,
+    Source,
+    build_models,
+    load_model,
+    load_tokenizer,
+    name_rewards,
+    resolve_device,
+    resolve_dtype,
+)
+from .models.hf import HFModel, inner_model
+from .output import GenerationOutput, StreamStep
+from .prompts import PromptInput
+from .request import Options, Request, prepare
+from .results import Batch
+
+
+class GuidedDecoder:
+    """A frozen base model and K autoregressive reward models over one vocabulary.
+
+    Args:
+        base_model: a loaded causal LM of transformers (or a PeftModel).
+        reward_models: {name: model}, or a list (named reward_0, …); each a loaded model, a PeftModel, or the path or
+            hub id of a full model or of a PEFT LoRA adapter. An adapter without a base of its own goes on the base.
+        tokenizer: the base's tokenizer, compared with those found beside reward models. Not needed to decode ids.
+        max_batch_size: sequences decoded at once; larger batches run in chunks with the same result.
+        max_length: prompt plus new tokens, at most; lowered to what every model's positions allow.
+    Raises:
+        GenARMError: one subclass a cause, before anything is decoded.
+    """
+
+    def __init__(
+        self,
+        base_model: nn.Module,
+        reward_models: RewardModels = None,
+        tokenizer: Any = None,
+        *,
+        max_batch_size: int = 8,
+        max_length: int = 4096,
+        trust_remote_code: bool = False,
+        _base_name: str | None = None,
+    ) -> None:
+        if not isinstance(base_model, nn.Module):
+            raise InvalidArgumentError(
+                f"base_model is a {type(base_model).__name__}: pass a loaded model, or a path to from_pretrained"
+            )
+        for name, value in (("max_batch_size", max_batch_size), ("max_length", max_length)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 1")
+        parameter = next(base_model.parameters())
+        source = Source(parameter.dtype, parameter.device, trust_remote_code)
+        base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
+        self.tokenizer = tokenizer
+        self.models: list[HFModel] = build_models(base_model, name_rewards(reward_models), tokenizer, source, base_name)
+        self.max_batch_size = max_batch_size
+        positions = [model.max_positions for model in self.models if model.max_positions]
+        self.max_length = min([max_length, *positions])
+        self.vocab_size = min(model.vocab_size for model in self.models)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base_model: str | Path,
+        reward_models: RewardModels = None,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        tokenizer: Any = None,
+        max_batch_size: int = 8,
+        max_length: int = 4096,
+        trust_remote_code: bool = False,
+    ) -> GuidedDecoder:
+        """Load a base and its reward models from folders or the hub (safetensors only).
+
+        dtype: "bfloat16", "float16", "float32", or "auto" (bfloat16 on CUDA, float32 on the CPU).
+        device: "cuda", "cpu", or "auto". The other arguments are those of the class.
+        """
+        where = resolve_device(device)
+        source = Source(resolve_dtype(dtype, where), where, trust_remote_code)
+        if not isinstance(base_model, str | Path):
+            raise InvalidArgumentError(
+                f"from_pretrained takes a path or hub id, not a {type(base_model).__name__}: use GuidedDecoder(model)"
+            )
+        return cls(
+            load_model(base_model, source),
+            reward_models,
+            tokenizer if tokenizer is not None else load_tokenizer(base_model, trust_remote_code),
+            max_batch_size=max_batch_size,
+            max_length=max_length,
+            trust_remote_code=trust_remote_code,
+            _base_name=str(base_model),
+        )
+
+    @property
+    def base_model(self) -> nn.Module:
+        return self.models[0].module
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        return tuple(model.name for model in self.models[1:])
+
+    @property
+    def device(self) -> torch.device:
+        return self.models[0].device
+
+    @property
+    def generation_config(self) -> Any:
+        """The base's own generation config, which names its EOS and padding ids."""
+        return getattr(inner_model(self.base_model), "generation_config", None)
+
+    def generate(
+        self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
+    ) -> GenerationOutput:
+        """Draw sequences from the guided distribution p(y_t) ∝ exp((1/T) Σ_m w_m log p_m(y_t)).
+
+        Args:
+            input_ids: [B, T] int64, left- or right-padded as ``attention_mask`` [B, T] says, or a list of B prompts.
+            weights: {name: weight}, a list with one such dict a sequence, or numbers [K] or [B, K]; default 1 each.
+            beta: the reward weights are divided by it.
+            base_weight: the base's weight, a number or [B], any sign; not divided by beta.
+            reward_prompts: {name: [B, T'] ids or a list}, a stream's own prompt; default the base's.
+            max_new_tokens: at most so many tokens a row.
+            temperature, top_k, top_p, min_p, base_min_p, base_top_p: see ``genarm_kernels.guided_sample``.
+            repetition_penalty: as Hugging Face's, on the combined scores; a number or [B].
+            logit_bias: {token id: bias} or a tensor [V] or [B, V], added to the scores.
+            allowed_tokens: the only ids that may be drawn.
+            seed: a batch seed (row b draws with row_seeds(seed, B)[b]) or [B] row seeds; None draws one from torch.
+            eos_token_id: an id or several; None takes the base's, [] never stops.
+            stop: sequences of token ids that end a row once it has generated one of them.
+            streamer: a Hugging Face streamer.
+            return_logprobs: fill ``logprobs`` and ``model_logprobs``.
+            speculate: None; speculation is not part of this version.
+        Returns:
+            GenerationOutput. A failed row costs no other row its result.
+        Raises:
+            GenARMError: the call itself is invalid, or every row failed.
+        Source: GenARM (ICLR 2025), equation for multi-objective decoding.
+        """
+        streamer = options.pop("streamer", None)
+        return self.run(self.prepare(input_ids, attention_mask, **options), streamer)
+
+    def stream(
+        self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
+    ) -> Iterator[StreamStep]:
+        """As ``generate``, one StreamStep a decoding step. The arguments are checked before this returns."""
+        if options.pop("streamer", None) is not None:
+            raise InvalidArgumentError("stream() yields the steps itself: leave streamer out, or call generate()")
+        return Batch(self, self.prepare(input_ids, attention_mask, **options)).steps()
+
+    def prepare(
+        self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
+    ) -> Request:
+        """Check a call's arguments once and turn them into what the loop reads."""
+        return prepare(self, input_ids, attention_mask, options)
+
+    def run(self, request: Request, streamer: Any = None) -> GenerationOutput:
+        """Decode a prepared request to its end."""
+        batch = Batch(self, request)
+        if streamer is None:
+            for _ in batch.steps():
+                pass
+            return batch.output()
+        if len(request.prompts.rows) > self.max_batch_size:
+            raise InvalidArgumentError(
+                f"a streamer takes one chunk: raise max_batch_size from {self.max_batch_size} to "
+                f"{len(request.prompts.rows)}, or use stream()"
+            )
+        streamer.put(request.prompts.columns.cpu())
+        for step in batch.steps():
+            tokens = [int(row[0]) if len(row) else request.pad_id for row in step.tokens]
+            streamer.put(torch.tensor(tokens))
+        streamer.end()
+        return batch.output()
+
+
+def generate(
+    base_model: nn.Module,
+    input_ids: PromptInput,
+    reward_models: RewardModels = None,
+    weights: Mapping[str, float] | Sequence[float] | Sequence[Mapping[str, float]] | Tensor | None = None,
+    *,
+    attention_mask: Tensor | None = None,
+    tokenizer: Any = None,
+    max_batch_size: int | None = None,
+    max_length: int | None = None,
+    **options: Any,
+) -> GenerationOutput:
+    """Guided decoding of a loaded model in one call; ``options`` are those of ``GuidedDecoder.generate``.
+
+    Paths in ``reward_models`` are read at every call: for repeated calls keep a GuidedDecoder, or pass loaded models.
+    """
+    decoder = GuidedDecoder(
+        base_model,
+        reward_models,
+        tokenizer,
+        max_batch_size=max_batch_size or max(len(input_ids), 1),
+        max_length=max_length or 2**31,
+    )
+    return decoder.generate(input_ids, attention_mask, weights=weights, **options)

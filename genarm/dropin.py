@@ -1,0 +1,192 @@
+"""The drop-in for Hugging Face ``generate``: ``model.generate(..., custom_generate=genarm.custom_generate, ...)``."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
+
+from .decoder import GuidedDecoder
+from .errors import UnsupportedGenerationError
+from .guidance import PerRow, Weights
+from .loading import RewardModels
+from .prompts import PromptInput
+
+# Warpers the sampler has itself, in the one order in which it applies them: class -> (our keyword, its attribute).
+NATIVE: tuple[tuple[type, str, str], ...] = (
+    (TemperatureLogitsWarper, "temperature", "temperature"),
+    (TopKLogitsWarper, "top_k", "top_k"),
+    (TopPLogitsWarper, "top_p", "top_p"),
+    (MinPLogitsWarper, "min_p", "min_p"),
+)
+
+
+def custom_generate(
+    model: nn.Module,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList | None = None,
+    stopping_criteria: StoppingCriteriaList | None = None,
+    generation_config: GenerationConfig | None = None,
+    reward_models: RewardModels = None,
+    reward_weights: Weights = None,
+    reward_prompts: Mapping[str, PromptInput] | None = None,
+    beta: PerRow = 1.0,
+    base_weight: PerRow = 1.0,
+    base_min_p: PerRow = 0.0,
+    base_top_p: PerRow = 1.0,
+    seed: int | Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor | GenerateDecoderOnlyOutput:
+    """Guided decoding in place of Hugging Face's sampling loop; called by ``model.generate``, not directly.
+
+    The caller's generation config, LogitsProcessors and StoppingCriteria are honoured; processors act on the combined,
+    un-normalised scores. ``reward_models`` and ``reward_weights`` are as in ``GuidedDecoder``; ``seed`` None draws one
+    from torch's default generator, so ``torch.manual_seed`` governs it. ``streamer`` does not arrive here (transformers
+    drops it): use ``GuidedDecoder.generate(streamer=...)``.
+
+    Returns: what ``generate`` would: [B, T + n] int64, or GenerateDecoderOnlyOutput with ``return_dict_in_generate``.
+    Raises: UnsupportedGenerationError for beams, assistants and other modes; GenARMError as ``GuidedDecoder``.
+    """
+    config = generation_config or getattr(model, "generation_config", None) or GenerationConfig()
+    _check_mode(config, input_ids)
+    batch, width = input_ids.shape
+    decoder = GuidedDecoder(model, reward_models, max_batch_size=batch, max_length=2**31)
+    copies = config.num_return_sequences or 1
+    record = Record(
+        input_ids.to(decoder.device),
+        LogitsProcessorList(logits_processor or []),
+        stopping_criteria or StoppingCriteriaList(),
+        bool(config.return_dict_in_generate and config.output_scores),
+        bool(config.return_dict_in_generate and config.output_logits),
+    )
+    request = decoder.prepare(
+        input_ids,
+        kwargs.get("attention_mask"),
+        weights=_expand(reward_weights, batch, copies),
+        reward_prompts={name: _expand(ids, batch, copies) for name, ids in (reward_prompts or {}).items()},
+        beta=_expand(beta, batch, copies),
+        base_weight=_expand(base_weight, batch, copies),
+        base_min_p=_expand(base_min_p, batch, copies),
+        base_top_p=_expand(base_top_p, batch, copies),
+        max_new_tokens=max(int(config.max_length) - width, 0),
+        eos_token_id=config.eos_token_id if config.eos_token_id is not None else [],
+        seed=_expand(seed, batch, copies),
+        **record.take_native(bool(config.do_sample)),
+    )
+    for error in request.errors.values():
+        raise error
+    pad_id = _pad_id(config, request.pad_id)
+    output = decoder.run(replace(request, pad_id=pad_id, edit=record.edit_or_none(), halt=record.halt_or_none()))
+    for error in output.errors.values():
+        warnings.warn(f"generation stopped early: {error}", stacklevel=2)
+    if not config.return_dict_in_generate:
+        return output.sequences
+    return GenerateDecoderOnlyOutput(sequences=output.sequences, scores=record.scores(), logits=record.logits())
+
+
+@dataclass(slots=True)
+class Record:
+    """The caller's processors and criteria, and the scores they asked to see. ``columns`` [B, T] are the prompts."""
+
+    columns: Tensor
+    processors: LogitsProcessorList
+    criteria: StoppingCriteriaList
+    output_scores: bool
+    output_logits: bool
+    kept_scores: list[Tensor] = field(default_factory=list)
+    kept_logits: list[Tensor] = field(default_factory=list)
+
+    def take_native(self, do_sample: bool) -> dict[str, Any]:
+        """Move the warpers the sampler has itself out of ``processors``; what remains runs eagerly, step by step."""
+        if not do_sample:
+            return {"temperature": 0.0}
+        if self.output_scores:  # the caller wants to see the warped scores
+            return {}
+        start = len(self.processors)
+        order = len(NATIVE)
+        while start > 0 and (place := _native_place(self.processors[start - 1])) is not None and place < order:
+            start, order = start - 1, place
+        native = [(_native_place(processor), processor) for processor in self.processors[start:]]
+        self.processors = LogitsProcessorList(self.processors[:start])
+        return {NATIVE[i][1]: getattr(p, NATIVE[i][2]) for i, p in native if i is not None}
+
+    def edit_or_none(self) -> Any:
+        return self.edit if self.processors or self.output_scores or self.output_logits else None
+
+    def halt_or_none(self) -> Any:
+        return self.halt if self.criteria else None
+
+    def edit(self, generated: Tensor, scores: Tensor) -> Tensor:
+        """Combined scores [B, V] -> the processors' scores [B, V]."""
+        if self.output_logits:
+            self.kept_logits.append(scores.clone())
+        edited: Tensor = self.processors(torch.cat([self.columns, generated], dim=1), scores)
+        if self.output_scores:
+            self.kept_scores.append(edited.clone())
+        return edited
+
+    def halt(self, generated: Tensor, _scores: Tensor | None) -> Tensor:
+        stopped: Tensor = self.criteria(torch.cat([self.columns, generated], dim=1), self.scores())
+        return stopped
+
+    def scores(self) -> tuple[Tensor, ...] | None:
+        return tuple(self.kept_scores) if self.output_scores else None
+
+    def logits(self) -> tuple[Tensor, ...] | None:
+        return tuple(self.kept_logits) if self.output_logits else None
+
+
+def _native_place(processor: Any) -> int | None:
+    """Where in NATIVE a processor stands, None for any other, or one with settings the sampler does not have."""
+    plain = getattr(processor, "filter_value", -math.inf) == -math.inf
+    if not plain or getattr(processor, "min_tokens_to_keep", 1) != 1:
+        return None
+    return next((place for place, entry in enumerate(NATIVE) if type(processor) is entry[0]), None)
+
+
+def _check_mode(config: GenerationConfig, input_ids: Tensor) -> None:
+    mode = config.get_generation_mode()
+    if mode not in {GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE} or (config.num_beams or 1) > 1:
+        what = f"num_beams = {config.num_beams}" if (config.num_beams or 1) > 1 else mode.value
+        raise UnsupportedGenerationError(
+            f"{what} was asked for: guided decoding is greedy or sampled; set num_beams=1, no assistant or penalty_alpha"
+        )
+    if config.return_dict_in_generate and (config.output_attentions or config.output_hidden_states):
+        raise UnsupportedGenerationError(
+            "output_attentions and output_hidden_states are not kept by guided decoding: leave them off"
+        )
+    if not input_ids.shape[1]:
+        raise UnsupportedGenerationError("the prompt is empty or came as inputs_embeds: pass input_ids")
+
+
+def _pad_id(config: GenerationConfig, default: int) -> int:
+    if config.pad_token_id is not None:
+        return int(config.pad_token_id)
+    tensor = getattr(config, "_pad_token_tensor", None)
+    return default if tensor is None else int(tensor)
+
+
+def _expand(value: Any, batch: int, copies: int) -> Any:
+    """Repeat what the caller gave per prompt for each of ``num_return_sequences``."""
+    if copies == 1 or isinstance(value, str | Mapping) or value is None:
+        return value
+    if isinstance(value, Tensor) and value.dim() and len(value) * copies == batch:
+        return value.repeat_interleave(copies, dim=0)
+    if isinstance(value, Sequence) and len(value) * copies == batch:
+        return [entry for entry in value for _ in range(copies)]
+    return value

@@ -1,0 +1,214 @@
+"""Names, paths and modules -> a base and its reward models, which of them share the base's weights, and tokenizers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .errors import GenARMError, InvalidArgumentError, LoadingError, UnsafeWeightsError, UnsupportedAdapterError
+from .models.files import adapter_folder, is_adapter
+from .models.hf import HFModel, inner_model, make_model
+from .models.lora import LoraAdapter, read_adapter
+from .vocabulary import check_vocabularies
+
+RewardModel = str | Path | nn.Module | LoraAdapter
+RewardModels = Mapping[str, RewardModel] | Sequence[RewardModel] | None
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How models given by path are read."""
+
+    dtype: torch.dtype
+    device: torch.device
+    trust_remote_code: bool = False
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """A device that is there; "auto" is CUDA where available, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InvalidArgumentError(f"device is {device!r}: pass 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
+    if resolved.type not in {"cpu", "cuda"}:
+        raise InvalidArgumentError(f"device is {device!r}: guided decoding runs on 'cpu' and 'cuda'")
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgumentError("device is 'cuda', but torch sees no CUDA device here: pass device='cpu' or 'auto'")
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A floating dtype; "auto" is bfloat16 on CUDA and float32 on the CPU."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if resolved not in set(DTYPES.values()):
+        raise InvalidArgumentError(f"dtype is {dtype!r}: pass 'auto', 'bfloat16', 'float16' or 'float32'")
+    assert resolved is not None
+    return resolved
+
+
+def load_model(name: str | Path, source: Source) -> nn.Module:
+    """A causal LM from a folder or the hub: safetensors only, complete, in ``source.dtype`` on ``source.device``."""
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(name),
+            dtype=source.dtype,
+            use_safetensors=True,
+            trust_remote_code=source.trust_remote_code,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise LoadingError(f"{name}: its weights are corrupt ({error}): copy or save them again") from None
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+        raise _loading_error(name, error) from error
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        raise LoadingError(
+            f"{name}: {len(missing)} weights are missing from its files ({missing[0]}, …): it is incomplete "
+            "or of another architecture; copy or save it again"
+        )
+    moved: nn.Module = model.to(source.device).eval()
+    return moved
+
+
+def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer beside a model, or None where there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(str(name), trust_remote_code=trust_remote_code)
+    except Exception:  # whatever it fails with, a model without a tokenizer is still a model
+        return None
+
+
+def name_rewards(reward_models: RewardModels) -> dict[str, RewardModel]:
+    """Reward models by name; a list gets reward_0, reward_1, …"""
+    if reward_models is None:
+        return {}
+    if isinstance(reward_models, str | Path | nn.Module | LoraAdapter):
+        raise InvalidArgumentError("reward_models is a single model: pass {name: model} or a list of models")
+    if isinstance(reward_models, Mapping):
+        named = dict(reward_models)
+    else:
+        named = {f"reward_{index}": model for index, model in enumerate(reward_models)}
+    for name, model in named.items():
+        if not isinstance(name, str) or not name or name == "base":
+            raise InvalidArgumentError(f"a reward model is named {name!r}: use a non-empty string other than 'base'")
+        if not isinstance(model, str | Path | nn.Module | LoraAdapter):
+            raise InvalidArgumentError(
+                f"reward model {name!r} is a {type(model).__name__}: pass a path, a hub id or a loaded model"
+            )
+    if len(named) > 7:
+        raise InvalidArgumentError(f"{len(named)} reward models were given: at most 7 fit one step beside the base")
+    return named
+
+
+def build_models(
+    base: nn.Module, rewards: Mapping[str, RewardModel], tokenizer: Any, source: Source, base_name: str | None = None
+) -> list[HFModel]:
+    """The base's model first, then each reward model's, in order; every mismatch is an error here."""
+    shared = [reward for reward in rewards.values() if isinstance(reward, nn.Module) and _shares_modules(base, reward)]
+    _check_shared(shared)
+    models = [make_model("base", base, without=shared[0] if shared else None)]
+    for name, reward in rewards.items():
+        model, reward_tokenizer = _reward(name, reward, base, source, base_name)
+        if model.device != models[0].device:
+            raise InvalidArgumentError(
+                f"reward model {name!r} is on {model.device}, the base on {models[0].device}: move one with .to(device)"
+            )
+        check_vocabularies(models[0].vocab_size, model.vocab_size, tokenizer, reward_tokenizer, name)
+        models.append(model)
+    return models
+
+
+def _reward(
+    name: str, reward: RewardModel, base: nn.Module, source: Source, base_name: str | None
+) -> tuple[HFModel, Any]:
+    if isinstance(reward, LoraAdapter):
+        return make_model(name, base, reward.fit(inner_model(base))), None
+    if isinstance(reward, nn.Module):
+        return make_model(name, reward), None
+    path = str(reward)
+    if not is_adapter(path):
+        return make_model(name, load_model(path, source)), load_tokenizer(path, source.trust_remote_code)
+    folder = adapter_folder(path)
+    adapter = read_adapter(folder)
+    tokenizer = load_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
+    own = _own_base(adapter, base_name)
+    if own is not None:
+        module = load_model(own, source)
+        return make_model(name, module, adapter.fit(module)), tokenizer or load_tokenizer(own)
+    try:
+        fitted = adapter.fit(inner_model(base))
+    except UnsupportedAdapterError as error:
+        if adapter.base_name is None or adapter.base_name == base_name or Path(adapter.base_name).is_absolute():
+            raise
+        return _adapter_elsewhere(name, adapter, source, error), tokenizer
+    if adapter.base_name and base_name and Path(adapter.base_name).name != Path(base_name).name:
+        warnings.warn(
+            f"reward model {name!r} was trained on {adapter.base_name}, and is applied to {base_name}: if those "
+            "weights differ, load its own base with peft and pass the PeftModel",
+            stacklevel=4,
+        )
+    return make_model(name, base, fitted), tokenizer
+
+
+def _own_base(adapter: LoraAdapter, base_name: str | None) -> str | None:
+    """The local folder of another base that the adapter was trained on, if it names one that is there."""
+    if not adapter.base_name or not (Path(adapter.base_name) / "config.json").is_file():
+        return None
+    same = base_name is not None and Path(base_name).exists() and Path(adapter.base_name).samefile(base_name)
+    return None if same else adapter.base_name
+
+
+def _adapter_elsewhere(name: str, adapter: LoraAdapter, source: Source, misfit: GenARMError) -> HFModel:
+    """An adapter that does not fit the base, with the base it names on the hub."""
+    try:
+        module = load_model(str(adapter.base_name), source)
+    except GenARMError:
+        raise misfit from None
+    return make_model(name, module, adapter.fit(module))
+
+
+def _shares_modules(base: nn.Module, reward: nn.Module) -> bool:
+    """Whether ``reward`` is a PeftModel whose adapters were put into the base's own layers."""
+    return hasattr(reward, "disable_adapter") and inner_model(reward) is inner_model(base) and reward is not base
+
+
+def _check_shared(shared: list[nn.Module]) -> None:
+    if len(shared) > 1:
+        raise UnsupportedAdapterError(
+            "two PeftModels wrap the base's own layers, where one adapter would stand in for the other: pass the "
+            "adapters' paths instead"
+        )
+
+
+def _loading_error(name: str | Path, error: Exception) -> LoadingError:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    folder = Path(str(name)).expanduser()
+    pickled = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]) if folder.is_dir() else []
+    if pickled and not list(folder.glob("*.safetensors")):
+        return UnsafeWeightsError(
+            f"{pickled[0]}: pickled weights can run code when loaded and are not read: save them as safetensors "
+            "(save_pretrained(..., safe_serialization=True))"
+        )
+    if not folder.exists():
+        return LoadingError(f"{name}: no such folder, and not to be had from the hub ({text}): check the path")
+    return LoadingError(f"{name}: cannot be loaded as a causal language model ({text}): copy or save it again")

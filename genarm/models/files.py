@@ -1,0 +1,75 @@
+"""Files of models and adapters, local or from the hub: found, and read with errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.utils import cached_file
+
+from ..errors import LoadingError, UnsafeWeightsError
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a folder or hub id holds a PEFT adapter rather than a full model."""
+    folder = Path(name).expanduser()
+    return (folder / ADAPTER_FILES[0]).is_file() if folder.is_dir() else _hub_file(name, ADAPTER_FILES[0]) is not None
+
+
+def adapter_folder(name: str) -> Path:
+    """The folder that holds an adapter's two files, fetched from the hub for a hub id."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    found = [_hub_file(name, file) for file in ADAPTER_FILES]
+    if found[0] is None:
+        raise LoadingError(f"{name}: no such folder, and no adapter of that name on the hub: check the path")
+    return Path(found[0]).parent
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadingError(f"{path}: no such file: is this the folder that save_pretrained wrote?") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LoadingError(f"{path}: cannot be read as JSON ({error}): copy or save it again") from None
+    if not isinstance(value, dict):
+        raise LoadingError(f"{path}: holds a {type(value).__name__}, not a JSON object: copy or save it again")
+    return value
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU. Pickled weights are refused."""
+    if not path.is_file():
+        pickled = sorted([*path.parent.glob("*.bin"), *path.parent.glob("*.pt")])
+        if pickled:
+            raise UnsafeWeightsError(
+                f"{pickled[0]}: pickled weights can run code when loaded and are not read: save them as safetensors "
+                "(save_pretrained(..., safe_serialization=True))"
+            )
+        raise LoadingError(f"{path}: no such file: is this the folder that save_pretrained wrote?")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise LoadingError(f"{path}: corrupt or not safetensors ({error}): copy or save it again") from None
+
+
+def _hub_file(name: str, file: str) -> str | None:
+    try:
+        return cached_file(
+            name,
+            file,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        return None

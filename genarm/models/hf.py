@@ -1,0 +1,144 @@
+"""Any causal language model of Hugging Face transformers, through its own forward pass.
+
+A ``HFModel`` is one set of weights; a ``HFStream`` is one model's view of a batch while it decodes: left-padded prompt,
+position ids, and a DynamicCache of its own. Slower than a fused decoder, always right.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from ..errors import UnsupportedModelError
+from ..prompts import pad_left
+from .lora import LoraAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class HFModel:
+    """One stream's model: a module, perhaps with a LoRA adapter on it, perhaps with PEFT adapters switched off.
+
+    ``without`` is a PeftModel whose adapters live inside ``module`` and must be off while this stream runs.
+    """
+
+    name: str
+    module: nn.Module
+    adapter: LoraAdapter | None = None
+    without: Any = None
+    accepts: frozenset[str] = field(default=frozenset())
+
+    @property
+    def config(self) -> Any:
+        return self.module.config.get_text_config(decoder=True)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the LM head, padding included."""
+        head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
+        weight = getattr(head, "weight", None)
+        return int(weight.shape[0]) if weight is not None else int(self.config.vocab_size)
+
+    @property
+    def input_vocab_size(self) -> int:
+        """Rows of the embedding: ids a prompt may hold."""
+        embedding = self.module.get_input_embeddings() if hasattr(self.module, "get_input_embeddings") else None
+        weight = getattr(embedding, "weight", None)
+        return int(weight.shape[0]) if weight is not None else int(self.config.vocab_size)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest context the configuration allows, None where it names none."""
+        value = getattr(self.config, "max_position_embeddings", None)
+        return int(value) if value else None
+
+    def active(self) -> AbstractContextManager[None]:
+        """Inside this block a forward pass of ``module`` is this stream's model."""
+        if self.adapter is not None:
+            return self.adapter.applied(inner_model(self.module))
+        return self.without.disable_adapter() if self.without is not None else nullcontext()
+
+    def stream(self, prompts: list[Tensor], pad_id: int) -> HFStream:
+        """Start decoding B prompts (1-D int64 on ``device``)."""
+        ids, mask = pad_left(prompts, pad_id)
+        return HFStream(self, ids, mask, DynamicCache(config=self.module.config))
+
+
+def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None, without: Any = None) -> HFModel:
+    """Check that ``module`` is a decodable causal LM, and note which keywords its forward takes."""
+    inner = inner_model(module)
+    config = getattr(inner, "config", None)
+    if config is None or not hasattr(inner, "forward"):
+        raise UnsupportedModelError(
+            f"{name} is a {type(module).__name__}, not a transformers model: pass an AutoModelForCausalLM, a PeftModel "
+            "or a path"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{name} ({type(inner).__name__}) is an encoder-decoder: pass a causal language model"
+        )
+    if getattr(inner, "_is_stateful", False):
+        raise UnsupportedModelError(
+            f"{name} ({type(inner).__name__}) keeps a recurrent state, which has no key-value cache: pass a transformer"
+        )
+    if hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is None:
+        raise UnsupportedModelError(
+            f"{name} ({type(inner).__name__}) has no language-model head: pass an AutoModelForCausalLM"
+        )
+    accepts = frozenset(inspect.signature(inner.forward).parameters)
+    return HFModel(name, module, adapter, without, accepts)
+
+
+def inner_model(module: nn.Module) -> nn.Module:
+    """The transformers model inside a PeftModel, or the module itself."""
+    getter = getattr(module, "get_base_model", None)
+    return getter() if callable(getter) else module
+
+
+@dataclass(slots=True)
+class HFStream:
+    """B rows of one model while they decode. ``step`` appends one token a row and returns the next logits."""
+
+    model: HFModel
+    ids: Tensor  # [B, T] int64, what the next forward pass reads
+    mask: Tensor  # [B, cached + T] int64
+    cache: DynamicCache
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """[B, V] logits of the next token after everything appended so far."""
+        inputs: dict[str, Any] = {"attention_mask": self.mask, "past_key_values": self.cache, "use_cache": True}
+        if "position_ids" in self.model.accepts:
+            positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+            inputs["position_ids"] = positions[:, -self.ids.shape[1] :]
+        if "logits_to_keep" in self.model.accepts:
+            inputs["logits_to_keep"] = 1
+        with self.model.active():
+            logits: Tensor = self.model.module(input_ids=self.ids, **inputs).logits[:, -1]
+        return logits.float() if logits.dtype == torch.float64 else logits
+
+    def append(self, tokens: Tensor) -> None:
+        """The token each row emitted, [B] int64."""
+        self.ids = tokens[:, None]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+
+
+@contextmanager
+def evaluating(models: list[HFModel]) -> Iterator[None]:
+    """Dropout off inside the block; every submodule's mode is as it was afterwards."""
+    training = [part for model in models for part in model.module.modules() if part.training]
+    with ExitStack() as stack:
+        for part in training:
+            part.training = False
+            stack.callback(setattr, part, "training", True)
+        yield

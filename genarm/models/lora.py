@@ -1,0 +1,179 @@
+"""LoRA adapters in PEFT's format, applied to a model's linear layers without changing the model.
+
+y = W x + s · B (A x), with s = alpha / r (alpha / √r with rsLoRA); s is folded into B when the adapter is read.
+Source: Hu et al. 2021 (LoRA), Kalajdzievski 2023 (rsLoRA).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import LoadingError, UnsupportedAdapterError
+from .files import read_json, read_safetensors
+
+# Settings of PEFT's LoraConfig that change the forward pass in ways y = Wx + sBAx does not cover.
+UNSUPPORTED = {
+    "use_dora": "DoRA",
+    "modules_to_save": "modules_to_save (fully trained modules)",
+    "trainable_token_indices": "trainable_token_indices",
+    "target_parameters": "LoRA on bare parameters",
+    "layer_replication": "layer_replication",
+    "alora_invocation_tokens": "activated LoRA",
+    "use_qalora": "QALoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "use_bdlora": "block-diagonal LoRA",
+    "monteclora_config": "MonteCLoRA",
+}
+# Initialisations that also change the base weights, so the adapter alone does not say what the model was.
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+CURE = "merge it into its model (peft's merge_and_unload, then save_pretrained) and pass the full model"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraAdapter:
+    """One adapter: module name -> (A [r, in], B [out, r] with the scaling folded in, bias [out] or None)."""
+
+    path: str
+    base_name: str | None
+    layers: dict[str, tuple[Tensor, Tensor, Tensor | None]]
+
+    def fit(self, model: nn.Module) -> LoraAdapter:
+        """The adapter on ``model``'s device and dtypes, each layer checked against the layer it goes on."""
+        fitted = {}
+        for name, (down, up, bias) in self.layers.items():
+            layer = self._layer(model, name)
+            wanted = (_features(layer)[0], _features(layer)[1])
+            if (down.shape[1], up.shape[0]) != wanted:
+                raise UnsupportedAdapterError(
+                    f"{self.path}: {name} maps {down.shape[1]} -> {up.shape[0]} features, the model's {wanted[0]} -> "
+                    f"{wanted[1]}: this adapter was made for another architecture; load it on its own base"
+                )
+            like = next(layer.parameters())
+            dtype = like.dtype if like.dtype.is_floating_point else down.dtype
+            fitted[name] = (
+                down.to(like.device, dtype),
+                up.to(like.device, dtype),
+                None if bias is None else bias.to(like.device, dtype),
+            )
+        return LoraAdapter(self.path, self.base_name, fitted)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """``model``'s forward passes inside this block carry the adapter; the model is as before afterwards."""
+        hooks = [model.get_submodule(name).register_forward_hook(_hook(*layer)) for name, layer in self.layers.items()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _layer(self, model: nn.Module, name: str) -> nn.Module:
+        try:
+            layer = model.get_submodule(name)
+        except AttributeError:
+            raise UnsupportedAdapterError(
+                f"{self.path}: the model ({type(model).__name__}) has no module {name!r}: this adapter was made for "
+                "another architecture; load it on its own base"
+            ) from None
+        if isinstance(layer, nn.Embedding):
+            raise UnsupportedAdapterError(
+                f"{self.path}: {name} is an embedding, and LoRA on embeddings is not read: {CURE}"
+            )
+        if _features(layer) == (0, 0):
+            raise UnsupportedAdapterError(
+                f"{self.path}: {name} is a {type(layer).__name__}, not a linear layer: {CURE}"
+            )
+        return layer
+
+
+def _hook(down: Tensor, up: Tensor, bias: Tensor | None) -> Any:
+    def add(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + F.linear(F.linear(args[0].to(down.dtype), down), up, bias).to(output.dtype)
+
+    return add
+
+
+def _features(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, Conv1D):  # GPT-2's linear layer, stored transposed
+        return layer.nx, layer.nf
+    inner = getattr(layer, "base_layer", layer)
+    return int(getattr(inner, "in_features", 0)), int(getattr(inner, "out_features", 0))
+
+
+def read_adapter(folder: Path) -> LoraAdapter:
+    """Read ``adapter_config.json`` and ``adapter_model.safetensors``; refuse what is not plain LoRA, saying why."""
+    config = read_json(folder / "adapter_config.json")
+    _check_config(folder, config)
+    state = read_safetensors(folder / "adapter_model.safetensors")
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        name, part = _split_key(folder, key)
+        layers.setdefault(name, {})[part] = tensor
+    if not layers:
+        raise LoadingError(f"{folder}: adapter_model.safetensors holds no LoRA weights: save the adapter again")
+    return LoraAdapter(
+        path=str(folder),
+        base_name=config.get("base_model_name_or_path") or None,
+        layers={name: _read_layer(folder, name, parts, config) for name, parts in layers.items()},
+    )
+
+
+def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = str(config.get("peft_type", "LORA")).upper()
+    if kind != "LORA":
+        raise UnsupportedAdapterError(f"{folder}: a {kind} adapter; only LoRA is applied in place: {CURE}")
+    if str(config.get("task_type") or "CAUSAL_LM") != "CAUSAL_LM":
+        raise UnsupportedAdapterError(
+            f"{folder}: made for task {config['task_type']}: an autoregressive reward model is a CAUSAL_LM adapter"
+        )
+    for key, name in UNSUPPORTED.items():
+        if config.get(key):
+            raise UnsupportedAdapterError(f"{folder}: the adapter uses {name}, which is not applied in place: {CURE}")
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
+        raise UnsupportedAdapterError(f"{folder}: {start} initialisation changes the base's own weights: {CURE}")
+
+
+def _split_key(folder: Path, key: str) -> tuple[str, str]:
+    match = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.(lora_A|lora_B)(?:\.\w+)?\.(weight|bias)", key)
+    if match is None:
+        what = "LoRA on embeddings" if "lora_embedding" in key else "trained weights other than LoRA"
+        raise UnsupportedAdapterError(f"{folder}: {key} is {what}, which is not applied in place: {CURE}")
+    return match[1], match[2] if match[3] == "weight" else match[2] + ".bias"
+
+
+def _read_layer(
+    folder: Path, name: str, parts: dict[str, Tensor], config: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    down, up = parts.get("lora_A"), parts.get("lora_B")
+    if down is None or up is None or down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1]:
+        raise LoadingError(f"{folder}: {name} lacks a matching pair of lora_A and lora_B: save the adapter again")
+    for tensor in parts.values():
+        if not bool(torch.isfinite(tensor).all()):
+            raise LoadingError(
+                f"{folder}: {name} holds NaN or infinite weights: the file is damaged or training diverged"
+            )
+    alpha = float(_by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8)))
+    rank = down.shape[0]
+    scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    bias = parts.get("lora_B.bias")
+    return down, up * scaling, None if bias is None else bias * scaling
+
+
+def _by_pattern(pattern: Mapping[str, float] | None, name: str, default: float) -> float:
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            return value
+    return default
