@@ -1,0 +1,1 @@
+"""Training autoregressive reward models; needs the `train` extra and is never imported by `import genarm`."""
