@@ -1,0 +1,8 @@
+"""Triton kernels for guided decoding, with a CPU path in torch and a float64 oracle for each op."""
+
+from genarm_kernels import reference
+from genarm_kernels.arguments import GuidedSample
+from genarm_kernels.philox import row_seeds
+from genarm_kernels.sampling import guided_log_probs, guided_sample
+
+__all__ = ["GuidedSample", "guided_log_probs", "guided_sample", "reference", "row_seeds"]

@@ -1,0 +1,118 @@
+"""Counter-based noise: Philox4x32-10 words and unit exponentials, the same bits in torch and in Triton.
+
+    key     = the row's 64-bit seed (low word, high word)
+    counter = (group or token id, position low word, position high word, purpose)
+    x       = word 0 of the ten-round output
+    E       = −log1p(−u),            u = (x + ½)·2⁻³²,  for x < 2³¹
+            = −log((~x + ½)·2⁻³²)                        for x ≥ 2³¹
+
+(seed, position, id, purpose) is the whole counter and key: nothing is folded, so no two draws share their noise. Both
+branches keep full relative precision in float32 and E is finite and > 0 for all 2³² words; the plain −log(1 − u) rounds
+u to 1 for the top 128 words and loses the small E that win races.
+
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Random123).
+"""
+
+# mypy: disable-error-code="no-untyped-call, no-any-return"
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# The last counter word: one noise for the race among groups, another for the race among a group's tokens.
+GROUP = tl.constexpr(1)
+TOKEN = tl.constexpr(2)
+
+# As tensors, since each use of a Python number makes one anew: a microsecond a time, and there are 80 uses a call.
+_FIRST_MULTIPLIER, _SECOND_MULTIPLIER = torch.tensor(0xD2511F53), torch.tensor(0xCD9E8D57)
+_FIRST_WEYL, _SECOND_WEYL = torch.tensor(0x9E3779B9), torch.tensor(0xBB67AE85)
+_LOW, _HALF = torch.tensor(0xFFFFFFFF), torch.tensor(32)
+
+
+def philox4x32(
+    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor, rounds: int = 10
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32 on int64 tensors that hold 32-bit words; shapes broadcast, so the first rounds stay small."""
+    for _ in range(rounds):
+        # int64 products wrap, but all their 64 bits are right.
+        first, second = c0 * _FIRST_MULTIPLIER, c2 * _SECOND_MULTIPLIER
+        c0 = ((second >> _HALF) ^ (c1 ^ k0)).bitwise_and_(_LOW)
+        c2 = ((first >> _HALF) ^ (c3 ^ k1)).bitwise_and_(_LOW)
+        # These keep their high halves, and the keys their carries: the next mask drops them.
+        c1, c3 = second, first
+        k0, k1 = k0 + _FIRST_WEYL, k1 + _SECOND_WEYL
+    return c0, c1 & _LOW, c2, c3 & _LOW
+
+
+def noise_words(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+    """Word 0 for seeds [R] and positions [R] (int64) and ids [R, N] or [1, N] -> [R, N] int64 in [0, 2³²)."""
+    seeds, positions = seeds[:, None], positions[:, None]
+    last = torch.full((1, 1), purpose, dtype=torch.int64, device=seeds.device)
+    counter = (ids, positions & _LOW, (positions >> _HALF) & _LOW, last)
+    return philox4x32(*counter, seeds & _LOW, (seeds >> _HALF) & _LOW)[0]
+
+
+def exponential(words: Tensor) -> Tensor:
+    """Words in [0, 2³²) -> float32 exponentials of rate 1, finite and > 0."""
+    small = words < 2**31
+    u = (torch.where(small, words, _LOW - words).to(torch.float32) + 0.5) * 2.0**-32
+    complement = 1.0 - u
+    logs = torch.where(small, complement, u).log()
+    # 1 − complement is exact, so log(w)·u/(w − 1) corrects for what rounding did to w: log1p(−u) at full precision.
+    log1p = torch.where(complement == 1.0, -u, logs * (u / (1.0 - complement)))
+    return torch.where(small, -log1p, -logs)
+
+
+@triton.jit
+def exponential_kernel(words: tl.tensor) -> tl.tensor:
+    """The same for a block of uint32 words."""
+    small = words < 0x80000000
+    u = (tl.where(small, words, 0xFFFFFFFF - words).to(tl.float32) + 0.5) * 2.3283064365386963e-10
+    complement = 1.0 - u
+    logs = tl.log(tl.where(small, complement, u))
+    # Where the complement rounds to 1 the quotient is not used; 1 keeps 0/0 out of it.
+    lost = tl.where(complement == 1.0, 1.0, 1.0 - complement)
+    log1p = tl.where(complement == 1.0, -u, logs * (u / lost))
+    return tl.where(small, -log1p, -logs)
+
+
+@triton.jit
+def noise_kernel(seed: tl.tensor, position: tl.tensor, ids: tl.tensor, PURPOSE: tl.constexpr) -> tl.tensor:
+    """Exponentials of one row: seed and position int64 scalars, ids a block of int32 ids."""
+    zero = ids * 0
+    low = (position & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
+    high = ((position >> 32) & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
+    words, _, _, _ = tl.philox(seed, ids, low, high, PURPOSE + zero)
+    return exponential_kernel(words)
+
+
+# 2⁶⁴ over the golden ratio, odd, as int64.
+_GOLDEN = -0x61C8864680B583EB
+
+
+def _mix(x: Tensor) -> Tensor:
+    """splitmix64's finaliser on int64: a bijection of 64-bit words. Shifts are logical, so sign bits are masked off."""
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def row_seeds(seed: int | Tensor, B: int, device: torch.device | str | None = None) -> Tensor:
+    """Seeds of the B rows of a batch seed -> [B] int64.
+
+    Element b depends on (seed, b) only, never on B, and all elements of one seed differ: for a fixed seed
+    b ↦ mix(mix(seed + odd) + b·odd) is a bijection of 64-bit words. Any integer is a seed, taken modulo 2⁶⁴; so is a
+    tensor of no dimensions, whose device is then used and never waited for.
+    """
+    if B < 0:
+        raise ValueError(f"B is {B}: expected a number of rows ≥ 0")
+    if isinstance(seed, Tensor):
+        device = seed.device
+    elif isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed is {type(seed).__name__}: expected an integer")
+    else:
+        signed = (seed + 2**63) % 2**64 - 2**63
+        seed = torch.full((), signed, dtype=torch.int64, device=device)
+    rows = torch.arange(B, dtype=torch.int64, device=device)
+    return _mix(_mix(seed + _GOLDEN) + rows * _GOLDEN)
