@@ -105,7 +105,8 @@ class GuidedDecoder:
 
     @property
     def base_model(self) -> nn.Module:
-        return self.models[0].module
+        module: nn.Module = self.models[0].module
+        return module
 
     @property
     def reward_names(self) -> tuple[str, ...]:

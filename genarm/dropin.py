@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .decoder import GuidedDecoder
 from .errors import UnsupportedGenerationError
@@ -62,7 +63,7 @@ def custom_generate(
     Returns: what ``generate`` would: [B, T + n] int64, or GenerateDecoderOnlyOutput with ``return_dict_in_generate``.
     Raises: UnsupportedGenerationError for beams, assistants and other modes; GenARMError as ``GuidedDecoder``.
     """
-    config = generation_config or getattr(model, "generation_config", None) or GenerationConfig()
+    config = generation_config or cast(GenerationConfig, model.generation_config)
     _check_mode(config, input_ids)
     batch, width = input_ids.shape
     decoder = GuidedDecoder(model, reward_models, max_batch_size=batch, max_length=2**31)
@@ -96,7 +97,9 @@ def custom_generate(
         warnings.warn(f"generation stopped early: {error}", stacklevel=2)
     if not config.return_dict_in_generate:
         return output.sequences
-    return GenerateDecoderOnlyOutput(sequences=output.sequences, scores=record.scores(), logits=record.logits())
+    return GenerateDecoderOnlyOutput(
+        sequences=cast(Any, output.sequences), scores=cast(Any, record.scores()), logits=cast(Any, record.logits())
+    )
 
 
 @dataclass(slots=True)
@@ -135,7 +138,8 @@ class Record:
         """Combined scores [B, V] -> the processors' scores [B, V]."""
         if self.output_logits:
             self.kept_logits.append(scores.clone())
-        edited: Tensor = self.processors(torch.cat([self.columns, generated], dim=1), scores)
+        sequences = cast(Any, torch.cat([self.columns, generated], dim=1))
+        edited: Tensor = self.processors(sequences, cast(Any, scores))
         if self.output_scores:
             self.kept_scores.append(edited.clone())
         return edited
@@ -164,7 +168,8 @@ def _check_mode(config: GenerationConfig, input_ids: Tensor) -> None:
     if mode not in {GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE} or (config.num_beams or 1) > 1:
         what = f"num_beams = {config.num_beams}" if (config.num_beams or 1) > 1 else mode.value
         raise UnsupportedGenerationError(
-            f"{what} was asked for: guided decoding is greedy or sampled; set num_beams=1, no assistant or penalty_alpha"
+            f"{what} was asked for: guided decoding is greedy or sampled: set num_beams=1, and "
+            "no assistant or penalty_alpha"
         )
     if config.return_dict_in_generate and (config.output_attentions or config.output_hidden_states):
         raise UnsupportedGenerationError(

@@ -69,7 +69,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 def load_model(name: str | Path, source: Source) -> nn.Module:
     """A causal LM from a folder or the hub: safetensors only, complete, in ``source.dtype`` on ``source.device``."""
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(name),
             dtype=source.dtype,
             use_safetensors=True,
@@ -80,6 +80,7 @@ def load_model(name: str | Path, source: Source) -> nn.Module:
         raise LoadingError(f"{name}: its weights are corrupt ({error}): copy or save them again") from None
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
         raise _loading_error(name, error) from error
+    model, report = loaded
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise LoadingError(

@@ -100,13 +100,11 @@ def _from_tensor(input_ids: Tensor, attention_mask: Tensor | None, device: torch
     return Prompts(columns, [row[mask] for row, mask in zip(columns, keep, strict=True)])
 
 
-def _row(prompt: Tensor | Sequence[int], index: int, device: torch.device, what: str) -> Tensor:
+def _row(prompt: object, index: int, device: torch.device, what: str) -> Tensor:
     if isinstance(prompt, int):
         raise InvalidArgumentError(f"{what} is a flat list of ids: wrap one prompt as [[...]]")
     try:
-        row = (
-            prompt if isinstance(prompt, Tensor) else torch.tensor(list(prompt), dtype=None if prompt else torch.int64)
-        )
+        row = prompt if isinstance(prompt, Tensor) else torch.tensor(prompt, dtype=None if prompt else torch.int64)
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"{what}[{index}] is not a list of token ids ({error}): pass integers") from None
     _check_ids(row, f"{what}[{index}]")

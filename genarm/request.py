@@ -191,7 +191,7 @@ def _ids(name: str, value: int | Sequence[int] | Tensor | None) -> list[int]:
         return []
     if isinstance(value, Tensor):
         value = value.tolist()
-    ids = [value] if isinstance(value, int) else list(value)  # type: ignore[arg-type]
+    ids = [value] if isinstance(value, int) else list(value)
     if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
         raise InvalidArgumentError(f"{name} is {value!r}: pass a token id or a list of them")
     return ids

@@ -63,13 +63,13 @@ class Batch:
         tokens = [torch.empty(0, dtype=torch.int64, device=device) for _ in range(batch)]
         reasons: list[FinishReason] = ["error"] * batch
         for rows, decoding in zip(self.chunks, self.done, strict=True):
-            for row, ids, reason in zip(rows, decoding.tokens, decoding.reasons, strict=True):
-                tokens[row] = torch.tensor(ids, dtype=torch.int64, device=device)
+            for row, generated, reason in zip(rows, decoding.tokens, decoding.reasons, strict=True):
+                tokens[row] = torch.tensor(generated, dtype=torch.int64, device=device)
                 reasons[row] = reason or "error"
         width = max(len(row) for row in tokens)
         new = torch.full((batch, width), request.pad_id, device=device)
-        for index, row in enumerate(tokens):
-            new[index, : len(row)] = row
+        for index, ids in enumerate(tokens):
+            new[index, : len(ids)] = ids
         logprobs, model_logprobs = self._logprobs(batch, width)
         return GenerationOutput(
             sequences=torch.cat([request.prompts.columns, new], dim=1),

@@ -29,7 +29,7 @@ class HFModel:
     """
 
     name: str
-    module: nn.Module
+    module: Any
     adapter: LoraAdapter | None = None
     without: Any = None
     accepts: frozenset[str] = field(default=frozenset())
@@ -40,7 +40,8 @@ class HFModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        device: torch.device = next(self.module.parameters()).device
+        return device
 
     @property
     def vocab_size(self) -> int:
@@ -76,7 +77,7 @@ class HFModel:
 
 def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None, without: Any = None) -> HFModel:
     """Check that ``module`` is a decodable causal LM, and note which keywords its forward takes."""
-    inner = inner_model(module)
+    inner: Any = inner_model(module)
     config = getattr(inner, "config", None)
     if config is None or not hasattr(inner, "forward"):
         raise UnsupportedModelError(
@@ -102,7 +103,8 @@ def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None,
 def inner_model(module: nn.Module) -> nn.Module:
     """The transformers model inside a PeftModel, or the module itself."""
     getter = getattr(module, "get_base_model", None)
-    return getter() if callable(getter) else module
+    inner: nn.Module = getter() if callable(getter) else module
+    return inner
 
 
 @dataclass(slots=True)

@@ -1,0 +1,128 @@
+"""Tiny random models of several families, adapters on them, and the plain loop that decoding is held against."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+VOCAB = 97
+FAMILIES = ("llama", "qwen3", "gpt2", "gemma3")
+LINEARS = {
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "qwen3": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "gemma3": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+
+def make_model(
+    family: str, seed: int = 0, hidden: int = 32, layers: int = 2, vocab: int = VOCAB, tie: bool = False
+) -> Any:
+    """A random float32 model in eval mode. Weights are scaled up so that its distributions are far from uniform."""
+    torch.manual_seed(seed)
+    common = {"vocab_size": vocab, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": tie}
+    if family == "gpt2":
+        model: Any = GPT2LMHeadModel(GPT2Config(n_embd=hidden, n_layer=layers, n_head=4, n_positions=128, **common))
+    else:
+        shape = {
+            "hidden_size": hidden,
+            "intermediate_size": hidden * 2,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": hidden // 4,
+            "max_position_embeddings": 512,
+        }
+        if family == "llama":
+            model = LlamaForCausalLM(LlamaConfig(**shape, **common))
+        elif family == "qwen3":
+            model = Qwen3ForCausalLM(Qwen3Config(**shape, **common))
+        else:  # a window shorter than the prompts, so that sliding layers matter
+            extra = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * (layers // 2)}
+            model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, **extra, **common))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(3.0)
+            elif "norm" not in name and "ln" not in name:
+                parameter.normal_(0, 0.1)
+    return model.eval()
+
+
+def save_adapter(base: Any, family: str, folder: Path, seed: int, **settings: Any) -> Path:
+    """A random LoRA adapter for ``base``, saved by peft. ``base`` itself is not touched."""
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": LINEARS[family], "task_type": "CAUSAL_LM"}
+    wrapped = get_peft_model(copy.deepcopy(base), LoraConfig(**{**options, **settings}))
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.2)
+    wrapped.save_pretrained(str(folder))
+    return folder
+
+
+def with_adapter(base: Any, folder: Path) -> Any:
+    """What peft makes of the adapter, on a copy of ``base``."""
+    return PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
+
+
+def random_prompts(lengths: list[int], seed: int = 0, vocab: int = VOCAB) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, vocab, (length,), generator=generator) for length in lengths]
+
+
+def guided_log_probs(models: list[Any], weights: list[float], ids: Tensor, vocab: int = VOCAB) -> Tensor:
+    """[V] float64 Σ w_m log p_m(next | ids), each model run alone on the whole sequence, without a cache."""
+    total = torch.zeros(vocab, dtype=torch.float64)
+    for model, weight in zip(models, weights, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=ids[None]).logits[0, -1, :vocab]
+        total += weight * torch.log_softmax(logits.double(), dim=-1)
+    return total
+
+
+def plain_greedy(
+    models: list[Any], weights: list[float], prompt: Tensor, steps: int, eos: int | None = 2, vocab: int = VOCAB
+) -> list[int]:
+    """Greedy tokens of the plain loop, up to the first near tie (a gap under 1e-4), after which float32 may differ."""
+    ids, tokens = prompt, []
+    for _ in range(steps):
+        scores = guided_log_probs(models, weights, ids, vocab)
+        top = scores.topk(2).values
+        if float(top[0] - top[1]) < 1e-4:
+            break
+        tokens.append(int(scores.argmax()))
+        ids = torch.cat([ids, torch.tensor(tokens[-1:])])
+        if tokens[-1] == eos:
+            break
+    return tokens
+
+
+def left_padded(prompts: list[Tensor], pad: int = 0) -> tuple[Tensor, Tensor]:
+    width = max(map(len, prompts))
+    ids = torch.stack([torch.cat([torch.full((width - len(p),), pad), p]) for p in prompts])
+    mask = torch.stack([torch.arange(width) >= width - len(p) for p in prompts]).long()
+    return ids, mask
+
+
+def right_padded(prompts: list[Tensor], pad: int = 0) -> tuple[Tensor, Tensor]:
+    width = max(map(len, prompts))
+    ids = torch.stack([torch.cat([p, torch.full((width - len(p),), pad)]) for p in prompts])
+    mask = torch.stack([torch.arange(width) < len(p) for p in prompts]).long()
+    return ids, mask
