@@ -15,8 +15,6 @@ from torch.nn.functional import pad
 from genarm_kernels import filters, philox
 from genarm_kernels.arguments import (
     GROUP_SIZE,
-    MAX_INVERSE_TEMPERATURE,
-    MIN_INVERSE_TEMPERATURE,
     NOTHING_LEFT,
     GuidedSample,
     Inputs,
@@ -115,15 +113,14 @@ def _combine(inputs: Inputs, examine_all: bool) -> _Combined:
     """s = bias + Σ w_m z_m by the rules on masks, weights of 0 and bad values, then the filters."""
     used = inputs.weights != 0
     scores, status = _weighted_sum(inputs, used, examine_all)
-    scores = _padded(scores.nan_to_num_(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf))
-    inverse = torch.where(inputs.temperature == 0, 1.0, inputs.temperature)
-    inverse = inverse.reciprocal().clamp(MIN_INVERSE_TEMPERATURE, MAX_INVERSE_TEMPERATURE)
+    scores = filters.pad_groups(scores.nan_to_num_(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf))
+    inverse = filters.inverse_temperature(inputs)
     kept = scores
     if inputs.has_base_filter:
-        base = _padded(_finite(inputs.logits[0][:, : inputs.vocab_size]))
+        base = filters.base_values(inputs)
         kept = torch.where(base >= filters.base_threshold(base, inputs)[:, None], kept, -torch.inf)
     if inputs.has_score_filter:
-        threshold = filters.score_threshold(kept, inputs, inverse)
+        threshold = filters.score_threshold(kept, inputs)
         kept = torch.where(kept >= threshold[:, None], kept, -torch.inf)
     nothing = kept.amax(1) == -torch.inf
     return _Combined(scores, kept, inverse, status + nothing.to(torch.int32) * NOTHING_LEFT)
@@ -135,7 +132,7 @@ def _weighted_sum(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tens
     examined = torch.ones_like(used) if examine_all else used
     if inputs.has_base_filter:
         examined = examined.clone()
-        examined[:, 0] |= _base_filter_on(inputs)
+        examined[:, 0] |= filters.base_filter_on(inputs)
     all_used = bool(used.all())
     scores: Tensor | None = None
     status = torch.zeros(inputs.batch_size, dtype=torch.int32)
@@ -153,15 +150,6 @@ def _weighted_sum(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tens
         scores = part if scores is None else scores.add_(part)
     assert scores is not None
     return scores if inputs.bias is None else scores.add_(inputs.bias), status
-
-
-def _base_filter_on(inputs: Inputs) -> Tensor:
-    on = torch.zeros(inputs.batch_size, dtype=torch.bool)
-    if inputs.base_min_p is not None:
-        on |= inputs.base_min_p > 0
-    if inputs.base_top_p is not None:
-        on |= inputs.base_top_p < 1
-    return on
 
 
 def _race(kept: Tensor, masses: _Masses, inputs: Inputs) -> Tensor:
@@ -205,20 +193,11 @@ def _unfiltered_where_greedy(combined: _Combined, inputs: Inputs) -> Tensor:
 
 
 def _model_logprobs(z: Tensor, tokens: Tensor, V: int) -> Tensor:
-    padded = _padded(z[:, :V].to(torch.float32))
+    padded = filters.pad_groups(z[:, :V].to(torch.float32))
     masses = _group_masses(padded, torch.ones(padded.shape[0]))
     return (padded.gather(1, tokens[:, None]) - masses.top)[:, 0] - masses.log_total()
 
 
 def _fallback(inputs: Inputs) -> Tensor:
     """The argmax of the base's finite logits, 0 where there is none."""
-    return _finite(inputs.logits[0][:, : inputs.vocab_size]).argmax(1)
-
-
-def _finite(z: Tensor) -> Tensor:
-    return z.to(torch.float32).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
-
-
-def _padded(values: Tensor) -> Tensor:
-    """[R, V] -> contiguous [R, whole groups], −inf beyond V."""
-    return pad(values, (0, -values.shape[1] % GROUP_SIZE), value=-torch.inf).contiguous()
+    return filters.base_values(inputs).argmax(1)

@@ -14,8 +14,9 @@ depend on the batch, on the device or on how a scan is cut into blocks. 2²⁰ i
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from genarm_kernels.arguments import Inputs
+from genarm_kernels.arguments import GROUP_SIZE, MAX_INVERSE_TEMPERATURE, MIN_INVERSE_TEMPERATURE, Inputs
 
 _LOWEST = torch.finfo(torch.float32).min
 _UNIT = 2.0**42
@@ -23,8 +24,19 @@ _UNIT = 2.0**42
 _FIRST_SORT = 256
 
 
+def base_values(inputs: Inputs) -> Tensor:
+    """The base's logits [B, whole groups] float32, −inf beyond V and where they are not finite."""
+    base = inputs.logits[0][:, : inputs.vocab_size].to(torch.float32)
+    return pad_groups(base.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf))
+
+
+def pad_groups(values: Tensor) -> Tensor:
+    """[B, V] -> contiguous [B, whole groups], −inf beyond V."""
+    return pad(values, (0, -values.shape[1] % GROUP_SIZE), value=-torch.inf).contiguous()
+
+
 def base_threshold(base: Tensor, inputs: Inputs) -> Tensor:
-    """Base logits [B, N] float32 without NaN or +inf -> [B]."""
+    """Base logits [B, N] float32 without NaN or +inf -> [B], −inf just where both filters are off."""
     top = base.amax(1).clamp_min(_LOWEST)
     one = torch.ones_like(top)
     threshold = torch.full_like(top, -torch.inf)
@@ -33,21 +45,38 @@ def base_threshold(base: Tensor, inputs: Inputs) -> Tensor:
     if inputs.base_top_p is not None:
         mass = _masses(base, top, one)
         threshold = torch.maximum(threshold, _top_p(base, mass, inputs.base_top_p))
-    return threshold
+    return torch.where(base_filter_on(inputs), threshold.clamp_min(_LOWEST), -torch.inf)
 
 
-def score_threshold(scores: Tensor, inputs: Inputs, inverse_temperature: Tensor) -> Tensor:
-    """Scores [B, N] float32, −inf where excluded, and 1/T [B] (1 where T is 0) -> [B]."""
+def base_filter_on(inputs: Inputs) -> Tensor:
+    """Whether a row has a base filter -> [B] bool."""
+    on = torch.zeros_like(inputs.temperature, dtype=torch.bool)
+    if inputs.base_min_p is not None:
+        on |= inputs.base_min_p > 0
+    if inputs.base_top_p is not None:
+        on |= inputs.base_top_p < 1
+    return on
+
+
+def inverse_temperature(inputs: Inputs) -> Tensor:
+    """1/T [B], 1 where T is 0."""
+    temperature = torch.where(inputs.temperature == 0, 1.0, inputs.temperature)
+    return temperature.reciprocal().clamp(MIN_INVERSE_TEMPERATURE, MAX_INVERSE_TEMPERATURE)
+
+
+def score_threshold(scores: Tensor, inputs: Inputs) -> Tensor:
+    """Scores [B, N] float32, −inf where excluded -> [B]."""
+    inverse = inverse_temperature(inputs)
     top = scores.amax(1).clamp_min(_LOWEST)
     threshold = torch.full_like(top, -torch.inf)
     if inputs.top_k is not None:
         threshold = _top_k(scores, inputs.top_k, inputs.vocab_size)
     if inputs.top_p is not None:
-        mass = _masses(scores, top, inverse_temperature)
+        mass = _masses(scores, top, inverse)
         mass = torch.where(scores >= threshold[:, None], mass, 0)
         threshold = torch.maximum(threshold, _top_p(scores, mass, inputs.top_p))
     if inputs.min_p is not None:
-        threshold = torch.maximum(threshold, _min_p(top, inverse_temperature, inputs.min_p))
+        threshold = torch.maximum(threshold, _min_p(top, inverse, inputs.min_p))
     return threshold
 
 
@@ -56,9 +85,9 @@ def row_log(values: Tensor) -> Tensor:
     return values[:, None].expand(-1, 64).contiguous().log()[:, 0]
 
 
-def _min_p(top: Tensor, inverse_temperature: Tensor, min_p: Tensor) -> Tensor:
+def _min_p(top: Tensor, inverse: Tensor, min_p: Tensor) -> Tensor:
     # min_p 0 gives −inf, which is off.
-    return top + row_log(min_p) / inverse_temperature
+    return top + row_log(min_p) / inverse
 
 
 def _top_k(scores: Tensor, top_k: Tensor, vocab_size: int) -> Tensor:
@@ -71,9 +100,9 @@ def _top_k(scores: Tensor, top_k: Tensor, vocab_size: int) -> Tensor:
     return torch.where(off, -torch.inf, leading.gather(1, rank[:, None])[:, 0])
 
 
-def _masses(values: Tensor, top: Tensor, inverse_temperature: Tensor) -> Tensor:
+def _masses(values: Tensor, top: Tensor, inverse: Tensor) -> Tensor:
     """exp((value − top) / T) [B, N] as int64, in units of 2⁻⁴²."""
-    return (((values - top[:, None]) * inverse_temperature[:, None]).exp() * _UNIT).to(torch.int64)
+    return (((values - top[:, None]) * inverse[:, None]).exp() * _UNIT).to(torch.int64)
 
 
 def _top_p(values: Tensor, mass: Tensor, top_p: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def noise_kernel(seed: tl.tensor, position: tl.tensor, ids: tl.tensor, PURPOSE: 
     zero = ids * 0
     low = (position & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
     high = ((position >> 32) & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
-    words, _, _, _ = tl.philox(seed, ids, low, high, PURPOSE + zero)
+    words, _, _, _ = tl.philox(seed, ids, low, high, zero + PURPOSE)
     return exponential_kernel(words)
 
 

@@ -1,12 +1,20 @@
-"""guided_sample and guided_log_probs."""
+"""guided_sample and guided_log_probs: draw from, or write out, the guided distribution.
+
+    p(v) ∝ exp((bias_v + Σ_m w_m z_m,v) / T)        m = 0 is the base; no model's normaliser is needed
+
+On a GPU a draw is two kernels: the group pass (combine.py) streams the M·B·V logits once, and one program a row races
+the groups and then the winner's tokens (draw.py). Bytes: M·B·V logits, and B·V float32 scores more where a filter is on
+(filters.py). On a CPU the same algorithm runs in torch (eager.py) with the same noise words, or the kernels themselves
+in Triton's interpreter under TRITON_INTERPRET=1.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from genarm_kernels import eager
-from genarm_kernels.arguments import GuidedSample, PerRow, prepare
+from genarm_kernels import combine, draw, eager, filters
+from genarm_kernels.arguments import GROUP_SIZE, INTERPRETED, GuidedSample, Inputs, PerRow, prepare
 
 
 @torch.no_grad()
@@ -25,11 +33,47 @@ def guided_sample(
     return_logprobs: bool = False,
     vocab_size: int | None = None,
 ) -> GuidedSample:
-    """Draw one token a row."""
+    """Draw one token a row from softmax((bias + Σ w_m z_m) / temperature), filtered.
+
+    A row's token depends on its own logits, parameters, seed and position only, whatever the rest of the batch.
+
+    Args:
+        logits: M ≤ 8 tensors [B, V_m], bfloat16, float16 or float32, the base's first. V is the smallest V_m.
+        weights: [M] or [B, M], any sign. 0 leaves a model out; otherwise its −inf excludes a token, and the base's
+            always does.
+        temperature: ≥ 0; at 0 the largest score is taken, the lowest id of equal ones.
+        top_k, top_p, min_p: filters on the tempered distribution, in this order; off at 0, 1 and 0.
+        base_min_p, base_top_p: filters on the base's own distribution at temperature 1, before the others.
+        bias: float32 [V] or [B, V], added to the scores; −inf excludes a token.
+        seed: a batch seed, of which row b draws with row_seeds(seed, B)[b], or int64 row seeds [B].
+        position: the index of the drawn token in its sequence, int64.
+        return_logprobs: also return log-probabilities of the tokens.
+        vocab_size: use only the first so many ids.
+
+    Temperature, the filters, seed and position are scalars or tensors [B] on the logits' device. Nothing on a GPU is
+    waited for; weights in a list are copied there, so pass a tensor to capture a graph.
+
+    Returns:
+        tokens [B] int64; logprobs [B], under what the token was drawn from (at temperature 0: under the unfiltered
+        distribution at temperature 1); model_logprobs [B, M], each model's own at temperature 1, unfiltered; status [B]
+        int32, 0 where all is well, bit m for NaN or +inf in model m's row (examined if its weight is not 0 or
+        log-probs are asked for), bit 8 where nothing is left to draw. A row whose status is not 0 has the argmax of the
+        base's finite logits as its token, or 0, and NaN log-probs.
+
+    Raises:
+        TypeError, ValueError: for an argument of the wrong kind, shape, device or range.
+    """
     inputs = prepare(
         logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, seed, position, vocab_size
     )
-    return eager.guided_sample(inputs, return_logprobs)
+    if not _on_kernels(inputs):
+        return eager.guided_sample(inputs, return_logprobs)
+    if not inputs.has_base_filter and not inputs.has_score_filter:
+        partials = combine.reduce_groups(inputs, return_logprobs)
+        return draw.draw(inputs, return_logprobs, partials, unfiltered=partials)
+    unfiltered, scores = _scores(inputs, return_logprobs)
+    threshold, partials = _filter(inputs, scores, unfiltered)
+    return draw.draw(inputs, return_logprobs, partials, unfiltered, scores, threshold)
 
 
 @torch.no_grad()
@@ -45,6 +89,35 @@ def guided_log_probs(
     bias: Tensor | None = None,
     vocab_size: int | None = None,
 ) -> Tensor:
-    """The distribution guided_sample draws from."""
+    """The distribution that guided_sample draws from -> [B, V] float32, normalised, −inf where filtered.
+
+    Arguments as for guided_sample. At temperature 0 a row is 0 at the token that would be taken and −inf elsewhere. A
+    row for which guided_sample's status would not be 0 is NaN.
+    """
     inputs = prepare(logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, 0, 0, vocab_size)
-    return eager.guided_log_probs(inputs)
+    if not _on_kernels(inputs):
+        return eager.guided_log_probs(inputs)
+    partials, scores = _scores(inputs, False)
+    threshold = None
+    if inputs.has_base_filter or inputs.has_score_filter:
+        threshold, partials = _filter(inputs, scores, partials)
+    return draw.normalise(inputs, scores, partials, threshold)
+
+
+def _on_kernels(inputs: Inputs) -> bool:
+    return (INTERPRETED or inputs.logits[0].is_cuda) and inputs.batch_size > 0
+
+
+def _scores(inputs: Inputs, logprobs: bool) -> tuple[combine.Partials, Tensor]:
+    """The partials before any filter, and the scores [B, G·1024] that the base filters leave."""
+    base_threshold = None
+    if inputs.has_base_filter:
+        base_threshold = filters.base_threshold(filters.base_values(inputs), inputs)
+    scores = inputs.temperature.new_empty(inputs.batch_size, inputs.groups * GROUP_SIZE)
+    return combine.reduce_groups(inputs, logprobs, base_threshold, scores), scores
+
+
+def _filter(inputs: Inputs, scores: Tensor, partials: combine.Partials) -> tuple[Tensor, combine.Partials]:
+    """The rows' thresholds [B], and the partials of what they leave."""
+    threshold = filters.score_threshold(scores, inputs)
+    return threshold, combine.reduce_filtered_groups(inputs, scores, threshold, partials)

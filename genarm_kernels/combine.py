@@ -1,0 +1,206 @@
+"""The group pass: combine the models' logits and reduce every group of 1,024 ids.
+
+    s_v      = bias_v + Σ_m w_m z_m,v                      float32; −inf where a rule excludes v
+    peak_g   = max over the group of s_v
+    sum_g    = Σ over the group of exp((s_v − peak_g) / T)  with T = 1 where the temperature is 0
+
+Reads M·B·V logits once and writes three words a group; with log-probs, two more a group and model, from the same reads
+(the second load of a line is a cache hit); with filters, the scores too, B·V·4 bytes.
+
+One warp reduces a group, and no argument's alignment is specialised on: a group's layout, hence the order of its sums
+and its last bits, is the same for every batch, stride and offset.
+"""
+
+# mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from genarm_kernels.arguments import GROUP_SIZE, MAX_INVERSE_TEMPERATURE, MIN_INVERSE_TEMPERATURE, Inputs
+
+GROUP = tl.constexpr(GROUP_SIZE)
+INFINITY = tl.constexpr(float("inf"))
+# The peak of an empty group: finite, so that no difference of two peaks is −inf − (−inf).
+LOWEST = tl.constexpr(-3.4028234663852886e38)
+_MAX_INVERSE = tl.constexpr(MAX_INVERSE_TEMPERATURE)
+_MIN_INVERSE = tl.constexpr(MIN_INVERSE_TEMPERATURE)
+
+
+class Partials(NamedTuple):
+    """What the group pass leaves behind, G groups a row."""
+
+    peaks: Tensor  # [B, G] float32
+    sums: Tensor  # [B, G] float32
+    bits: Tensor  # [B, G] int32: bit m where model m has a NaN or +inf in the group
+    model_peaks: Tensor  # [B, M, G] float32; of no size without log-probs
+    model_sums: Tensor  # [B, M, G] float32
+
+
+@triton.jit
+def inverse_temperature(temperature):
+    """1/T, 1 for T = 0. A negative or NaN T gives NaN, which excludes every token."""
+    inverse = 1.0 / tl.where(temperature == 0.0, 1.0, temperature)
+    # NaN compares false on either side, and passes.
+    inverse = tl.where(inverse > _MAX_INVERSE, _MAX_INVERSE, inverse)
+    inverse = tl.where((inverse >= 0.0) & (inverse < _MIN_INVERSE), _MIN_INVERSE, inverse)
+    return tl.where(temperature < 0.0, float("nan"), inverse)
+
+
+@triton.jit
+def combine(
+    logits, strides, weights, model_stride, bias, base_threshold, row, ids, mask,
+    M: tl.constexpr, HAS_BIAS: tl.constexpr, EXAMINE_ALL: tl.constexpr, BASE_FILTER: tl.constexpr,
+):  # fmt: skip
+    """Scores of one row at a block of ids, and bit m at each id where model m has a NaN or +inf.
+
+    logits, strides: tuples of M; weights, bias: pointers to the row's; base_threshold: the row's, −inf where it has
+    none.
+    """
+    # Conditions on the row are blocks, since Triton's interpreter cannot combine a scalar one with a block.
+    zeros = ids.to(tl.float32) * 0.0
+    scores = zeros
+    bits = ids * 0
+    allowed = mask
+    for m in tl.static_range(M):
+        weight = tl.load(weights + m * model_stride) + zeros
+        used = weight != 0.0
+        examined = mask & used
+        if EXAMINE_ALL:
+            examined = mask
+        elif BASE_FILTER and m == 0:
+            examined = mask & (used | (base_threshold + zeros > -INFINITY))
+        # The base is always read: its −inf excludes an id at weight 0 too.
+        z = tl.load(logits[m] + row * strides[m] + ids, mask=mask if m == 0 else examined, other=0.0).to(tl.float32)
+        bad = (z != z) | (z == INFINITY)
+        bits = bits | tl.where(examined & bad, 1 << m, 0)
+        scores += tl.where(used, weight * z, 0.0)
+        if m == 0:
+            allowed = allowed & (z != -INFINITY)
+    if HAS_BIAS:
+        scores += tl.load(bias + ids, mask=mask, other=0.0)
+    allowed = allowed & (tl.abs(scores) < INFINITY)
+    return tl.where(allowed, scores, -INFINITY), bits
+
+
+@triton.jit
+def reduce_group(values, inverse):
+    """Peak and Σ exp((value − peak) · inverse) of one group; an empty one has sum 0."""
+    # A NaN temperature empties the group.
+    values = tl.where(inverse == inverse, values, -INFINITY)
+    peak = tl.maximum(tl.max(values, 0), LOWEST)
+    terms = tl.where(values > -INFINITY, tl.exp((values - peak) * inverse), 0.0)
+    return peak, tl.sum(terms, 0)
+
+
+@triton.jit(
+    do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"],
+    do_not_specialize_on_alignment=["logits", "strides", "weights", "bias", "scores"],
+)
+def group_kernel(
+    logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, base_threshold,
+    scores, peaks, sums, all_bits, model_peaks, model_sums, V, G,
+    M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, STORE: tl.constexpr, BASE_FILTER: tl.constexpr,
+):  # fmt: skip
+    """One program a row and group. With STORE the scores that the base filters leave go to scores [B, G·1024]."""
+    program = tl.program_id(0)
+    row = (program // G).to(tl.int64)
+    g = program % G
+    ids = g * GROUP + tl.arange(0, GROUP)
+    mask = ids < V
+    threshold = -INFINITY
+    if BASE_FILTER:
+        threshold = tl.load(base_threshold + row)
+    values, bits = combine(
+        logits, strides, weights + row * row_stride, model_stride, bias + row * bias_stride, threshold, row, ids, mask,
+        M, HAS_BIAS, LOGPROBS, BASE_FILTER,
+    )  # fmt: skip
+    peak, total = reduce_group(values, inverse_temperature(tl.load(temperature + row)))
+    tl.store(peaks + program, peak)
+    tl.store(sums + program, total)
+    found = 0
+    for m in tl.static_range(M):
+        found = found | (tl.max((bits >> m) & 1, 0) << m)
+    tl.store(all_bits + program, found)
+    if STORE:
+        if BASE_FILTER:
+            z = tl.load(logits[0] + row * strides[0] + ids, mask=mask, other=0.0).to(tl.float32)
+            z = tl.where((z != z) | (z == INFINITY), -INFINITY, z)
+            values = tl.where(z >= threshold, values, -INFINITY)
+        tl.store(scores + row * (G * GROUP) + ids, values)
+    if LOGPROBS:
+        for m in tl.static_range(M):
+            z = tl.load(logits[m] + row * strides[m] + ids, mask=mask, other=-INFINITY).to(tl.float32)
+            z = tl.where((z != z) | (z == INFINITY), -INFINITY, z)
+            peak, total = reduce_group(z, 1.0)
+            tl.store(model_peaks + (row * M + m) * G + g, peak)
+            tl.store(model_sums + (row * M + m) * G + g, total)
+
+
+@triton.jit(do_not_specialize=["G"])
+def filtered_group_kernel(scores, threshold, temperature, peaks, sums, G):
+    """The same reduction over scores [B, G·1024] already combined, of those ≥ the row's threshold."""
+    program = tl.program_id(0)
+    row = (program // G).to(tl.int64)
+    ids = (program % G) * GROUP + tl.arange(0, GROUP)
+    values = load_kept(scores + row * (G * GROUP), ids, tl.load(threshold + row))
+    peak, total = reduce_group(values, inverse_temperature(tl.load(temperature + row)))
+    tl.store(peaks + program, peak)
+    tl.store(sums + program, total)
+
+
+@triton.jit
+def load_kept(scores, ids, threshold):
+    values = tl.load(scores + ids)
+    return tl.where(values >= threshold, values, -INFINITY)
+
+
+def reduce_groups(
+    inputs: Inputs, logprobs: bool, base_threshold: Tensor | None = None, scores: Tensor | None = None
+) -> Partials:
+    """Run the group pass; scores [B, G·1024] float32 is filled where it is given, −inf beyond V."""
+    B, G, M = inputs.batch_size, inputs.groups, len(inputs.logits)
+    like = inputs.temperature
+    modelwise = (B, M, G) if logprobs else (0,)
+    partials = Partials(
+        like.new_empty(B, G),
+        like.new_empty(B, G),
+        like.new_empty(B, G, dtype=torch.int32),
+        like.new_empty(modelwise),
+        like.new_empty(modelwise),
+    )
+    bias = like if inputs.bias is None else inputs.bias
+    launch: Any = group_kernel[(B * G,)]
+    launch(
+        inputs.logits,
+        tuple(z.stride(0) for z in inputs.logits),
+        inputs.weights,
+        inputs.weights.stride(0),
+        inputs.weights.stride(1),
+        bias,
+        bias.stride(0),
+        inputs.temperature,
+        like if base_threshold is None else base_threshold,
+        like if scores is None else scores,
+        *partials,
+        inputs.vocab_size,
+        G,
+        M=M,
+        HAS_BIAS=inputs.bias is not None,
+        LOGPROBS=logprobs,
+        STORE=scores is not None,
+        BASE_FILTER=base_threshold is not None,
+        num_warps=1,
+    )
+    return partials
+
+
+def reduce_filtered_groups(inputs: Inputs, scores: Tensor, threshold: Tensor, partials: Partials) -> Partials:
+    """The partials of what the filters leave of scores [B, G·1024]; bits and the models' own stay."""
+    peaks, sums = torch.empty_like(partials.peaks), torch.empty_like(partials.sums)
+    launch: Any = filtered_group_kernel[(peaks.numel(),)]
+    launch(scores, threshold, inputs.temperature, peaks, sums, inputs.groups, num_warps=1)
+    return partials._replace(peaks=peaks, sums=sums)
