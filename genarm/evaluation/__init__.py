@@ -1,0 +1,1 @@
+"""Looking at what guidance does: token rewards, plots."""
