@@ -24,55 +24,54 @@ from torch import Tensor
 GROUP = tl.constexpr(1)
 TOKEN = tl.constexpr(2)
 
-# As tensors, since each use of a Python number makes one anew: a microsecond a time, and there are 80 uses a call.
-_FIRST_MULTIPLIER, _SECOND_MULTIPLIER = torch.tensor(0xD2511F53), torch.tensor(0xCD9E8D57)
-_FIRST_WEYL, _SECOND_WEYL = torch.tensor(0x9E3779B9), torch.tensor(0xBB67AE85)
+_MULTIPLIERS = torch.tensor([0xD2511F53, 0xCD9E8D57])[:, None, None]
+_WEYL = torch.tensor([0xBB67AE85, 0x9E3779B9])[:, None, None]
+_ROUNDS = torch.arange(10)[:, None, None, None]
+# As tensors, since each use of a Python number makes one anew: a microsecond a time.
 _LOW, _HALF = torch.tensor(0xFFFFFFFF), torch.tensor(32)
 
 
-def philox4x32(
-    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor, rounds: int = 10
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32 on int64 tensors that hold 32-bit words; shapes broadcast, so the first rounds stay small."""
-    for _ in range(rounds):
-        # int64 products wrap, but all their 64 bits are right.
-        first, second = c0 * _FIRST_MULTIPLIER, c2 * _SECOND_MULTIPLIER
-        c0 = ((second >> _HALF) ^ (c1 ^ k0)).bitwise_and_(_LOW)
-        c2 = ((first >> _HALF) ^ (c3 ^ k1)).bitwise_and_(_LOW)
-        # These keep their high halves, and the keys their carries: the next mask drops them.
-        c1, c3 = second, first
-        k0, k1 = k0 + _FIRST_WEYL, k1 + _SECOND_WEYL
-    return c0, c1 & _LOW, c2, c3 & _LOW
+def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:
+    """Philox4x32-10 on int64 tensors [R, N] (or to be broadcast so) that hold 32-bit words -> words [4, R, N]."""
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    even, odd = torch.stack([c0, c2]), torch.stack([c3, c1])
+    keys = torch.stack([key[1], key[0]]) + _WEYL.to(c0.device) * _ROUNDS.to(c0.device)
+    multipliers = _MULTIPLIERS.to(c0.device)
+    for round_key in keys.unbind(0):
+        # int64 products wrap, but all their 64 bits are right. The high halves of odd words and the carries of keys go
+        # with the next mask.
+        product = even * multipliers
+        even = (product >> _HALF).bitwise_xor_(odd).bitwise_xor_(round_key).bitwise_and_(_LOW).flip(0)
+        odd = product
+    odd = odd & _LOW
+    return torch.stack([even[0], odd[1], even[1], odd[0]])
 
 
 def noise_words(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
     """Word 0 for seeds [R] and positions [R] (int64) and ids [R, N] or [1, N] -> [R, N] int64 in [0, 2³²)."""
     seeds, positions = seeds[:, None], positions[:, None]
-    last = torch.full((1, 1), purpose, dtype=torch.int64, device=seeds.device)
+    last = torch.full_like(seeds, purpose)
     counter = (ids, positions & _LOW, (positions >> _HALF) & _LOW, last)
-    return philox4x32(*counter, seeds & _LOW, (seeds >> _HALF) & _LOW)[0]
+    return philox4x32(counter, (seeds & _LOW, (seeds >> _HALF) & _LOW))[0]
 
 
 def exponential(words: Tensor) -> Tensor:
     """Words in [0, 2³²) -> float32 exponentials of rate 1, finite and > 0."""
-    small = words < 2**31
-    u = (torch.where(small, words, _LOW - words).to(torch.float32) + 0.5) * 2.0**-32
-    complement = 1.0 - u
-    logs = torch.where(small, complement, u).log()
-    # 1 − complement is exact, so log(w)·u/(w − 1) corrects for what rounding did to w: log1p(−u) at full precision.
-    log1p = torch.where(complement == 1.0, -u, logs * (u / (1.0 - complement)))
-    return torch.where(small, -log1p, -logs)
+    complement = _LOW - words
+    u = (torch.minimum(words, complement).to(torch.float32) + 0.5) * 2.0**-32
+    return -torch.where(words < complement, torch.log1p(-u), u.log())
 
 
 @triton.jit
 def exponential_kernel(words: tl.tensor) -> tl.tensor:
-    """The same for a block of uint32 words."""
+    """The same for a block of uint32 words. log1p by hand: libdevice's is not in the interpreter."""
     small = words < 0x80000000
     u = (tl.where(small, words, 0xFFFFFFFF - words).to(tl.float32) + 0.5) * 2.3283064365386963e-10
     complement = 1.0 - u
     logs = tl.log(tl.where(small, complement, u))
     # Where the complement rounds to 1 the quotient is not used; 1 keeps 0/0 out of it.
     lost = tl.where(complement == 1.0, 1.0, 1.0 - complement)
+    # 1 − complement is exact, so the quotient puts right what rounding did to the complement.
     log1p = tl.where(complement == 1.0, -u, logs * (u / lost))
     return tl.where(small, -log1p, -logs)
 
