@@ -1,0 +1,107 @@
+"""Which models a command line names, and how to tell that their files are still the same."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..embedded import BASE, REWARDS
+from ..errors import InvalidArgumentError, LoadingError
+
+SAMPLE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RewardChoice:
+    """One ``--reward``: a name, the folder or hub id of the model, its weight."""
+
+    name: str
+    path: str
+    weight: float
+
+
+def parse_rewards(texts: Sequence[str]) -> list[RewardChoice]:
+    """Every ``--reward``, in order.
+
+    Raises:
+        InvalidArgumentError: a form that cannot be read, a weight that is no number, a name used twice.
+        LoadingError: a path that is not there.
+    """
+    choices = [parse_reward(text) for text in texts]
+    names = [choice.name for choice in choices]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidArgumentError(f"--reward names {name!r} twice: give every reward model a name of its own")
+    return choices
+
+
+def parse_reward(text: str) -> RewardChoice:
+    """NAME=PATH:WEIGHT, NAME=PATH, or an embedded reward model as NAME:WEIGHT or NAME.
+
+    The text is split at its last colon only if a number follows, so that paths may hold colons.
+    """
+    rest, weight = _split_weight(text)
+    name, equals, path = rest.partition("=")
+    if not math.isfinite(weight):
+        raise InvalidArgumentError(f"--reward {text!r} has the weight {weight}: weights are finite numbers")
+    if not equals:
+        if rest not in REWARDS:
+            raise InvalidArgumentError(
+                f"--reward {text!r} names no embedded reward model ({', '.join(REWARDS)}): write NAME=PATH:WEIGHT "
+                "for one of your own"
+            )
+        return RewardChoice(rest, model_path(str(REWARDS[rest])), weight)
+    if not name or not path:
+        raise InvalidArgumentError(
+            f"--reward {text!r} cannot be read: write NAME=PATH:WEIGHT, NAME=PATH or NAME:WEIGHT"
+        )
+    if name == "base":
+        raise InvalidArgumentError(f"--reward {text!r} is named 'base', as the base model is: give it another name")
+    return RewardChoice(name, model_path(path), weight)
+
+
+def model_path(name: str | None) -> str:
+    """The absolute path of a model's folder, or a hub id as it is; the embedded base for None.
+
+    Raises:
+        LoadingError: what can only be a path (it starts with /, . or ~) is not there.
+    """
+    if name is None:
+        return model_path(str(BASE))
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return str(folder.resolve())
+    if name.startswith(("/", ".", "~")):
+        raise LoadingError(f"{name}: no such folder: check the path")
+    return name
+
+
+def fingerprint(path: str) -> str | None:
+    """A digest that changes when a model's files do: names, sizes, and the first and last MiB of each.
+
+    None for a hub id. So a run is not resumed with an adapter that was trained anew in the same place, and a base of
+    many gigabytes costs a few reads.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.iterdir() if file.suffix in {".safetensors", ".json", ".jinja"}):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(SAMPLE))
+            stream.seek(max(size - SAMPLE, 0))
+            digest.update(stream.read(SAMPLE))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _split_weight(text: str) -> tuple[str, float]:
+    rest, colon, tail = text.rpartition(":")
+    try:
+        return (rest, float(tail)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0

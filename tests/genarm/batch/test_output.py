@@ -1,0 +1,210 @@
+"""Outputs: whole lines only, one a prompt, and never those of another run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genarm.batch import RunError
+from genarm.batch.output import OutputFile
+
+IDS = [1, 2, "three"]
+SETTINGS = {"seed": 0, "weights": {"art": 1.0}}
+
+
+def row(row_id: int | str, reason: str = "eos") -> dict[str, Any]:
+    return {"id": row_id, "text": "zwölf\n", "finish_reason": reason}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+def opened(path: Path, overwrite: bool = False, **changes: Any) -> OutputFile:
+    """An output that was inspected and begun."""
+    output = OutputFile(path, {**SETTINGS, **changes}, overwrite)
+    try:
+        output.inspect(IDS)
+        output.begin()
+    except BaseException:
+        output.close()
+        raise
+    return output
+
+
+def written(path: Path, *rows: dict[str, Any]) -> bytes:
+    """Write an output of these rows; its bytes."""
+    output = opened(path)
+    for item in rows:
+        output.write(item)
+    output.sync()
+    output.close()
+    return path.read_bytes()
+
+
+def names(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+def test_nothing_is_created_before_the_run_begins(path: Path) -> None:
+    output = OutputFile(path, SETTINGS)
+    output.inspect(IDS)
+    assert names(path) == []
+    output.begin()
+    assert names(path) == ["out.jsonl", "out.jsonl.meta.json"]
+    assert json.loads(output.sidecar.read_text())["settings"] == SETTINGS
+    output.close()
+
+
+def test_rows_are_taken_up_with_whether_they_failed(path: Path) -> None:
+    before = written(path, row(1), row("three", "error"))
+    output = opened(path)
+    assert output.finished == {1: False, "three": True}
+    output.write(row(2))
+    output.close()
+    assert path.read_bytes().startswith(before)
+    assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == [1, "three", 2]
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"id": 2, "text": "zw\xc3', b'{"id": 2, "finish_reason": "eos"}', b"\0" * 50, b"\n", b"{}\n"]
+)
+def test_a_torn_last_line_is_cut_off(path: Path, tail: bytes) -> None:
+    whole = written(path, row(1))
+    path.write_bytes(whole + tail)
+    output = opened(path)
+    assert output.finished == {1: False}
+    assert path.read_bytes() == whole
+    output.close()
+
+
+def test_an_output_of_nothing_but_a_torn_line_starts_anew(path: Path) -> None:
+    path.write_bytes(written(path, row(1))[:9])
+    output = opened(path)
+    assert output.finished == {} and path.read_bytes() == b""
+    output.close()
+
+
+@pytest.mark.parametrize("line", [b"junk\n", json.dumps(row(7)).encode() + b"\n", json.dumps(row(1)).encode() + b"\n"])
+def test_a_line_amid_the_rows_that_is_none_of_this_run_is_refused_and_kept(path: Path, line: bytes) -> None:
+    whole = written(path, row(1), row(2)).splitlines(keepends=True)
+    path.write_bytes(whole[0] + line + whole[1])
+    with pytest.raises(RunError, match="line 2 is no row of this run, or a second one of its prompt: pass --overwrite"):
+        opened(path)
+    assert path.read_bytes() == whole[0] + line + whole[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 4}, "seed: 0 then, 4 now"),
+        ({"weights": {"art": 2.0}}, "weights: {'art': 1.0} then, {'art': 2.0} now"),
+        ({"new": True}, "new: None then, True now"),
+        ({"seed": "sha256:1"}, "seed has changed"),
+    ],
+)
+def test_other_settings_are_refused_by_name_unless_overwritten(path: Path, changes: dict[str, Any], words: str) -> None:
+    before = written(path, row(1))
+    with pytest.raises(RunError) as caught:
+        opened(path, **changes)
+    assert f"({words}): pass --overwrite" in str(caught.value)
+    assert path.read_bytes() == before
+    output = opened(path, overwrite=True, **changes)
+    assert path.read_bytes() == b"" and json.loads(output.sidecar.read_text())["settings"] == SETTINGS | changes
+    output.close()
+
+
+@pytest.mark.parametrize("sidecar", [None, "", "[]", '{"settings": 3}', "{}"])
+def test_rows_whose_making_is_unknown_are_refused_unless_overwritten(path: Path, sidecar: str | None) -> None:
+    before = written(path, row(1))
+    beside = path.with_name("out.jsonl.meta.json")
+    beside.unlink() if sidecar is None else beside.write_text(sidecar)
+    with pytest.raises(RunError, match="pass --overwrite"):
+        opened(path)
+    assert path.read_bytes() == before
+    opened(path, overwrite=True).close()
+    assert path.read_bytes() == b""
+
+
+def test_an_empty_file_is_no_output_yet(path: Path) -> None:
+    path.touch()
+    opened(path).close()
+    assert names(path) == ["out.jsonl", "out.jsonl.meta.json"]
+
+
+def test_a_second_process_is_kept_off_whether_the_file_was_there_before_or_not(path: Path) -> None:
+    late = OutputFile(path, SETTINGS)
+    late.inspect(IDS)
+    first = opened(path)
+    with pytest.raises(RunError, match="was made by another process meanwhile"):
+        late.begin()
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="another genarm is writing to it"):
+            opened(path, overwrite)
+    first.write(row(1))
+    first.close()
+    assert opened(path).finished == {1: False}
+
+
+def test_a_place_that_cannot_hold_an_output_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, reason in (
+        (path.parent, "is a directory"),
+        (path.parent / "no" / "out.jsonl", "there is no directory"),
+        (Path("/dev/null"), "is not a regular file"),
+    ):
+        with pytest.raises(RunError, match=reason):
+            OutputFile(place, SETTINGS).inspect(IDS)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(RunError, match="cannot be written to: choose another --output"):
+        OutputFile(path, SETTINGS).inspect(IDS)
+
+
+def test_a_file_that_cannot_be_created_is_refused() -> None:
+    output = OutputFile(Path("/proc/out.jsonl"), SETTINGS)
+    with pytest.raises(RunError, match=r"/proc/out.jsonl.*cannot be written"):
+        output.inspect(IDS)
+        output.begin()
+
+
+def test_an_output_whose_sidecar_cannot_be_written_leaves_nothing(path: Path) -> None:
+    beside = path.with_name("out.jsonl.meta.json")
+    beside.mkdir()
+    with pytest.raises(RunError, match=r"meta\.json: cannot be written"):
+        opened(path)
+    assert names(path) == [beside.name]
+
+
+def test_a_row_is_one_write_and_a_short_one_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = opened(path)
+    output.write(row(1))
+    whole = path.read_bytes()
+    real, sizes = os.write, []
+
+    def short(descriptor: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return real(descriptor, data[:5])
+
+    monkeypatch.setattr(os, "write", short)
+    with pytest.raises(RunError, match="the disk is full"):
+        output.write(row(2))
+    assert len(sizes) == 1 and path.read_bytes() == whole and 2 not in output.finished
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        output.write(row(2))
+    output.close()
+
+
+def test_rows_are_strict_json(path: Path) -> None:
+    output = opened(path)
+    with pytest.raises(ValueError):
+        output.write({**row(1), "sum": float("nan")})
+    output.close()

@@ -1,0 +1,66 @@
+"""`genarm info`: what runs here, and why."""
+
+from __future__ import annotations
+
+import json
+import platform
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from genarm import cli, info
+
+
+def test_it_prints_versions_devices_and_backends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    for words in (
+        torch.__version__,
+        platform.python_version(),
+        "transformers",
+        "CUDA devices",
+        "sampling",
+        "flash-attn",
+    ):
+        assert words in text
+
+
+def test_it_prints_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"versions", "devices", "backends"}
+    assert set(found["versions"]) == {"genarm", "python", "torch", "triton", "transformers", "peft"}
+    assert {backend["part"] for backend in found["backends"]} == {"sampling", "models", "flash-attn", "CUDA graphs"}
+    assert all(backend["uses"] and backend["why"] for backend in found["backends"])
+
+
+@pytest.mark.parametrize(
+    ("devices", "interpreted", "uses"),
+    [(0, False, "torch operations"), (1, False, "Triton kernels"), (0, True, "Triton interpreter")],
+)
+def test_the_sampling_backend_follows_the_machine(
+    monkeypatch: pytest.MonkeyPatch, devices: int, interpreted: bool, uses: str
+) -> None:
+    properties = SimpleNamespace(name="Imaginary", total_memory=2**34, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(info, "interpreted", lambda: interpreted)
+    found = info.collect()
+    assert found.devices == [info.Device("Imaginary", 2**34, "9.0")] * devices
+    assert found.backends[0].uses == uses
+
+
+def test_a_device_is_shown_with_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    found = info.Info({"peft": None}, [info.Device("Imaginary", 3 * 2**30, "9.0")], [])
+    info.show(found, Console())
+    text = capsys.readouterr().out
+    assert "Imaginary" in text and "3.0 GiB" in text and "not installed" in text
+
+
+def test_an_installed_flash_attention_is_said_to_go_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "_version", lambda package: "2.8" if package == "flash-attn" else None)
+    backend = next(backend for backend in info.collect().backends if backend.part == "flash-attn")
+    assert backend.uses == "not used" and backend.why.startswith("2.8 is installed")
