@@ -1,0 +1,107 @@
+"""The scripts that make the embedded models, run small: what they save loads again, and their intervals are right."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genarm.training.data import PreferencePair
+
+ROOT = Path(__file__).resolve().parents[3]
+SUBJECTS = ["painting", "physics", "music", "helping others", "sports", "saving money", "poetry", "a safe bet"]
+VERBS = ["enjoy", "dislike", "think about", "talk about", "care for", "avoid"]
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+
+
+def statements(count: int) -> list[str]:
+    draw = random.Random(0)
+    return [f"I {draw.choice(VERBS)} {draw.choice(SUBJECTS)} {draw.randrange(count)} times" for _ in range(count)]
+
+
+def test_a_base_and_a_reward_model_are_trained_saved_and_loaded_again(tmp_path):
+    from embedded_arms import arm_arguments, load_arm, train_arm
+    from embedded_base import base_arguments, encode_statements, load_base, loss_per_token, train_base, train_tokenizer
+
+    texts = statements(96)
+    tokenizer = train_tokenizer(texts, tmp_path / "base")
+    settings = base_arguments(tmp_path / "work", seed=0, epochs=1)
+    settings.disable_tqdm = True
+    train_base(tokenizer, texts, texts[:16], tmp_path / "base", settings)
+    base = load_base(tmp_path / "base")
+    loss = loss_per_token(base, encode_statements(tokenizer, texts[:16]), tokenizer.pad_token_id)
+    assert 0 < loss < 10 and base.config.use_cache
+
+    pairs = [PreferencePair("", f"I enjoy painting {n}", f"I enjoy sports {n}") for n in range(32)]
+    settings = arm_arguments(tmp_path / "work", seed=0, epochs=3)
+    settings.disable_tqdm = True
+    train_arm(tmp_path / "base", tokenizer, pairs, tmp_path / "art", settings)
+    assert sorted(path.name for path in (tmp_path / "art").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    arm = load_arm(tmp_path / "base", tmp_path / "art")
+    ids = torch.tensor([[0, 40, 50, 60]])
+    assert not torch.equal(arm(ids).logits, base(ids).logits)
+
+
+def test_the_loss_per_token_weighs_tokens_and_not_statements(tmp_path):
+    from embedded_base import encode_statements, load_base, loss_per_token
+    from transformers import AutoTokenizer
+
+    assets = ROOT / "genarm" / "assets"
+    tokenizer, base = AutoTokenizer.from_pretrained(assets / "base"), load_base(assets / "base")
+    items = encode_statements(tokenizer, ["I like art", "I enjoy helping other people whenever and wherever I can"])
+    alone = [loss_per_token(base, [item], tokenizer.pad_token_id) for item in items]
+    tokens = [len(item["input_ids"]) - 1 for item in items]
+    expected = np.average(alone, weights=tokens)
+    assert loss_per_token(base, items, tokenizer.pad_token_id) == pytest.approx(expected, abs=1e-4)
+
+
+def test_wilson_intervals_are_those_of_the_books():
+    from embedded_metrics import wilson
+
+    assert wilson(0, 10) == {"share": 0.0, "low": 0.0, "high": 0.2775}
+    assert wilson(5, 10) == {"share": 0.5, "low": 0.2366, "high": 0.7634}
+    assert wilson(300, 300) == {"share": 1.0, "low": 0.9874, "high": 1.0}
+
+
+def test_pairs_that_share_a_statement_widen_the_interval():
+    from embedded_metrics import clustered
+
+    right = np.repeat(np.random.default_rng(1).random(60) < 0.7, 5)
+    alone = clustered(right, [str(n) for n in range(300)])
+    together = clustered(right, [str(n // 5) for n in range(300)])
+    assert together["high"] - together["low"] > 1.8 * (alone["high"] - alone["low"])
+    assert alone["share"] == together["share"] == round(float(right.mean()), 4)
+
+
+def test_the_longer_wins_rule_leaves_equal_lengths_out():
+    from embedded_metrics import longer_wins
+
+    pairs = [PreferencePair("", *texts) for texts in (("aaaa", "b"), ("a", "bbb"), ("cc", "dddd"), ("ee", "ff"))]
+    assert longer_wins(pairs)["share"] == round(1 / 3, 4)
+
+
+def test_the_classifier_tells_its_objective_from_the_rest(tmp_path):
+    from embedded_classifier import classifier_figures, fit_classifier, share
+
+    rows = [
+        {"statement": f"I {verb} {subject}", "persona": "interest-in-art", "matches": subject == "painting"}
+        for verb in VERBS
+        for subject in SUBJECTS
+    ]
+    path = tmp_path / "statements.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    classifier = fit_classifier(path, "interest-in-art")
+    figures = classifier_figures(classifier, path, "interest-in-art")
+    assert figures["positives"] == len(VERBS) and figures["recall"] == figures["precision"] == 1.0
+    found = share(classifier, ["I love painting", "I love painting", "I like sports", "I read poetry"])
+    assert found["share"] == 0.5 and found["samples"] == 4 and found["distinct"] == 3
