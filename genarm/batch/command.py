@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.utils import logging as transformers_logging
 
 from ..decoder import GuidedDecoder
 from ..errors import InvalidArgumentError
 from ..loading import resolve_device, resolve_dtype
+from . import RunError
 from .console import Display, Lines, Pages, say
 from .output import OutputFile
 from .rows import RunInput, prompt_rows, read_input
@@ -95,7 +97,10 @@ def _input(options: Options) -> RunInput:
     if options.prompts and options.input is not None:
         raise InvalidArgumentError("--prompt and --input were both given: choose one of them")
     if options.input is not None:
-        return read_input(options.input)
+        source = read_input(options.input)
+        if options.output is not None and options.output.exists() and options.output.samefile(options.input):
+            raise InvalidArgumentError(f"--input and --output are both {options.output}: write to another file")
+        return source
     if not options.prompts:
         raise InvalidArgumentError("there is nothing to generate from: give --prompt TEXT or --input FILE")
     return prompt_rows(options.prompts)
@@ -119,15 +124,18 @@ def _load(options: Options, base: str, rewards: Sequence[RewardChoice]) -> Task:
     """Load the models and check every option with them."""
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    decoder = GuidedDecoder.from_pretrained(
-        base,
-        {reward.name: reward.path for reward in rewards},
-        dtype=options.dtype,
-        device=options.device,
-        max_batch_size=options.batch_size,
-        max_length=options.max_length,
-        trust_remote_code=options.trust_remote_code,
-    )
+    try:
+        decoder = GuidedDecoder.from_pretrained(
+            base,
+            {reward.name: reward.path for reward in rewards},
+            dtype=options.dtype,
+            device=options.device,
+            max_batch_size=options.batch_size,
+            max_length=options.max_length,
+            trust_remote_code=options.trust_remote_code,
+        )
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise RunError(f"the models do not fit into memory ({error}): choose a smaller --dtype or model") from error
     weights = {reward.name: reward.weight for reward in rewards}
     task = Task(decoder, weights, options.seed, options.chat, options.decoding)
     task.check()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+from unicodedata import category
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -103,7 +104,7 @@ class Pages:
         console = Console()
         if row["finish_reason"] == "error":
             return
-        console.print(Text.assemble((row["prompt"], "bold"), row["text"]), soft_wrap=True)
+        console.print(Text.assemble((_visible(row["prompt"]), "bold"), _visible(row["text"])), soft_wrap=True)
         sums = ", ".join(f"{name} {_figure(value)}" for name, value in row["logprob_sums"].items())
         note = f"[{row['finish_reason']} · {row['token_count']} tokens · log p: {sums}]"
         console.print(Text(note, "dim"), soft_wrap=True)
@@ -111,6 +112,11 @@ class Pages:
 
     def sync(self) -> None:
         sys.stdout.flush()
+
+
+def _visible(text: str) -> str:
+    """Text without the control characters that would drive the terminal."""
+    return "".join("\ufffd" if category(letter) == "Cc" and letter not in "\n\t" else letter for letter in text)
 
 
 def _figure(value: float | None) -> str:

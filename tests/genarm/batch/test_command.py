@@ -21,7 +21,7 @@ from genarm import GuidedDecoder
 from genarm.batch import command
 from genarm.batch.output import OutputFile
 
-from .conftest import Bench, byte_tokenizer
+from .conftest import Bench
 
 Reader = Callable[[Path], dict[Any, dict[str, Any]]]
 ROWS = [{"id": f"row {index}", "prompt": "so it goes " * (1 + index % 4)} for index in range(10)]
@@ -257,51 +257,18 @@ def test_a_reward_model_that_overflows_fails_every_row_by_name(bench: Bench, out
     assert all("the logits of 'third' hold NaN" in row["error"] for row in read_rows(output).values())
 
 
-BAD = [
-    (["--prompt", "a", "--reward", "x"], 2, "--reward 'x' names no embedded reward model"),
-    (["--prompt", "a", "--reward", "x=y:nan"], 2, "has the weight nan: weights are finite numbers"),
-    (["--prompt", "a", "--reward", "first=y"], 2, "--reward names 'first' twice"),
-    (["--prompt", "a", "--reward", "x=/nowhere"], 1, "/nowhere: no such folder"),
-    (["--prompt", "a", "--base", "./nowhere"], 1, "./nowhere: no such folder"),
-    (["--prompt", "a", "--reward", "x=FOLDER"], 1, "cannot be loaded as a causal language model"),
-    (["--prompt", "a", "--base", "FOLDER/pickled"], 1, "pickled weights can run code when loaded"),
-    (["--prompt", "a", "--base", "FOLDER/mute"], 2, "the base model has no tokenizer beside it"),
-    (["--prompt", "a", "--base", "FOLDER/plain", "--chat"], 2, "has no chat template: leave --chat out"),
-    (["--prompt", "a", "--temperature", "nan"], 2, "Invalid value for '--temperature'"),
-    (["--prompt", "a", "--top-p", "-1"], 2, "top_p is -1"),
-    (["--prompt", "a", "--beta", "0"], 2, "beta is 0"),
-    (["--prompt", "a", "--base-weight", "inf"], 2, "base_weight is inf"),
-    (["--prompt", "a", "--dtype", "int8"], 2, "dtype is 'int8': pass 'auto', 'bfloat16', 'float16' or 'float32'"),
-    (["--prompt", "a", "--device", "abacus"], 2, "device is 'abacus'"),
-    (["--prompt", "a", "--input", "FOLDER/in.txt"], 2, "--prompt and --input were both given"),
-    ([], 2, "there is nothing to generate from: give --prompt TEXT or --input FILE"),
-    (["--input", "FOLDER/none"], 1, "none: no such file: check --input"),
-    (["--input", "FOLDER/empty.txt"], 1, "empty.txt is empty"),
-    (["--input", "FOLDER/latin.txt"], 1, "latin.txt line 1: byte 0xe9 is not UTF-8"),
-    (["--input", "FOLDER/broken.jsonl"], 1, "broken.jsonl line 1 is not JSON"),
-    (["--prompt", "a", "--output", "FOLDER"], 1, "is a directory: name a file"),
-    (["--prompt", "a", "--output", "FOLDER/none/out"], 1, "there is no directory"),
-]
+def test_text_cannot_drive_the_terminal(bench: Bench) -> None:
+    found = bench.generate("--prompt", "a\x1b[31m\x9bb\u200d\n\u00a0c", "--max-new-tokens", 1)
+    assert found.text.startswith("a\ufffd[31m\ufffdb\u200d\n\u00a0c")
 
 
-@pytest.mark.parametrize(("arguments", "status", "words"), BAD, ids=[words for _, _, words in BAD])
-def test_bad_input_is_one_line_and_leaves_no_file(
-    bench: Bench, output: Path, arguments: list[str], status: int, words: str
+def test_models_too_large_for_the_memory_are_one_line(
+    bench: Bench, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, content in (("in.txt", b"a\n"), ("empty.txt", b""), ("latin.txt", b"\xe9\n"), ("broken.jsonl", b"{\n")):
-        (bench.folder / name).write_bytes(content)
-    for name in ("pickled", "mute", "plain"):
-        folder = bench.folder / name
-        folder.mkdir()
-        (folder / "config.json").write_bytes((bench.models.base / "config.json").read_bytes())
-        weights = "pytorch_model.bin" if name == "pickled" else "model.safetensors"
-        (folder / weights).write_bytes((bench.models.base / "model.safetensors").read_bytes())
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(bench.folder / "plain")
-    before = bench.left()
-    given = [argument.replace("FOLDER", str(bench.folder)) for argument in arguments]
-    found = bench.generate(*(() if "--output" in arguments else ("--output", output)), *given)
-    assert found.status == status
-    assert found.line.startswith("genarm: error: ") and words in found.line
-    assert bench.left() == before
+    def load(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("tried to allocate\n9 GiB")
+
+    monkeypatch.setattr(GuidedDecoder, "from_pretrained", load)
+    found = bench.generate("--prompt", "a", "--output", output)
+    assert found.status == 1 and "the models do not fit into memory (tried to allocate 9 GiB)" in found.line
+    assert bench.left() == []
