@@ -129,6 +129,24 @@ def info(
     return 0
 
 
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the page, the plot and the figures go.")] = Path(
+        "genarm-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed, other texts.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> int:
+    """Guide a small embedded model with four reward models and show what they do. Takes a minute or two on a CPU."""
+    from transformers.utils import logging
+
+    from .demo import run_demo
+
+    logging.disable_progress_bar()
+    run_demo(output, seed, device)
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; its exit status. What goes wrong on purpose is one line on the standard error."""
     with warnings.catch_warnings():
