@@ -96,22 +96,32 @@ class Lines:
 
 @dataclass(slots=True)
 class Pages:
-    """Results for a reader: each prompt with its continuation, and a line of figures under it."""
+    """Results for a reader: each prompt with its continuation, and a line of figures under it, in order of their ids,
+    which count from 1. Failed rows are left to the messages."""
 
     finished: dict[RowId, bool] = field(default_factory=dict)
+    _waiting: dict[RowId, Mapping[str, Any]] = field(default_factory=dict)
+    _next: int = 1
 
     def write(self, row: Mapping[str, Any]) -> None:
-        console = Console()
+        self._waiting[row["id"]] = row
+        while self._next in self._waiting:
+            self._show(self._waiting.pop(self._next))
+            self._next += 1
+
+    def sync(self) -> None:
+        sys.stdout.flush()
+
+    @staticmethod
+    def _show(row: Mapping[str, Any]) -> None:
         if row["finish_reason"] == "error":
             return
+        console = Console()
         console.print(Text.assemble((_visible(row["prompt"]), "bold"), _visible(row["text"])), soft_wrap=True)
         sums = ", ".join(f"{name} {_figure(value)}" for name, value in row["logprob_sums"].items())
         note = f"[{row['finish_reason']} · {row['token_count']} tokens · log p: {sums}]"
         console.print(Text(note, "dim"), soft_wrap=True)
         console.print()
-
-    def sync(self) -> None:
-        sys.stdout.flush()
 
 
 def _visible(text: str) -> str:

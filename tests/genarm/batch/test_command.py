@@ -257,6 +257,13 @@ def test_a_reward_model_that_overflows_fails_every_row_by_name(bench: Bench, out
     assert all("the logits of 'third' hold NaN" in row["error"] for row in read_rows(output).values())
 
 
+def test_prompts_are_shown_in_the_order_given(bench: Bench) -> None:
+    found = bench.generate(
+        "--prompt", "a", "--prompt", "bb bb", "--prompt", "ccc", "--batch-size", 1, "--max-new-tokens", 1
+    )
+    assert [line[0] for line in found.text.splitlines() if line[:1] in ("a", "b", "c")] == ["a", "b", "c"]
+
+
 def test_text_cannot_drive_the_terminal(bench: Bench) -> None:
     found = bench.generate("--prompt", "a\x1b[31m\x9bb\u200d\n\u00a0c", "--max-new-tokens", 1)
     assert found.text.startswith("a\ufffd[31m\ufffdb\u200d\n\u00a0c")
