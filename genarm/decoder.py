@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from .errors import InvalidArgumentError
+from .errors import InvalidArgumentError, UnsupportedModelError
 from .loading import (
     RewardModels,
     Source,
@@ -25,6 +25,8 @@ from .output import GenerationOutput, StreamStep
 from .prompts import PromptInput
 from .request import Options, Request, prepare
 from .results import Batch
+
+NO_LIMIT = 2**31
 
 
 class GuidedDecoder:
@@ -59,7 +61,11 @@ class GuidedDecoder:
         for name, value in (("max_batch_size", max_batch_size), ("max_length", max_length)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 1")
-        parameter = next(base_model.parameters())
+        parameter = next(base_model.parameters(), None)
+        if parameter is None:
+            raise UnsupportedModelError(
+                f"base_model ({type(base_model).__name__}) has no weights: pass an AutoModelForCausalLM or a PeftModel"
+            )
         source = Source(parameter.dtype, parameter.device, trust_remote_code)
         base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
         self.tokenizer = tokenizer
@@ -179,10 +185,13 @@ class GuidedDecoder:
                 f"{len(request.prompts.rows)}, or use stream()"
             )
         streamer.put(request.prompts.columns.cpu())
-        for step in batch.steps():
-            tokens = [int(row[0]) if len(row) else request.pad_id for row in step.tokens]
-            streamer.put(torch.tensor(tokens))
-        streamer.end()
+        try:
+            for step in batch.steps():
+                tokens = [int(row[0]) if len(row) else request.pad_id for row in step.tokens]
+                if any(len(row) for row in step.tokens):
+                    streamer.put(torch.tensor(tokens))
+        finally:  # whoever reads the stream in another thread waits for its end
+            streamer.end()
         return batch.output()
 
 
@@ -206,7 +215,7 @@ def generate(
         base_model,
         reward_models,
         tokenizer,
-        max_batch_size=max_batch_size or max(len(input_ids), 1),
-        max_length=max_length or 2**31,
+        max_batch_size=NO_LIMIT if max_batch_size is None else max_batch_size,
+        max_length=NO_LIMIT if max_length is None else max_length,
     )
     return decoder.generate(input_ids, attention_mask, weights=weights, **options)

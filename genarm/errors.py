@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 class GenARMError(Exception):
-    """Base of every error this library raises on purpose.
+    """Base of every error this library raises on purpose. Its message is one line.
 
     ``rows`` maps a row of the batch to its own error when a call failed because every row of it did.
     """
 
     def __init__(self, message: str, rows: dict[int, GenARMError] | None = None) -> None:
-        super().__init__(message)
+        super().__init__(" ".join(message.split()))
         self.rows: dict[int, GenARMError] = rows or {}
 
 

@@ -6,9 +6,10 @@ p(y_t) ∝ exp( (1/T) · Σ_m w_m · log p_m(y_t) ), with w_0 the base weight an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Real
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class Guidance:
         return replace(self, bias=bias, **picked)  # type: ignore[arg-type]
 
     @property
-    def filters(self) -> dict[str, float | Tensor]:
+    def filters(self) -> dict[str, Any]:
         """The keywords of guided_sample that shape the distribution."""
         names = ("temperature", "top_k", "top_p", "min_p", "base_min_p", "base_top_p")
         return {name: getattr(self, name) for name in names}
@@ -82,6 +83,16 @@ def per_row(
     return row.to(device)
 
 
+def top_k_rows(value: int | Sequence[int] | Tensor, batch: int, vocab_size: int, device: torch.device) -> int | Tensor:
+    """A scalar, or [B] int64. From ``vocab_size`` on it is off."""
+    rows = per_row("top_k", value, batch, device, low=0.0)
+    numbers = torch.as_tensor(rows)
+    if bool((numbers != numbers.round()).any()):
+        raise InvalidArgumentError(f"top_k is {value}: pass a whole number, 0 to switch it off")
+    limited = numbers.clamp(max=float(vocab_size)).long()
+    return limited if isinstance(rows, Tensor) else int(limited)
+
+
 def weight_matrix(
     weights: Weights, names: Sequence[str], beta: PerRow, base_weight: PerRow, batch: int, device: torch.device
 ) -> Tensor:
@@ -97,21 +108,27 @@ def weight_matrix(
     if bool((scale <= 0).any()):
         raise InvalidArgumentError("beta is 0: the weights are divided by it, so pass a positive number")
     base = torch.as_tensor(per_row("base_weight", base_weight, batch, torch.device("cpu")))
-    matrix = torch.cat([base.expand(batch)[:, None], rewards / scale.expand(batch)[:, None].double()], dim=1)
-    return matrix.float().to(device)
+    matrix = torch.cat([base.expand(batch)[:, None], rewards / scale.expand(batch)[:, None].double()], dim=1).float()
+    over = (~torch.isfinite(matrix)).nonzero()
+    if len(over):
+        row, column = over[0].tolist()
+        name = ("the base", *map(repr, names))[column]
+        raise InvalidArgumentError(
+            f"the weight of {name} in row {row} is beyond float32 (reward weights are divided by beta): use a smaller one"
+        )
+    return matrix.to(device)
 
 
 def seed_rows(seed: int | Tensor | Sequence[int] | None, batch: int, device: torch.device) -> Tensor:
     """[B] int64: ``row_seeds`` of a scalar, a tensor [B] as it is, a fresh draw from torch's generator for None."""
     if seed is None:
         seed = int(torch.randint(0, 2**63 - 1, ()))
-    if isinstance(seed, Tensor) and seed.dim() == 0:
-        seed = int(seed)
-    if isinstance(seed, int) and not isinstance(seed, bool):
-        return genarm_kernels.row_seeds(seed, batch).to(device)
-    if not isinstance(seed, Tensor | Sequence) or isinstance(seed, str):
-        raise InvalidArgumentError(f"seed is {seed!r}: pass an integer, or [{batch}] integers, one a sequence")
-    seeds = torch.as_tensor(seed)
+    number = seed.item() if isinstance(seed, Tensor) and seed.dim() == 0 else seed
+    if isinstance(number, Integral) and not isinstance(number, bool):
+        return genarm_kernels.row_seeds(int(number), batch).to(device)
+    if not isinstance(number, Tensor | Sequence) or isinstance(number, str):
+        raise InvalidArgumentError(f"seed is {number!r}: pass an integer, or [{batch}] integers, one a sequence")
+    seeds = _tensor("seed", number)
     if seeds.shape != (batch,) or seeds.is_floating_point() or seeds.dtype == torch.bool:
         raise InvalidArgumentError(
             f"seed is {seeds.dtype} {list(seeds.shape)}: pass an integer, or [{batch}] int64, one a sequence"
@@ -126,7 +143,7 @@ def token_bias(
     bias = _bias(logit_bias, batch, vocab_size, device)
     if allowed_tokens is None:
         return bias
-    ids = torch.as_tensor(allowed_tokens, device=device)
+    ids = _tensor("allowed_tokens", allowed_tokens).to(device)
     if ids.dim() != 1 or not len(ids) or ids.is_floating_point() or ids.dtype == torch.bool:
         raise InvalidArgumentError("allowed_tokens is not a list of token ids: pass at least one id")
     _check_ids("allowed_tokens", ids.tolist(), vocab_size)
@@ -142,7 +159,7 @@ def _bias(logit_bias: LogitBias, batch: int, vocab_size: int, device: torch.devi
         _check_ids("logit_bias", logit_bias, vocab_size)
         bias = torch.zeros(vocab_size)
         for token, value in logit_bias.items():
-            bias[int(token)] = float(value)
+            bias[token] = _number(f"logit_bias[{token}]", value)
     elif isinstance(logit_bias, Tensor) and logit_bias.shape in {(vocab_size,), (batch, vocab_size)}:
         bias = logit_bias.float()
     else:
@@ -155,8 +172,23 @@ def _bias(logit_bias: LogitBias, batch: int, vocab_size: int, device: torch.devi
     return bias.to(device)
 
 
-def _check_ids(name: str, ids: object, vocab_size: int) -> None:
-    for token in ids:  # type: ignore[attr-defined]
+def _tensor(name: str, value: Any) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgumentError(f"{name} cannot be read as a tensor of integers ({error}): correct it") from None
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidArgumentError(f"{name} is {value!r}: pass a number")
+    return float(value)
+
+
+def _check_ids(name: str, ids: Iterable[object], vocab_size: int) -> None:
+    for token in ids:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
             raise InvalidArgumentError(f"{name} names token {token!r}: ids are integers from 0 to {vocab_size - 1}")
 
@@ -195,15 +227,13 @@ def _named(weights: Mapping[str, float], names: Sequence[str]) -> list[float]:
     for name in names:
         if name not in weights:
             raise RewardNameError(f"weights has no entry for {name!r}: give every reward model one (0 leaves it out)")
-        if isinstance(weights[name], bool) or not isinstance(weights[name], Real | Tensor):
-            raise InvalidArgumentError(f"the weight of {name!r} is {weights[name]!r}: weights are finite numbers")
-    return [float(weights[name]) for name in names]
+    return [_number(f"the weight of {name!r}", weights[name]) for name in names]
 
 
 def _check_range(name: str, values: list[float], low: float, high: float) -> None:
     for value in values:
         if not math.isfinite(value) or not low <= value <= high:
             span = (
-                f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}" if low > -math.inf else "finite"
+                f" from {low:g} to {high:g}" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
             )
-            raise InvalidArgumentError(f"{name} is {value}: pass a number {span}")
+            raise InvalidArgumentError(f"{name} is {value}: pass a finite number{span}")

@@ -104,9 +104,11 @@ def _row(prompt: object, index: int, device: torch.device, what: str) -> Tensor:
     if isinstance(prompt, int):
         raise InvalidArgumentError(f"{what} is a flat list of ids: wrap one prompt as [[...]]")
     try:
-        row = prompt if isinstance(prompt, Tensor) else torch.tensor(prompt, dtype=None if prompt else torch.int64)
-    except (TypeError, ValueError) as error:
+        row = torch.as_tensor(prompt)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidArgumentError(f"{what}[{index}] is not a list of token ids ({error}): pass integers") from None
+    if not isinstance(prompt, Tensor) and not row.numel():
+        row = row.long()  # an empty list has no dtype of its own
     _check_ids(row, f"{what}[{index}]")
     if row.dim() != 1:
         raise InvalidArgumentError(f"{what}[{index}] has shape {list(row.shape)}: each prompt of a list is 1-D")

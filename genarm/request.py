@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -12,7 +12,18 @@ from torch import Tensor
 from .engine.loop import Halt, Job
 from .engine.step import ScoreEdit
 from .errors import GenARMError, InvalidArgumentError, RewardNameError
-from .guidance import AllowedTokens, Guidance, LogitBias, PerRow, Weights, per_row, seed_rows, token_bias, weight_matrix
+from .guidance import (
+    AllowedTokens,
+    Guidance,
+    LogitBias,
+    PerRow,
+    Weights,
+    per_row,
+    seed_rows,
+    token_bias,
+    top_k_rows,
+    weight_matrix,
+)
 from .prompts import PromptInput, Prompts, prompt_errors, read_prompts
 
 if TYPE_CHECKING:
@@ -100,6 +111,9 @@ def prepare(
         )
     if options.get("speculate") is not None:
         raise InvalidArgumentError("speculate is not available in this version: leave it at None")
+    for name, value in {**options, "attention_mask": attention_mask}.items():
+        if isinstance(value, Tensor) and value.device.type == "meta":
+            raise InvalidArgumentError(f"{name} is on the meta device and holds no data: pass a tensor with values")
     eos_ids = _eos_ids(options.get("eos_token_id"), decoder)
     pad_id = _pad_id(decoder, eos_ids)
     prompts = read_prompts(input_ids, attention_mask, pad_id, decoder.device)
@@ -112,7 +126,7 @@ def prepare(
         guidance=_guidance(decoder, options, len(prompts.rows)),
         max_new_tokens=max_new_tokens,
         pad_id=pad_id,
-        eos_ids=eos_ids,
+        eos_ids=frozenset(eos_ids),
         stop=_stop(options.get("stop")),
         return_logprobs=bool(options.get("return_logprobs", False)),
     )
@@ -124,7 +138,6 @@ def _guidance(decoder: GuidedDecoder, options: Mapping[str, Any], batch: int) ->
         name: per_row(name, options.get(name, default), batch, device, low, high)
         for name, (default, low, high) in FILTERS.items()
     }
-    top_k = per_row("top_k", options.get("top_k", 0), batch, device, low=0.0)
     penalty = per_row("repetition_penalty", options.get("repetition_penalty", 1.0), batch, device, low=1e-6)
     names = decoder.reward_names
     return Guidance(
@@ -132,7 +145,7 @@ def _guidance(decoder: GuidedDecoder, options: Mapping[str, Any], batch: int) ->
             options.get("weights"), names, options.get("beta", 1.0), options.get("base_weight", 1.0), batch, device
         ),
         seeds=seed_rows(options.get("seed", 0), batch, device),
-        top_k=int(top_k) if isinstance(top_k, float) else top_k.long(),
+        top_k=top_k_rows(options.get("top_k", 0), batch, decoder.vocab_size, device),
         repetition_penalty=penalty,
         bias=token_bias(options.get("logit_bias"), options.get("allowed_tokens"), batch, decoder.vocab_size, device),
         **filters,
@@ -142,7 +155,9 @@ def _guidance(decoder: GuidedDecoder, options: Mapping[str, Any], batch: int) ->
 def _reward_prompts(
     decoder: GuidedDecoder, prompts: Prompts, given: Mapping[str, PromptInput] | None, pad_id: int
 ) -> list[Prompts]:
-    given = given or {}
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise InvalidArgumentError(f"reward_prompts is a {type(given).__name__}: pass {{name: prompts}}")
     for name in given:
         if name not in decoder.reward_names:
             known = ", ".join(decoder.reward_names) or "none"
@@ -170,20 +185,20 @@ def _row_errors(decoder: GuidedDecoder, streams: list[Prompts], max_new_tokens: 
     return errors
 
 
-def _eos_ids(eos_token_id: int | Sequence[int] | None, decoder: GuidedDecoder) -> frozenset[int]:
+def _eos_ids(eos_token_id: int | Sequence[int] | None, decoder: GuidedDecoder) -> list[int]:
     if eos_token_id is None:
         eos_token_id = getattr(decoder.generation_config, "eos_token_id", None)
-    return frozenset(_ids("eos_token_id", eos_token_id))
+    return _ids("eos_token_id", eos_token_id)
 
 
-def _pad_id(decoder: GuidedDecoder, eos_ids: frozenset[int]) -> int:
-    """The pad id, else EOS, else 0."""
+def _pad_id(decoder: GuidedDecoder, eos_ids: list[int]) -> int:
+    """The pad id, else EOS (of several the first, as Hugging Face takes), else 0."""
     for holder in (decoder.generation_config, decoder.models[0].config, decoder.tokenizer):
         pad_id = getattr(holder, "pad_token_id", None)
         if isinstance(pad_id, int) and pad_id >= 0:
             return pad_id
-    default = _ids("eos_token_id", getattr(decoder.generation_config, "eos_token_id", None))
-    return default[0] if default else min(eos_ids, default=0)
+    ids = eos_ids or _eos_ids(None, decoder)
+    return ids[0] if ids else 0
 
 
 def _ids(name: str, value: int | Sequence[int] | Tensor | None) -> list[int]:
@@ -191,7 +206,7 @@ def _ids(name: str, value: int | Sequence[int] | Tensor | None) -> list[int]:
         return []
     if isinstance(value, Tensor):
         value = value.tolist()
-    ids = [value] if isinstance(value, int) else list(value)
+    ids = [value] if not isinstance(value, Iterable) else list(value)
     if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
         raise InvalidArgumentError(f"{name} is {value!r}: pass a token id or a list of them")
     return ids
@@ -200,7 +215,7 @@ def _ids(name: str, value: int | Sequence[int] | Tensor | None) -> list[int]:
 def _stop(stop: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...]:
     if stop is None:
         return ()
-    if isinstance(stop, str) or any(isinstance(entry, int | str) for entry in stop):
+    if not isinstance(stop, Sequence) or isinstance(stop, str) or any(isinstance(entry, int | str) for entry in stop):
         raise InvalidArgumentError("stop is not a list of token-id sequences: pass [[id, id, …], …]")
     sequences = tuple(tuple(_ids("stop", entry)) for entry in stop)
     if not all(sequences):
