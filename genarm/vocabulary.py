@@ -26,10 +26,11 @@ def check_vocabularies(
 
 def same_up_to_padding(first: int, second: int) -> bool:
     """Whether two head sizes can be one vocabulary padded differently: the larger is a multiple of 8 that the smaller
-    rounds up to or comes within a third and 512 ids of, or they differ by at most one id in a thousand."""
+    rounds up to (without doubling) or comes within a third and 512 ids of, or they differ by at most one id in a
+    thousand."""
     small, large = sorted((first, second))
     extra = large - small
-    rounded = any(-(-small // block) * block == large for block in (8, 16, 32, 64, 128, 256, 512))
+    rounded = extra < small and any(-(-small // block) * block == large for block in (8, 16, 32, 64, 128, 256, 512))
     padded = large % 8 == 0 and extra <= 512 and extra * 3 <= small
     return rounded or padded or extra * 1000 <= large
 
