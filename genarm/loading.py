@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from .errors import GenARMError, InvalidArgumentError, LoadingError, UnsafeWeightsError, UnsupportedAdapterError
 from .models.files import adapter_folder, is_adapter
@@ -60,35 +64,61 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if resolved not in set(DTYPES.values()):
+    if not isinstance(resolved, torch.dtype) or resolved not in DTYPES.values():
         raise InvalidArgumentError(f"dtype is {dtype!r}: pass 'auto', 'bfloat16', 'float16' or 'float32'")
-    assert resolved is not None
     return resolved
 
 
 def load_model(name: str | Path, source: Source) -> nn.Module:
     """A causal LM from a folder or the hub: safetensors only, complete, in ``source.dtype`` on ``source.device``."""
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(name),
-            dtype=source.dtype,
-            use_safetensors=True,
-            trust_remote_code=source.trust_remote_code,
-            output_loading_info=True,
-        )
+        with _quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(name),
+                dtype=source.dtype,
+                use_safetensors=True,
+                trust_remote_code=source.trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except SafetensorError as error:
         raise LoadingError(f"{name}: its weights are corrupt ({error}): copy or save them again") from None
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # a damaged configuration fails in any way it likes
         raise _loading_error(name, error) from error
     model, report = loaded
+    _check_report(name, report)
+    moved: nn.Module = model.to(source.device).eval()
+    return moved
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' loading report, a table: ``_check_report`` says the same in one line."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _check_report(name: str | Path, report: Mapping[str, Any]) -> None:
+    mismatched = sorted(report.get("mismatched_keys", ()))
+    if mismatched:
+        key, found, wanted = mismatched[0]
+        raise LoadingError(
+            f"{name}: {len(mismatched)} weights do not fit its config.json ({key} is {list(found)}, not "
+            f"{list(wanted)}): copy or save it again"
+        )
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise LoadingError(
             f"{name}: {len(missing)} weights are missing from its files ({missing[0]}, …): it is incomplete "
             "or of another architecture; copy or save it again"
         )
-    moved: nn.Module = model.to(source.device).eval()
-    return moved
+    unused = sorted(report.get("unexpected_keys", ()))
+    if unused:
+        warnings.warn(f"{name}: {len(unused)} weights in its files are not used ({unused[0]}, …)", stacklevel=2)
 
 
 def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> Any:
@@ -105,6 +135,10 @@ def name_rewards(reward_models: RewardModels) -> dict[str, RewardModel]:
         return {}
     if isinstance(reward_models, str | Path | nn.Module | LoraAdapter):
         raise InvalidArgumentError("reward_models is a single model: pass {name: model} or a list of models")
+    if not isinstance(reward_models, Iterable):
+        raise InvalidArgumentError(
+            f"reward_models is a {type(reward_models).__name__}: pass {{name: model}} or a list of models"
+        )
     if isinstance(reward_models, Mapping):
         named = dict(reward_models)
     else:
@@ -112,10 +146,9 @@ def name_rewards(reward_models: RewardModels) -> dict[str, RewardModel]:
     for name, model in named.items():
         if not isinstance(name, str) or not name or name == "base":
             raise InvalidArgumentError(f"a reward model is named {name!r}: use a non-empty string other than 'base'")
-        if not isinstance(model, str | Path | nn.Module | LoraAdapter):
-            raise InvalidArgumentError(
-                f"reward model {name!r} is a {type(model).__name__}: pass a path, a hub id or a loaded model"
-            )
+        if model == "" or not isinstance(model, str | Path | nn.Module | LoraAdapter):
+            what = "an empty path" if model == "" else f"a {type(model).__name__}"
+            raise InvalidArgumentError(f"reward model {name!r} is {what}: pass a path, a hub id or a loaded model")
     if len(named) > 7:
         raise InvalidArgumentError(f"{len(named)} reward models were given: at most 7 fit one step beside the base")
     return named
@@ -125,11 +158,10 @@ def build_models(
     base: nn.Module, rewards: Mapping[str, RewardModel], tokenizer: Any, source: Source, base_name: str | None = None
 ) -> list[HFModel]:
     """The base's model first, then each reward model's, in order; every mismatch is an error here."""
-    shared = [reward for reward in rewards.values() if isinstance(reward, nn.Module) and _shares_modules(base, reward)]
-    _check_shared(shared)
-    models = [make_model("base", base, without=shared[0] if shared else None)]
+    wrapper = _shared_wrapper(base, rewards)
+    models = [make_model("base", base, without=wrapper)]
     for name, reward in rewards.items():
-        model, reward_tokenizer = _reward(name, reward, base, source, base_name)
+        model, reward_tokenizer = _reward(name, reward, base, source, base_name, wrapper)
         if model.device != models[0].device:
             raise InvalidArgumentError(
                 f"reward model {name!r} is on {model.device}, the base on {models[0].device}: move one with .to(device)"
@@ -140,12 +172,18 @@ def build_models(
 
 
 def _reward(
-    name: str, reward: RewardModel, base: nn.Module, source: Source, base_name: str | None
+    name: str,
+    reward: RewardModel,
+    base: nn.Module,
+    source: Source,
+    base_name: str | None,
+    wrapper: nn.Module | None,
 ) -> tuple[HFModel, Any]:
+    """``wrapper`` is a PeftModel around the base, whose adapters are off in every stream that is the base's."""
     if isinstance(reward, LoraAdapter):
-        return make_model(name, base, reward.fit(inner_model(base))), None
+        return make_model(name, base, reward.fit(inner_model(base)), wrapper), None
     if isinstance(reward, nn.Module):
-        return make_model(name, reward), None
+        return make_model(name, reward, without=wrapper if reward is base else None), None
     path = str(reward)
     if not is_adapter(path):
         return make_model(name, load_model(path, source)), load_tokenizer(path, source.trust_remote_code)
@@ -168,7 +206,7 @@ def _reward(
             "weights differ, load its own base with peft and pass the PeftModel",
             stacklevel=4,
         )
-    return make_model(name, base, fitted), tokenizer
+    return make_model(name, base, fitted, wrapper), tokenizer
 
 
 def _own_base(adapter: LoraAdapter, base_name: str | None) -> str | None:
@@ -188,21 +226,26 @@ def _adapter_elsewhere(name: str, adapter: LoraAdapter, source: Source, misfit: 
     return make_model(name, module, adapter.fit(module))
 
 
-def _shares_modules(base: nn.Module, reward: nn.Module) -> bool:
-    """Whether ``reward`` is a PeftModel whose adapters were put into the base's own layers."""
-    return hasattr(reward, "disable_adapter") and inner_model(reward) is inner_model(base) and reward is not base
-
-
-def _check_shared(shared: list[nn.Module]) -> None:
-    if len(shared) > 1:
+def _shared_wrapper(base: nn.Module, rewards: Mapping[str, RewardModel]) -> nn.Module | None:
+    """The reward model that is a PeftModel whose adapters were put into the base's own layers, if there is one."""
+    found: list[nn.Module] = []
+    for reward in rewards.values():
+        if isinstance(reward, nn.Module) and _shares_modules(base, reward) and all(reward is not one for one in found):
+            found.append(reward)
+    if len(found) > 1:
         raise UnsupportedAdapterError(
             "two PeftModels wrap the base's own layers, where one adapter would stand in for the other: pass the "
             "adapters' paths instead"
         )
+    return found[0] if found else None
+
+
+def _shares_modules(base: nn.Module, reward: nn.Module) -> bool:
+    return hasattr(reward, "disable_adapter") and inner_model(reward) is inner_model(base) and reward is not base
 
 
 def _loading_error(name: str | Path, error: Exception) -> LoadingError:
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = shorten(str(error), 160, placeholder=" …") or type(error).__name__
     folder = Path(str(name)).expanduser()
     pickled = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]) if folder.is_dir() else []
     if pickled and not list(folder.glob("*.safetensors")):

@@ -68,14 +68,14 @@ class Decoding:
     def _steps(self) -> Iterator[list[int | None]]:
         job = self.job
         started = time.perf_counter()
-        streams = [model.stream(rows, job.pad_id) for model, rows in zip(job.models, job.prompts, strict=True)]
+        streams = [model.stream(rows) for model, rows in zip(job.models, job.prompts, strict=True)]
         sampler = Sampler(job.guidance, job.vocab_size, job.return_logprobs, job.edit)
         sampler.remember_prompts(job.prompts[0])
         device = job.prompts[0][0].device
         lengths = torch.tensor([len(row) for row in job.prompts[0]], device=device)
         generated = torch.full((len(job.row_ids), job.max_new_tokens), job.pad_id, device=device)
         for step in range(job.max_new_tokens):
-            emitted = self._step(streams, sampler, lengths + step, generated, step)
+            drawn, emitted = self._step(streams, sampler, lengths + step, generated, step)
             now = time.perf_counter()
             self._clock(now - started)
             yield emitted
@@ -83,11 +83,12 @@ class Decoding:
             if all(reason is not None for reason in self.reasons):
                 return
             for stream in streams:
-                stream.append(generated[:, step])
+                stream.append(drawn)
 
     def _step(
         self, streams: list[HFStream], sampler: Sampler, position: Tensor, generated: Tensor, step: int
-    ) -> list[int | None]:
+    ) -> tuple[Tensor, list[int | None]]:
+        """-> the drawn tokens [B], of finished rows too, and those that count."""
         sample = sampler.draw([stream.logits() for stream in streams], position, generated[:, :step])
         tokens, status = torch.stack([sample.tokens, sample.status.long()]).tolist()
         emitted: list[int | None] = [None] * len(tokens)
@@ -104,7 +105,7 @@ class Decoding:
         generated[:, step] = torch.where(live, sample.tokens, self.job.pad_id)
         self._keep_logprobs(sample, live)
         self._halt(generated[:, : step + 1], sampler, step)
-        return emitted
+        return sample.tokens, emitted
 
     def _reason(self, row: int, token: int, step: int) -> FinishReason | None:
         job = self.job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,6 +31,15 @@ def combined_scores(logits: list[Tensor], weights: Tensor, bias: Tensor | None, 
     return scores.masked_fill(excluded, -math.inf)
 
 
+def bad_models(logits: list[Tensor], weights: Tensor, vocab_size: int) -> Tensor:
+    """[B] int32: bit m where model m has a weight, and NaN or +inf among its logits."""
+    status = torch.zeros(len(weights), dtype=torch.int32, device=weights.device)
+    for index, row in enumerate(logits):
+        bad = ~(row[:, :vocab_size].amax(1) < math.inf) & (weights[:, index] != 0)
+        status |= bad.to(torch.int32) << index
+    return status
+
+
 def repetition_penalty(scores: Tensor, seen: Tensor, penalty: float | Tensor) -> Tensor:
     """Scores of tokens already ``seen`` [B, V] divided by the penalty where positive, multiplied where negative.
 
@@ -44,7 +53,7 @@ def repetition_penalty(scores: Tensor, seen: Tensor, penalty: float | Tensor) ->
 class Sampler:
     """Draws one token a row. B rows, V ids. ``edit`` acts on the combined scores, as Hugging Face's processors do.
 
-    ``edited_scores`` and ``raw_scores`` keep the last step's scores where an edit needed them.
+    ``edited_scores`` keeps the last step's scores for whoever wants to see them.
     """
 
     guidance: Guidance
@@ -52,8 +61,7 @@ class Sampler:
     return_logprobs: bool = False
     edit: ScoreEdit | None = None
     seen: Tensor | None = None  # [B, V] bool, kept only under a repetition penalty
-    edited_scores: Tensor | None = field(default=None)
-    raw_scores: Tensor | None = field(default=None)
+    edited_scores: Tensor | None = None
 
     def remember_prompts(self, prompts: list[Tensor]) -> None:
         """Start counting repetitions, if they are penalised at all."""
@@ -66,10 +74,14 @@ class Sampler:
 
     def draw(self, logits: list[Tensor], position: Tensor, generated: Tensor) -> genarm_kernels.GuidedSample:
         """``logits``: M tensors [B, V_m]; ``position`` [B] int64; ``generated`` [B, t] int64."""
+        weights, bias = self.guidance.weights, self.guidance.bias
+        edits = self.seen is not None or self.edit is not None
+        if edits:  # the edited scores stand for the whole combination
+            weights, bias = torch.zeros_like(weights), self._edit(logits, generated)
         sample = genarm_kernels.guided_sample(
             logits,
-            self.guidance.weights,
-            bias=self._bias(logits, generated),
+            weights,
+            bias=bias,
             seed=self.guidance.seeds,
             position=position,
             return_logprobs=self.return_logprobs,
@@ -78,19 +90,18 @@ class Sampler:
         )
         if self.seen is not None:
             self.seen.scatter_(1, sample.tokens[:, None], True)
+        if edits:
+            sample = sample._replace(status=sample.status | bad_models(logits, self.guidance.weights, self.vocab_size))
         return sample
 
-    def _bias(self, logits: list[Tensor], generated: Tensor) -> Tensor | None:
-        """The caller's bias, plus what penalties and edits change about the scores."""
-        bias = self.guidance.bias
-        if self.seen is None and self.edit is None:
-            return bias
-        scores = edited = combined_scores(logits, self.guidance.weights, bias, self.vocab_size)
+    def _edit(self, logits: list[Tensor], generated: Tensor) -> Tensor:
+        """[B, V] float32 scores after the caller's bias, penalties and edits; what was excluded stays so."""
+        scores = edited = combined_scores(logits, self.guidance.weights, self.guidance.bias, self.vocab_size)
         if self.seen is not None:
             edited = repetition_penalty(edited, self.seen, self.guidance.repetition_penalty)
         if self.edit is not None:
             edited = self.edit(generated, edited.clone())
-        self.raw_scores, self.edited_scores = scores, edited
-        change = torch.where(scores == -math.inf, 0.0, edited - scores)
-        change = change.masked_fill(edited == -math.inf, -math.inf)
-        return change if bias is None else bias + change
+        self.edited_scores = edited
+        # +inf from a processor means "this one"; the sampler takes finite scores.
+        highest = torch.finfo(torch.float32).max
+        return edited.float().clamp(max=highest).masked_fill(scores == -math.inf, -math.inf)

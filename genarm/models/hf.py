@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,17 +61,21 @@ class HFModel:
     def max_positions(self) -> int | None:
         """The longest context the configuration allows, None where it names none."""
         value = getattr(self.config, "max_position_embeddings", None)
-        return int(value) if value else None
+        return int(value) if value and value > 0 else None
 
-    def active(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def active(self) -> Iterator[None]:
         """Inside this block a forward pass of ``module`` is this stream's model."""
-        if self.adapter is not None:
-            return self.adapter.applied(inner_model(self.module))
-        return self.without.disable_adapter() if self.without is not None else nullcontext()
+        with ExitStack() as stack:
+            if self.without is not None:
+                stack.enter_context(_switched_off(self.without))
+            if self.adapter is not None:
+                stack.enter_context(self.adapter.applied(inner_model(self.module)))
+            yield
 
-    def stream(self, prompts: list[Tensor], pad_id: int) -> HFStream:
+    def stream(self, prompts: list[Tensor]) -> HFStream:
         """Start decoding B prompts (1-D int64 on ``device``)."""
-        ids, mask = pad_left(prompts, pad_id)
+        ids, mask = pad_left(prompts, 0)  # masked, but looked up: the caller's padding id may not be in the embedding
         return HFStream(self, ids, mask, DynamicCache(config=self.module.config))
 
 
@@ -88,16 +92,44 @@ def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None,
         raise UnsupportedModelError(
             f"{name} ({type(inner).__name__}) is an encoder-decoder: pass a causal language model"
         )
+    if getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", False):
+        raise UnsupportedModelError(
+            f"{name} is a PeftModel with virtual tokens (prompt or prefix tuning), which are not decoded: use LoRA"
+        )
     if getattr(inner, "_is_stateful", False):
         raise UnsupportedModelError(
             f"{name} ({type(inner).__name__}) keeps a recurrent state, which has no key-value cache: pass a transformer"
         )
-    if hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is None:
+    if not _can_generate(inner):
         raise UnsupportedModelError(
             f"{name} ({type(inner).__name__}) has no language-model head: pass an AutoModelForCausalLM"
         )
     accepts = frozenset(inspect.signature(inner.forward).parameters)
+    if "past_key_values" not in accepts:
+        raise UnsupportedModelError(
+            f"{name} ({type(inner).__name__}) takes no key-value cache (past_key_values): pass a transformer that does"
+        )
+    if next(inner.parameters()).device.type == "meta":
+        raise UnsupportedModelError(f"{name} is on the meta device and holds no weights: load it with from_pretrained")
     return HFModel(name, module, adapter, without, accepts)
+
+
+def _can_generate(inner: Any) -> bool:
+    no_head = hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is None
+    return not no_head and bool(getattr(inner, "can_generate", lambda: True)())
+
+
+@contextmanager
+def _switched_off(peft_model: Any) -> Iterator[None]:
+    """PEFT's adapters off inside the block. PEFT marks them trainable when it switches them on again; here they are
+    as before."""
+    flags = [(parameter, parameter.requires_grad) for parameter in peft_model.parameters()]
+    try:
+        with peft_model.disable_adapter():
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def inner_model(module: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,22 @@ CURE = "merge it into its model (peft's merge_and_unload, then save_pretrained) 
 
 @dataclass(frozen=True, slots=True)
 class LoraAdapter:
-    """One adapter: module name -> (A [r, in], B [out, r] with the scaling folded in, bias [out] or None)."""
+    """One adapter: module name -> (A [r, in], B [out, r] with the scaling folded in, bias [out] or None).
+
+    ``frozen`` holds the copies of the base's own weights that PEFT saves beside an adapter on the head, by parameter
+    name; ``targets`` are the modules the configuration names, None where it also leaves some of those out.
+    """
 
     path: str
     base_name: str | None
     layers: dict[str, tuple[Tensor, Tensor, Tensor | None]]
+    frozen: dict[str, Tensor] = field(default_factory=dict)
+    targets: str | list[str] | None = None
 
     def fit(self, model: nn.Module) -> LoraAdapter:
         """The adapter on ``model``'s device and dtypes, each layer checked against the layer it goes on."""
+        self._check_targets(model)
+        self._check_frozen(model)
         fitted = {}
         for name, (down, up, bias) in self.layers.items():
             layer = self._layer(model, name)
@@ -68,6 +76,32 @@ class LoraAdapter:
                 None if bias is None else bias.to(like.device, dtype),
             )
         return LoraAdapter(self.path, self.base_name, fitted)
+
+    def _check_targets(self, model: nn.Module) -> None:
+        """Half an adapter would guide without a word, so every module it targets must have its weights."""
+        lacking = [name for name, _ in model.named_modules() if self._is_target(name) and name not in self.layers]
+        if lacking:
+            raise UnsupportedAdapterError(
+                f"{self.path}: it targets {len(lacking)} modules it has no weights for ({lacking[0]}, …): it is "
+                "incomplete or was made for another architecture; save it again or load it on its own base"
+            )
+
+    def _is_target(self, name: str) -> bool:
+        if self.targets is None or ".base_layer" in name or ".lora_" in name:
+            return False
+        if isinstance(self.targets, str):
+            return re.fullmatch(self.targets, name) is not None
+        return any(name == target or name.endswith(f".{target}") for target in self.targets)
+
+    def _check_frozen(self, model: nn.Module) -> None:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for name, tensor in self.frozen.items():
+            layer, _, leaf = name.rpartition(".")
+            own = parameters.get(name, parameters.get(f"{layer}.base_layer.{leaf}"))
+            if own is None or not _same(own, tensor):
+                raise UnsupportedAdapterError(
+                    f"{self.path}: it brings a {name} of its own, which is not applied in place: {CURE}"
+                )
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -98,6 +132,14 @@ class LoraAdapter:
         return layer
 
 
+def _same(own: Tensor, saved: Tensor) -> bool:
+    """Whether two tensors are equal in the coarser of their dtypes."""
+    saved = saved.to(own.device)
+    return own.shape == saved.shape and (
+        torch.equal(own, saved.to(own.dtype)) or torch.equal(own.to(saved.dtype), saved)
+    )
+
+
 def _hook(down: Tensor, up: Tensor, bias: Tensor | None) -> Any:
     def add(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + F.linear(F.linear(args[0].to(down.dtype), down), up, bias).to(output.dtype)
@@ -118,7 +160,11 @@ def read_adapter(folder: Path) -> LoraAdapter:
     _check_config(folder, config)
     state = read_safetensors(folder / "adapter_model.safetensors")
     layers: dict[str, dict[str, Tensor]] = {}
+    frozen: dict[str, Tensor] = {}
     for key, tensor in state.items():
+        if "lora_" not in key:
+            frozen[key.removeprefix("base_model.model.").replace(".base_layer", "")] = tensor
+            continue
         name, part = _split_key(folder, key)
         layers.setdefault(name, {})[part] = tensor
     if not layers:
@@ -127,7 +173,15 @@ def read_adapter(folder: Path) -> LoraAdapter:
         path=str(folder),
         base_name=config.get("base_model_name_or_path") or None,
         layers={name: _read_layer(folder, name, parts, config) for name, parts in layers.items()},
+        frozen=frozen,
+        targets=_targets(config),
     )
+
+
+def _targets(config: Mapping[str, Any]) -> str | list[str] | None:
+    targets = config.get("target_modules")
+    narrowed = config.get("layers_to_transform") is not None or config.get("exclude_modules")
+    return None if narrowed or targets == "all-linear" else targets
 
 
 def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -141,6 +195,14 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     for key, name in UNSUPPORTED.items():
         if config.get(key):
             raise UnsupportedAdapterError(f"{folder}: the adapter uses {name}, which is not applied in place: {CURE}")
+    try:
+        float(config.get("lora_alpha", 8))
+        for alpha in (config.get("alpha_pattern") or {}).values():
+            float(alpha)
+        for pattern in [*(config.get("alpha_pattern") or {}), config.get("target_modules")]:
+            re.compile(pattern if isinstance(pattern, str) else "")
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise LoadingError(f"{folder}: adapter_config.json is damaged ({error}): save the adapter again") from None
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
         raise UnsupportedAdapterError(f"{folder}: {start} initialisation changes the base's own weights: {CURE}")
@@ -149,7 +211,7 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
 def _split_key(folder: Path, key: str) -> tuple[str, str]:
     match = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.(lora_A|lora_B)(?:\.\w+)?\.(weight|bias)", key)
     if match is None:
-        what = "LoRA on embeddings" if "lora_embedding" in key else "trained weights other than LoRA"
+        what = "LoRA on embeddings" if "lora_embedding" in key else "more than plain LoRA"
         raise UnsupportedAdapterError(f"{folder}: {key} is {what}, which is not applied in place: {CURE}")
     return match[1], match[2] if match[3] == "weight" else match[2] + ".bias"
 

@@ -1,0 +1,211 @@
+"""Prompts: padded on either side or in lists, stripped for the models, given back as they came; bad rows named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from families import left_padded, make_model, random_prompts, right_padded
+
+from genarm import GenARMError, GuidedDecoder, InvalidArgumentError, PromptError
+from genarm.prompts import pad_left, read_prompts
+
+CPU = torch.device("cpu")
+RAGGED = [6, 11, 1]
+
+
+@pytest.fixture(scope="module")
+def decoder() -> GuidedDecoder:
+    return GuidedDecoder(make_model("llama", seed=1), {"r": make_model("llama", seed=2, hidden=16)}, max_length=40)
+
+
+def assert_one_line(error: BaseException, *parts: str) -> None:
+    text = str(error)
+    assert "\n" not in text
+    for part in parts:
+        assert part in text, text
+
+
+def test_both_paddings_and_lists_give_the_same_tokens(decoder: GuidedDecoder) -> None:
+    prompts = random_prompts(RAGGED, seed=1)
+    inputs: list[tuple[Any, ...]] = [
+        left_padded(prompts),
+        right_padded(prompts),
+        (prompts,),
+        ([row.tolist() for row in prompts],),
+        ([row.int() for row in prompts],),
+        ([row.numpy() for row in prompts],),
+        (tuple(prompts),),
+    ]
+    outs = [decoder.generate(*call, max_new_tokens=8, seed=4) for call in inputs]
+    for out in outs[1:]:
+        for one, other in zip(outs[0].tokens, out.tokens, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_sequences_are_the_prompt_columns_as_given_then_new_tokens_then_padding(decoder: GuidedDecoder) -> None:
+    prompts = random_prompts(RAGGED, seed=1)
+    prompts[0][2] = 0  # the pad id is an ordinary token where the mask says so
+    for padding, pad in ((left_padded, 0), (right_padded, 0), (left_padded, 55), (right_padded, 10**6)):
+        ids, mask = padding(prompts, pad)
+        out = decoder.generate(ids, mask, max_new_tokens=8, seed=4, eos_token_id=list(range(3, 60)))
+        width = max(len(row) for row in out.tokens)
+        assert out.sequences.shape == (3, ids.shape[1] + width)
+        assert out.sequences.dtype == torch.int64
+        assert torch.equal(out.sequences[:, : ids.shape[1]], ids)
+        for row, tokens in zip(out.sequences[:, ids.shape[1] :], out.tokens, strict=True):
+            assert torch.equal(row[: len(tokens)], tokens)
+            assert bool((row[len(tokens) :] == 0).all())
+        assert len({len(row) for row in out.tokens}) > 1, "rows are to end at different lengths"
+
+
+def test_a_list_of_prompts_comes_back_left_padded(decoder: GuidedDecoder) -> None:
+    prompts = random_prompts(RAGGED, seed=1)
+    out = decoder.generate(prompts, max_new_tokens=2, seed=4)
+    assert torch.equal(out.sequences[:, :11], left_padded(prompts)[0])
+
+
+def test_without_a_mask_every_column_is_a_token(decoder: GuidedDecoder) -> None:
+    ids = torch.tensor([[0, 0, 5], [7, 0, 5]])
+    assert [row.tolist() for row in read_prompts(ids, None, 0, CPU).rows] == ids.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32, torch.bool])
+def test_a_mask_of_any_dtype_with_holes_strips_what_it_masks(dtype: torch.dtype) -> None:
+    ids = torch.tensor([[4, 5, 6, 7]])
+    prompts = read_prompts(ids, torch.tensor([[0, 1, 0, 1]]).to(dtype), 0, CPU)
+    assert prompts.rows[0].tolist() == [5, 7]
+    assert prompts.lengths == [2]
+    assert torch.equal(prompts.columns, ids)
+
+
+def test_padding_on_the_left_leaves_empty_rows_empty() -> None:
+    ids, mask = pad_left([torch.tensor([5, 6]), torch.tensor([], dtype=torch.int64)], 9)
+    assert ids.tolist() == [[5, 6], [9, 9]]
+    assert mask.tolist() == [[1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("input_ids", "mask", "cause"),
+    [
+        (torch.tensor([[3.0, 4.0]]), None, "float32"),
+        (torch.tensor([[True, False]]), None, "bool"),
+        (torch.tensor([[3 + 1j]]), None, "complex"),
+        (torch.tensor([3, 4]), None, "unsqueeze(0)"),
+        (torch.tensor([[[3, 4]]]), None, "[1, 1, 2]"),
+        (torch.empty(0, 4, dtype=torch.int64), None, "empty batch"),
+        ([], None, "empty batch"),
+        ([3, 4], None, "flat list"),
+        ([[3, 4.5]], None, "float"),
+        ([["a", "b"]], None, "input_ids[0]"),
+        (["ab"], None, "input_ids[0]"),
+        ([None], None, "input_ids[0]"),
+        ([[2**70]], None, "input_ids[0]"),
+        ([[[3, 4]]], None, "1-D"),
+        ([[True, False]], None, "bool"),
+        ("a prompt", None, "str"),
+        (None, None, "NoneType"),
+        (7, None, "int"),
+        ({"input_ids": [[3]]}, None, "dict"),
+        (torch.tensor([[3, 4]]), torch.ones(1, 3), "[1, 3]"),
+        (torch.tensor([[3, 4]]), torch.ones(1, 1, 2, 2), "[1, 1, 2, 2]"),
+        (torch.tensor([[3, 4]]), [[1, 1]], "list"),
+        ([[3, 4]], torch.ones(1, 2), "list of prompts"),
+        (torch.zeros(1, 2, dtype=torch.int64, device="meta"), None, "meta"),
+        (torch.tensor([[3, 4]]), torch.ones(1, 2, device="meta"), "meta"),
+    ],
+)
+def test_prompts_of_the_wrong_kind_are_refused_in_one_line(
+    decoder: GuidedDecoder, input_ids: Any, mask: Any, cause: str
+) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        decoder.generate(input_ids, mask, max_new_tokens=2)
+    assert_one_line(caught.value, cause, ":")
+    with pytest.raises(InvalidArgumentError):
+        decoder.stream(input_ids, mask, max_new_tokens=2)
+
+
+def bad_rows() -> list[Any]:
+    return [
+        ([], "row 1: the base prompt is empty"),
+        (list(range(3, 43)), "row 1: the base prompt has 40 tokens, with 6 new ones over max_length = 40"),
+        ([5, 97, 6], "row 1: the base prompt holds token id 97, outside the shared vocabulary of 97"),
+        ([5, -1, 6], "row 1: the base prompt holds token id -1"),
+        ([10**12], "row 1: the base prompt holds token id 1000000000000"),
+    ]
+
+
+@pytest.mark.parametrize(("bad", "message"), bad_rows())
+def test_a_bad_row_is_an_error_row_and_the_others_finish(decoder: GuidedDecoder, bad: list[int], message: str) -> None:
+    good = random_prompts([6, 9], seed=2)
+    seeds = torch.tensor([11, 12, 13])
+    out = decoder.generate([good[0], bad, good[1]], max_new_tokens=6, seed=seeds, return_logprobs=True, eos_token_id=[])
+    assert list(out.errors) == [1]
+    assert isinstance(out.errors[1], PromptError)
+    assert_one_line(out.errors[1], message)
+    assert out.finish_reasons == ["length", "error", "length"]
+    assert out.tokens[1].tolist() == []
+    width = max(len(bad), 9)
+    assert out.sequences[1].tolist() == [0] * (width - len(bad)) + bad + [0] * 6
+    without = decoder.generate(good, max_new_tokens=6, seed=seeds[[0, 2]], eos_token_id=[])
+    assert torch.equal(out.tokens[0], without.tokens[0])
+    assert torch.equal(out.tokens[2], without.tokens[1])
+    assert out.logprobs is not None and out.model_logprobs is not None
+    assert bool(out.logprobs[1].isnan().all()) and bool(out.model_logprobs[1].isnan().all())
+    assert not bool(out.logprobs[[0, 2]].isnan().any())
+    assert out.stats.prompt_tokens == 15
+
+
+def test_a_row_without_room_for_every_new_token_is_too_long(decoder: GuidedDecoder) -> None:
+    fits, over = torch.arange(3, 37), torch.arange(3, 38)
+    out = decoder.generate([fits, over], max_new_tokens=6)
+    assert list(out.errors) == [1]
+
+
+def test_the_call_fails_with_all_errors_when_every_row_is_bad(decoder: GuidedDecoder) -> None:
+    rows = [bad for bad, _ in bad_rows()]
+    for call in (decoder.generate, decoder.stream):
+        with pytest.raises(PromptError) as caught:
+            call(rows, max_new_tokens=6)
+        assert sorted(caught.value.rows) == [0, 1, 2, 3, 4]
+        assert all(isinstance(error, GenARMError) for error in caught.value.rows.values())
+        assert_one_line(caught.value, "row 0: the base prompt is empty")
+
+
+def test_an_all_masked_row_is_empty(decoder: GuidedDecoder) -> None:
+    ids = torch.tensor([[3, 4], [5, 6]])
+    out = decoder.generate(ids, torch.tensor([[1, 1], [0, 0]]), max_new_tokens=2)
+    assert list(out.errors) == [1]
+    with pytest.raises(PromptError):
+        decoder.generate(torch.empty(2, 0, dtype=torch.int64), max_new_tokens=2)
+
+
+def test_a_reward_prompt_is_checked_as_the_base_prompt_is(decoder: GuidedDecoder) -> None:
+    prompts = random_prompts([6, 9, 4], seed=3)
+    out = decoder.generate(prompts, reward_prompts={"r": [[5, 6], [], list(range(3, 40))]}, max_new_tokens=6)
+    assert_one_line(out.errors[1], "row 1: the r prompt is empty")
+    assert_one_line(out.errors[2], "row 2: the r prompt has 37 tokens")
+    assert out.finish_reasons[0] != "error"
+
+
+def test_ids_the_reward_model_lacks_are_an_error_row_not_a_crash() -> None:
+    base, reward = make_model("llama", seed=1, vocab=104), make_model("llama", seed=2)
+    decoder = GuidedDecoder(base, {"r": reward})
+    out = decoder.generate([[5, 100], [5, 6]], max_new_tokens=3)
+    assert_one_line(out.errors[0], "row 0: the r prompt holds token id 100")
+    own = decoder.generate([[5, 100], [5, 6]], reward_prompts={"r": [[5], [6]]}, max_new_tokens=3)
+    assert not own.errors, "the base's own ids are fine in its own prompt"
+
+
+def test_a_padding_id_no_model_knows_is_only_ever_padding() -> None:
+    """Padding is never looked up in an embedding, so it may lie outside of every one of them."""
+    base, reward = make_model("llama", seed=1, vocab=104), make_model("llama", seed=2)
+    prompts = random_prompts(RAGGED, seed=5)
+    settings: dict[str, Any] = {"max_new_tokens": 8, "seed": 2, "eos_token_id": list(range(3, 40))}
+    expected = GuidedDecoder(base, [reward]).generate(prompts, **settings)
+    for pad in (100, 500):
+        base.generation_config.pad_token_id = pad
+        out = GuidedDecoder(base, [reward]).generate(prompts, **settings)
+        assert [row.tolist() for row in out.tokens] == [row.tolist() for row in expected.tokens]
+        assert int(out.sequences[2, 0]) == pad
