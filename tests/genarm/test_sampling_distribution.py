@@ -1,0 +1,272 @@
+"""Tokens are drawn from the guided distribution itself: the first and the third, against enumeration.
+
+The third token's distribution sums over all V² ways to the first two, so an error in the cache, the position ids, the
+noise of later steps or a stream's own prompt shows in it. Each test also shows that the statistic rejects a
+distribution with a slightly wrong weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from chi_square import assert_drawn_from, assert_not_drawn_from
+from families import make_model
+from torch import Tensor
+
+import genarm
+from genarm import GuidedDecoder
+
+V = 13
+DRAWS = 2000
+PROMPT = torch.tensor([5, 9, 3, 7])
+WEIGHTS = [1.0, 1.0, -0.5]
+
+
+def tiny(seed: int, **shape: Any) -> Any:
+    """A model whose probabilities span three orders of magnitude or so."""
+    model = make_model("llama", seed=seed, vocab=V, **{"hidden": 16, "layers": 2, **shape})
+    with torch.no_grad():
+        model.lm_head.weight.mul_(6.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def models() -> list[Any]:
+    return [tiny(1), tiny(2, hidden=32), tiny(3)]
+
+
+@pytest.fixture(scope="module")
+def decoder(models: list[Any]) -> GuidedDecoder:
+    return GuidedDecoder(models[0], {"a": models[1], "b": models[2]}, max_batch_size=DRAWS)
+
+
+def next_probs(
+    models: list[Any], weights: list[float], prefixes: Tensor, temperature: float, keep: Any = None
+) -> Tensor:
+    """[N, V] float64 exp((1/T) Σ w_m log p_m), normalised, after each of the prefixes [N, t]."""
+    scores = torch.zeros(len(prefixes), V, dtype=torch.float64)
+    with torch.no_grad():
+        for model, weight in zip(models, weights, strict=True):
+            scores += weight * model(input_ids=prefixes).logits[:, -1].double().log_softmax(-1)
+    probs = (scores / temperature).softmax(-1)
+    if keep is not None:
+        probs = torch.where(keep(probs), probs, 0.0)
+    return probs / probs.sum(-1, keepdim=True)
+
+
+def marginals(
+    models: list[Any], weights: list[float], temperature: float = 1.0, prompt: Tensor = PROMPT, keep: Any = None
+) -> tuple[Tensor, Tensor]:
+    """[V] of the first token, and [V] of the third."""
+    first = next_probs(models, weights, prompt[None], temperature, keep)[0]
+    ones = torch.cat([prompt.expand(V, -1), torch.arange(V)[:, None]], dim=1)
+    second = next_probs(models, weights, ones, temperature, keep)  # [a, b]
+    twos = torch.cat([ones.repeat_interleave(V, 0), torch.arange(V).repeat(V)[:, None]], dim=1)
+    third = next_probs(models, weights, twos, temperature, keep).view(V, V, V)  # [a, b, c]
+    return first, torch.einsum("a,ab,abc->c", first, second, third)
+
+
+def draws(decoder: GuidedDecoder, prompt: Tensor = PROMPT, count: int = DRAWS, **options: Any) -> Tensor:
+    """[N, 3] tokens of N sequences, each with a row seed of its own."""
+    options = {"eos_token_id": [], "max_new_tokens": 3, **options}
+    out = decoder.generate(prompt.expand(count, -1), **options)
+    return out.sequences[:, -3:]
+
+
+@pytest.mark.parametrize(("temperature", "seed"), [(1.0, 0), (1.3, 1), (0.7, 2)])
+def test_the_first_and_third_token_have_the_guided_distribution(
+    decoder: GuidedDecoder, models: list[Any], temperature: float, seed: int
+) -> None:
+    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=temperature, seed=seed)
+    first, third = marginals(models, WEIGHTS, temperature)
+    assert_drawn_from(tokens[:, 0], first)
+    assert_drawn_from(tokens[:, 2], third)
+
+
+@pytest.fixture(scope="module")
+def sharp_tokens(decoder: GuidedDecoder) -> Tensor:
+    return draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=0.7, seed=3)
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 1.0, -0.3], [1.0, 0.8, -0.5], [1.2, 1.0, -0.5], [1.0, -0.5, 1.0]])
+def test_the_statistic_rejects_a_slightly_wrong_weight(
+    sharp_tokens: Tensor, models: list[Any], wrong: list[float]
+) -> None:
+    first, third = marginals(models, wrong, 0.7)
+    with pytest.raises(AssertionError):
+        assert_drawn_from(sharp_tokens[:, 0], first)
+        assert_drawn_from(sharp_tokens[:, 2], third)
+
+
+def test_beta_divides_the_reward_weights_and_not_the_base(decoder: GuidedDecoder, models: list[Any]) -> None:
+    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, beta=2.0, base_weight=0.6, seed=4)
+    first, third = marginals(models, [0.6, 0.5, -0.25])
+    assert_drawn_from(tokens[:, 0], first)
+    assert_drawn_from(tokens[:, 2], third)
+    assert_not_drawn_from(tokens[:, 0], marginals(models, [0.3, 0.5, -0.25])[0])
+
+
+def test_the_base_can_have_a_negative_weight(decoder: GuidedDecoder, models: list[Any]) -> None:
+    tokens = draws(decoder, weights={"a": 1.0, "b": 0.5}, base_weight=-0.5, seed=5)
+    first, third = marginals(models, [-0.5, 1.0, 0.5])
+    assert_drawn_from(tokens[:, 0], first)
+    assert_drawn_from(tokens[:, 2], third)
+
+
+def test_each_row_is_drawn_with_its_own_weights_beta_and_temperature(models: list[Any], decoder: GuidedDecoder) -> None:
+    settings = [([1.0, 2.0, 0.0], 1.0), ([0.5, -1.0, 1.5], 2.0)]  # base, a, b and the temperature
+    rows = [settings[row % 2] for row in range(DRAWS)]
+    tokens = draws(
+        decoder,
+        weights=[{"a": w[1] * 4.0, "b": w[2] * 4.0} for w, _ in rows],
+        beta=[4.0] * DRAWS,
+        base_weight=[w[0] for w, _ in rows],
+        temperature=torch.tensor([t for _, t in rows]),
+        seed=6,
+    )
+    for offset, (weights, temperature) in enumerate(settings):
+        first, third = marginals(models, weights, temperature)
+        assert_drawn_from(tokens[offset::2, 0], first)
+        assert_drawn_from(tokens[offset::2, 2], third)
+        assert_not_drawn_from(tokens[1 - offset :: 2, 0], first)
+
+
+def top_k(count: int) -> Any:
+    return lambda probs: probs >= probs.sort(-1, descending=True).values[:, count - 1 : count]
+
+
+def top_p(mass: float) -> Any:
+    def keep(probs: Tensor) -> Tensor:
+        ordered, ids = probs.sort(-1, descending=True)
+        return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, ids, ordered.cumsum(-1) - ordered < mass)
+
+    return keep
+
+
+def min_p(share: float) -> Any:
+    return lambda probs: probs >= share * probs.amax(-1, keepdim=True)
+
+
+def top_k_then_top_p_then_min_p(probs: Tensor) -> Tensor:
+    for keep in (top_k(8), top_p(0.9), min_p(0.15)):
+        kept = keep(probs)
+        probs = torch.where(kept, probs, 0.0)
+        probs = probs / probs.sum(-1, keepdim=True)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("options", "keep"),
+    [
+        ({"top_k": 4}, top_k(4)),
+        ({"top_p": 0.7}, top_p(0.7)),
+        ({"min_p": 0.2}, min_p(0.2)),
+        ({"top_k": 8, "top_p": 0.9, "min_p": 0.15}, top_k_then_top_p_then_min_p),
+    ],
+    ids=["top_k", "top_p", "min_p", "all three"],
+)
+def test_filters_cut_the_tempered_distribution(
+    decoder: GuidedDecoder, models: list[Any], options: dict[str, Any], keep: Any
+) -> None:
+    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=1.5, seed=7, **options)
+    first, third = marginals(models, WEIGHTS, 1.5, keep=keep)
+    assert int((first == 0).sum()) > 0, "the filter is to cut something"
+    assert_drawn_from(tokens[:, 0], first)
+    assert_drawn_from(tokens[:, 2], third)
+
+
+@pytest.mark.parametrize(
+    ("options", "keep"), [({"base_min_p": 0.3}, min_p(0.3)), ({"base_top_p": 0.6}, top_p(0.6))], ids=["min_p", "top_p"]
+)
+def test_base_filters_look_at_the_base_alone_at_temperature_one(
+    decoder: GuidedDecoder, models: list[Any], options: dict[str, Any], keep: Any
+) -> None:
+    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=1.5, seed=8, **options)
+    allowed = keep(next_probs(models[:1], [1.0], PROMPT[None], 1.0))[0]
+    expected = next_probs(models, WEIGHTS, PROMPT[None], 1.5)[0] * allowed
+    assert_drawn_from(tokens[:, 0], expected)
+    assert_not_drawn_from(tokens[:, 0], next_probs(models, WEIGHTS, PROMPT[None], 1.5)[0])
+
+
+def test_a_stream_with_its_own_prompt_keeps_it_for_every_token(models: list[Any]) -> None:
+    """Classifier-free guidance: the base itself as a reward model that does not see the first part of the prompt."""
+    base, own = models[0], PROMPT[2:]
+    decoder = GuidedDecoder(base, {"unconditional": base}, max_batch_size=DRAWS)
+    prompts = [own] * DRAWS
+    tokens = draws(
+        decoder, weights={"unconditional": -0.6}, base_weight=1.6, reward_prompts={"unconditional": prompts}, seed=9
+    )
+
+    def probs(prefix: Tensor) -> Tensor:
+        with torch.no_grad():
+            scores = 1.6 * base(input_ids=torch.cat([PROMPT.expand(len(prefix), -1), prefix], 1)).logits[:, -1].double()
+            scores -= 0.6 * base(input_ids=torch.cat([own.expand(len(prefix), -1), prefix], 1)).logits[:, -1].double()
+        return scores.softmax(-1)
+
+    first = probs(torch.empty(1, 0, dtype=torch.int64))[0]
+    ones = torch.arange(V)[:, None]
+    twos = torch.cartesian_prod(torch.arange(V), torch.arange(V))
+    third = torch.einsum("a,ab,abc->c", first, probs(ones), probs(twos).view(V, V, V))
+    assert_drawn_from(tokens[:, 0], first)
+    assert_drawn_from(tokens[:, 2], third)
+    assert_not_drawn_from(tokens[:, 0], next_probs([base], [1.0], PROMPT[None], 1.0)[0])
+
+
+def test_left_padding_among_other_rows_does_not_change_the_distribution(
+    decoder: GuidedDecoder, models: list[Any]
+) -> None:
+    """Half of the rows are long, so the others are padded."""
+    long = torch.tensor([4, 8, 12, 5, 6, 7, 3, 9, 10])
+    rows = [PROMPT if row % 2 else long for row in range(DRAWS)]
+    out = decoder.generate(rows, weights={"a": 1.0, "b": -0.5}, eos_token_id=[], max_new_tokens=3, seed=10)
+    tokens = out.sequences[:, -3:]
+    for offset, prompt in ((0, long), (1, PROMPT)):
+        first, third = marginals(models, WEIGHTS, prompt=prompt)
+        assert_drawn_from(tokens[offset::2, 0], first)
+        assert_drawn_from(tokens[offset::2, 2], third)
+
+
+def test_a_row_ends_with_the_probability_of_eos(decoder: GuidedDecoder, models: list[Any]) -> None:
+    out = decoder.generate(
+        PROMPT.expand(DRAWS, -1), weights={"a": 1.0, "b": -0.5}, eos_token_id=[2, 11], max_new_tokens=2, seed=11
+    )
+    first = next_probs(models, WEIGHTS, PROMPT[None], 1.0)[0]
+    ended_at_once = torch.tensor([len(row) == 1 for row in out.tokens]).long()
+    stop = first[2] + first[11]
+    assert_drawn_from(ended_at_once, torch.stack([1 - stop, stop]))
+    assert all(reason == "eos" for row, reason in zip(out.tokens, out.finish_reasons, strict=True) if len(row) == 1)
+
+
+def test_bias_and_allowed_tokens_shift_the_scores_before_the_temperature(
+    decoder: GuidedDecoder, models: list[Any]
+) -> None:
+    allowed = [0, 3, 4, 6, 7, 8, 12]
+    tokens = draws(
+        decoder,
+        weights={"a": 1.0, "b": -0.5},
+        temperature=1.4,
+        logit_bias={3: 1.5, 7: -2.0},
+        allowed_tokens=allowed,
+        seed=12,
+    )
+    log_probs = next_probs(models, WEIGHTS, PROMPT[None], 1.0)[0].log()
+    log_probs[3] += 1.5
+    log_probs[7] -= 2.0
+    expected = torch.zeros(V, dtype=torch.float64)
+    expected[allowed] = (log_probs / 1.4).softmax(-1)[allowed]
+    assert_drawn_from(tokens[:, 0], expected)
+
+
+def test_one_call_with_unseeded_draws_follows_torch(models: list[Any]) -> None:
+    def tokens() -> Tensor:
+        return genarm.generate(
+            models[0], PROMPT.expand(8, -1), [models[1]], [0.5], max_new_tokens=6, seed=None
+        ).sequences
+
+    torch.manual_seed(0)
+    one, two = tokens(), tokens()
+    torch.manual_seed(0)
+    assert torch.equal(tokens(), one)
+    assert not torch.equal(one, two)
