@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from ..embedded import BASE, REWARDS
 from ..errors import InvalidArgumentError, LoadingError
 
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # name or owner/name
 SAMPLE = 1 << 20
 
 
@@ -67,14 +69,14 @@ def model_path(name: str | None) -> str:
     """The absolute path of a model's folder, or a hub id as it is; the embedded base for None.
 
     Raises:
-        LoadingError: what can only be a path (it starts with /, . or ~) is not there.
+        LoadingError: what is no hub id, and so can only be a path, is not there.
     """
     if name is None:
         return model_path(str(BASE))
     folder = Path(name).expanduser()
     if folder.exists():
         return str(folder.resolve())
-    if name.startswith(("/", ".", "~")):
+    if not HUB_ID.fullmatch(name):
         raise LoadingError(f"{name}: no such folder: check the path")
     return name
 

@@ -17,13 +17,16 @@ from genarm.errors import GenARMError
         ("help=org/model:0.5", ("help", "org/model", 0.5)),
         ("help=org/model", ("help", "org/model", 1.0)),
         ("help=org/model:-2e-1", ("help", "org/model", -0.2)),
-        ("help=s3:org/model", ("help", "s3:org/model", 1.0)),
-        ("help=s3:org/model:3", ("help", "s3:org/model", 3.0)),
+        ("help=one:two", ("help", "one:two", 1.0)),
+        ("help=one:two:3", ("help", "one:two", 3.0)),
         ("help=a=b:1", ("help", "a=b", 1.0)),
-        ("help=org/model:v2", ("help", "org/model:v2", 1.0)),
+        ("help=one:v2", ("help", "one:v2", 1.0)),
     ],
 )
-def test_a_reward_is_split_at_its_last_colon_if_a_number_follows(text: str, choice: tuple[str, str, float]) -> None:
+def test_a_reward_is_split_at_its_last_colon_if_a_number_follows(
+    text: str, choice: tuple[str, str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "model_path", lambda path: path)
     assert parse_reward(text) == RewardChoice(*choice)
 
 
@@ -45,6 +48,8 @@ def test_a_name_alone_is_an_embedded_reward_model(tmp_path: Path, monkeypatch: p
         ("./adapter:1.0", "names no embedded reward model"),
         ("", "names no embedded reward model"),
         ("help=/nowhere/at/all:1", "/nowhere/at/all: no such folder"),
+        ("help=no/where/here", "no/where/here: no such folder"),
+        ("help=~/nowhere", "~/nowhere: no such folder"),
     ],
 )
 def test_a_reward_that_cannot_be_read_is_refused_with_the_forms_there_are(text: str, reason: str) -> None:
