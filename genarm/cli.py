@@ -142,7 +142,7 @@ def demo(
 
     from .demo import run_demo
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     run_demo(output, seed, device)
     return 0
 
