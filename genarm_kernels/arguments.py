@@ -193,8 +193,9 @@ def _row_values(
             raise TypeError(f"{name} is {value.dtype}: expected {kind} tensor [B]")
         if value.ndim and value.shape != (B,):
             raise ValueError(f"{name} has shape {list(value.shape)}: expected a scalar or [{B}], one value a row")
-        if _readable(device) and B and not integer and not bool(((value >= low) & (value <= high)).all()):
-            raise ValueError(f"{name} holds a value outside {_span(low, high)}: correct that row")
+        checked = _readable(device) and not (integer and low == -math.inf)
+        if checked and not bool(((value >= low) & (value <= high)).all()):
+            raise ValueError(f"{name} holds a value that is not {_span(low, high)}: correct that row")
         return value.to(dtype).expand(B), None
     if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
         kind = "an integer" if integer else "a number"
@@ -223,7 +224,7 @@ def _filter(name: str, value: object, B: int, device: torch.device, V: int) -> T
         on = values > 0 if scalar is None else scalar > 0
     if isinstance(on, Tensor):
         on = bool(on.any()) if _readable(device) else True
-    return values if on else None
+    return values if on and B else None
 
 
 def _weights(weights: object, B: int, M: int, device: torch.device) -> Tensor:

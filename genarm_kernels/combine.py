@@ -26,6 +26,8 @@ GROUP = tl.constexpr(GROUP_SIZE)
 INFINITY = tl.constexpr(float("inf"))
 # The peak of an empty group: finite, so that no difference of two peaks is −inf − (−inf).
 LOWEST = tl.constexpr(-3.4028234663852886e38)
+# Ids of a group that are combined at a time, by M: what a warp's registers hold of M rows.
+CHUNKS = {1: 1024, 2: 512, 3: 256, 4: 256, 5: 128, 6: 128, 7: 128, 8: 128}
 _MAX_INVERSE = tl.constexpr(MAX_INVERSE_TEMPERATURE)
 _MIN_INVERSE = tl.constexpr(MIN_INVERSE_TEMPERATURE)
 
@@ -55,7 +57,7 @@ def combine(
     logits, strides, weights, model_stride, bias, base_threshold, row, ids, mask,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, EXAMINE_ALL: tl.constexpr, BASE_FILTER: tl.constexpr,
 ):  # fmt: skip
-    """Scores of one row at a block of ids, and bit m at each id where model m has a NaN or +inf.
+    """Scores of one row at a block of ids, and bit m where model m has a NaN or +inf among them.
 
     logits, strides: tuples of M; weights, bias: pointers to the row's; base_threshold: the row's, −inf where it has
     none.
@@ -63,37 +65,61 @@ def combine(
     # Conditions on the row are blocks, since Triton's interpreter cannot combine a scalar one with a block.
     zeros = ids.to(tl.float32) * 0.0
     scores = zeros
-    bits = ids * 0
-    allowed = mask
+    bits = 0
     for m in tl.static_range(M):
         weight = tl.load(weights + m * model_stride) + zeros
         used = weight != 0.0
-        examined = mask & used
+        examined = used
         if EXAMINE_ALL:
             examined = mask
         elif BASE_FILTER and m == 0:
-            examined = mask & (used | (base_threshold + zeros > -INFINITY))
+            examined = used | (base_threshold + zeros > -INFINITY)
         # The base is always read: its −inf excludes an id at weight 0 too.
-        z = tl.load(logits[m] + row * strides[m] + ids, mask=mask if m == 0 else examined, other=0.0).to(tl.float32)
-        bad = (z != z) | (z == INFINITY)
-        bits = bits | tl.where(examined & bad, 1 << m, 0)
-        scores += tl.where(used, weight * z, 0.0)
+        read = mask if m == 0 else mask & examined
+        z = tl.load(logits[m] + row * strides[m] + ids, mask=read, other=0.0).to(tl.float32)
+        # NaN compares false.
+        bits = bits | (tl.max(tl.where(examined & ~(z < INFINITY), 1, 0), 0) << m)
+        part = tl.where(used, weight * z, 0.0)
         if m == 0:
-            allowed = allowed & (z != -INFINITY)
+            part = tl.where(z == -INFINITY, z, part)
+        scores += part
     if HAS_BIAS:
         scores += tl.load(bias + ids, mask=mask, other=0.0)
-    allowed = allowed & (tl.abs(scores) < INFINITY)
-    return tl.where(allowed, scores, -INFINITY), bits
+    return tl.where(mask & (tl.abs(scores) < INFINITY), scores, -INFINITY), bits
 
 
 @triton.jit
-def reduce_group(values, inverse):
-    """Peak and Σ exp((value − peak) · inverse) of one group; an empty one has sum 0."""
-    # A NaN temperature empties the group.
+def empty_group():
+    """The peak and sum of no values."""
+    return tl.full([], LOWEST, tl.float32), tl.full([], 0.0, tl.float32)
+
+
+@triton.jit
+def add_block(peak, total, values, inverse):
+    """A group's peak and Σ exp((value − peak) · inverse) with one more block of values."""
+    # A NaN temperature leaves nothing.
     values = tl.where(inverse == inverse, values, -INFINITY)
-    peak = tl.maximum(tl.max(values, 0), LOWEST)
-    terms = tl.where(values > -INFINITY, tl.exp((values - peak) * inverse), 0.0)
-    return peak, tl.sum(terms, 0)
+    top = tl.maximum(peak, tl.max(values, 0))
+    terms = tl.where(values > -INFINITY, tl.exp((values - top) * inverse), 0.0)
+    return top, tl.where(top > peak, total * tl.exp((peak - top) * inverse), total) + tl.sum(terms, 0)
+
+
+@triton.jit
+def reduce_logits(z, first, V, CHUNK: tl.constexpr):
+    """Peak and Σ exp(z − peak) of a model's own group; z: pointer to its row."""
+    peak, total = empty_group()
+    for start in range(0, GROUP, CHUNK):
+        ids = first + start + tl.arange(0, CHUNK)
+        values = tl.load(z + ids, mask=ids < V, other=-INFINITY).to(tl.float32)
+        peak, total = add_block(peak, total, tl.where(values < INFINITY, values, -INFINITY), 1.0)
+    return peak, total
+
+
+@triton.jit
+def base_filtered(values, z, ids, mask, threshold):
+    """Values where the base's logit ≥ the threshold, −inf elsewhere; z: pointer to the base's row."""
+    base = tl.load(z + ids, mask=mask, other=-INFINITY).to(tl.float32)
+    return tl.where(tl.where(base < INFINITY, base, -INFINITY) >= threshold, values, -INFINITY)
 
 
 @triton.jit(
@@ -104,38 +130,37 @@ def group_kernel(
     logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, base_threshold,
     scores, peaks, sums, all_bits, model_peaks, model_sums, V, G,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, STORE: tl.constexpr, BASE_FILTER: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
     """One program a row and group. With STORE the scores that the base filters leave go to scores [B, G·1024]."""
     program = tl.program_id(0)
     row = (program // G).to(tl.int64)
     g = program % G
-    ids = g * GROUP + tl.arange(0, GROUP)
-    mask = ids < V
+    inverse = inverse_temperature(tl.load(temperature + row))
     threshold = -INFINITY
     if BASE_FILTER:
         threshold = tl.load(base_threshold + row)
-    values, bits = combine(
-        logits, strides, weights + row * row_stride, model_stride, bias + row * bias_stride, threshold, row, ids, mask,
-        M, HAS_BIAS, LOGPROBS, BASE_FILTER,
-    )  # fmt: skip
-    peak, total = reduce_group(values, inverse_temperature(tl.load(temperature + row)))
+    peak, total = empty_group()
+    bits = 0
+    for start in range(0, GROUP, CHUNK):
+        ids = g * GROUP + start + tl.arange(0, CHUNK)
+        mask = ids < V
+        values, found = combine(
+            logits, strides, weights + row * row_stride, model_stride, bias + row * bias_stride, threshold, row, ids,
+            mask, M, HAS_BIAS, LOGPROBS, BASE_FILTER,
+        )  # fmt: skip
+        peak, total = add_block(peak, total, values, inverse)
+        bits = bits | found
+        if STORE:
+            if BASE_FILTER:
+                values = base_filtered(values, logits[0] + row * strides[0], ids, mask, threshold)
+            tl.store(scores + row * (G * GROUP) + ids, values)
     tl.store(peaks + program, peak)
     tl.store(sums + program, total)
-    found = 0
-    for m in tl.static_range(M):
-        found = found | (tl.max((bits >> m) & 1, 0) << m)
-    tl.store(all_bits + program, found)
-    if STORE:
-        if BASE_FILTER:
-            z = tl.load(logits[0] + row * strides[0] + ids, mask=mask, other=0.0).to(tl.float32)
-            z = tl.where((z != z) | (z == INFINITY), -INFINITY, z)
-            values = tl.where(z >= threshold, values, -INFINITY)
-        tl.store(scores + row * (G * GROUP) + ids, values)
+    tl.store(all_bits + program, bits)
     if LOGPROBS:
         for m in tl.static_range(M):
-            z = tl.load(logits[m] + row * strides[m] + ids, mask=mask, other=-INFINITY).to(tl.float32)
-            z = tl.where((z != z) | (z == INFINITY), -INFINITY, z)
-            peak, total = reduce_group(z, 1.0)
+            peak, total = reduce_logits(logits[m] + row * strides[m], g * GROUP, V, CHUNK)
             tl.store(model_peaks + (row * M + m) * G + g, peak)
             tl.store(model_sums + (row * M + m) * G + g, total)
 
@@ -147,7 +172,8 @@ def filtered_group_kernel(scores, threshold, temperature, peaks, sums, G):
     row = (program // G).to(tl.int64)
     ids = (program % G) * GROUP + tl.arange(0, GROUP)
     values = load_kept(scores + row * (G * GROUP), ids, tl.load(threshold + row))
-    peak, total = reduce_group(values, inverse_temperature(tl.load(temperature + row)))
+    peak, total = empty_group()
+    peak, total = add_block(peak, total, values, inverse_temperature(tl.load(temperature + row)))
     tl.store(peaks + program, peak)
     tl.store(sums + program, total)
 
@@ -193,6 +219,7 @@ def reduce_groups(
         LOGPROBS=logprobs,
         STORE=scores is not None,
         BASE_FILTER=base_threshold is not None,
+        CHUNK=CHUNKS[M],
         num_warps=1,
     )
     return partials

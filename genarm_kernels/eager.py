@@ -170,7 +170,7 @@ def _noise(inputs: Inputs, ids: Tensor, purpose: int) -> Tensor:
 
 
 def _group_masses(values: Tensor, inverse_temperature: Tensor) -> _Masses:
-    groups = values.view(values.shape[0], -1, GROUP_SIZE)
+    groups = values.view(values.shape[0], values.shape[1] // GROUP_SIZE, GROUP_SIZE)
     G = groups.shape[1]
     inverse = inverse_temperature[:, None]
     # An empty group has a finite peak, so that nothing below is −inf − (−inf).

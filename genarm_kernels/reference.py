@@ -1,6 +1,7 @@
 """Oracles in float64, one an op: short, plain and slow. They share the noise words with the ops, and nothing else."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def guided_sample(
     )
     rows = [_Row(inputs, b, return_logprobs) for b in range(inputs.batch_size)]
     M, like = len(inputs.logits), inputs.weights
-    tokens = torch.tensor([row.token() for row in rows], dtype=torch.int64, device=like.device)
+    tokens = torch.tensor([row.token for row in rows], dtype=torch.int64, device=like.device)
     status = torch.tensor([row.status for row in rows], dtype=torch.int32, device=like.device)
     if not return_logprobs:
         return GuidedSample(tokens, None, None, status)
@@ -96,6 +97,7 @@ class _Row:
         if not bool(self.kept.isfinite().any()):
             self.status |= NOTHING_LEFT
 
+    @cached_property
     def token(self) -> int:
         if self.status:
             return int(_finite(self.z[0]).argmax())
@@ -124,13 +126,13 @@ class _Row:
 
     def logprob(self) -> float:
         if self.status == 0 and self.temperature == 0:
-            return float(self.scores.log_softmax(0)[self.token()])
-        return float(self.log_probs()[self.token()])
+            return float(self.scores.log_softmax(0)[self.token])
+        return float(self.log_probs()[self.token])
 
     def model_logprobs(self) -> list[float]:
         if self.status:
             return [torch.nan] * len(self.z)
-        return [float(z.log_softmax(0)[self.token()]) for z in self.z]
+        return [float(z.log_softmax(0)[self.token]) for z in self.z]
 
 
 def _keep(values: Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Tensor:

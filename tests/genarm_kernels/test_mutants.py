@@ -1,0 +1,127 @@
+"""Broken variants of the torch path, each killed by the check named beside it, which the sound path passes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import kernel_cases as checks
+import pytest
+import torch
+from torch import Tensor
+
+from genarm_kernels import eager, filters, philox, sampling
+from genarm_kernels.arguments import GROUP_SIZE, Inputs
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+pad_groups, noise_words, prepare = filters.pad_groups, philox.noise_words, sampling.prepare
+race, group_masses, weighted_sum, combine = eager._race, eager._group_masses, eager._weighted_sum, eager._combine
+
+
+def swap(target: object, name: str, value: object) -> Mutation:
+    return lambda monkeypatch: monkeypatch.setattr(target, name, value)
+
+
+def mask_off_by_one(values: Tensor) -> Tensor:
+    return pad_groups(torch.cat([values[:, :-1], values.new_full((values.shape[0], 1), -torch.inf)], 1))
+
+
+def last_tile_dropped(values: Tensor) -> Tensor:
+    padded = pad_groups(values)
+    if padded.shape[1] > GROUP_SIZE:
+        padded[:, -GROUP_SIZE:] = -torch.inf
+    return padded
+
+
+def short_group_read_as_full(*arguments: object) -> Inputs:
+    inputs = prepare(*arguments)
+    widest = min(z.shape[1] for z in inputs.logits)
+    return replace(inputs, vocab_size=min(inputs.groups * GROUP_SIZE, widest))
+
+
+def seed_reused(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+    return noise_words(torch.zeros_like(seeds), positions, ids, purpose)
+
+
+def position_ignored(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+    return noise_words(seeds, torch.zeros_like(positions), ids, purpose)
+
+
+def position_and_seed_folded(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+    return noise_words((seeds ^ positions) & 0xFFFFFFFF, torch.zeros_like(positions), ids, purpose)
+
+
+def purpose_left_out(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+    return noise_words(seeds, positions, ids, philox.TOKEN.value)
+
+
+def weights_swapped(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tensor, Tensor]:
+    return weighted_sum(replace(inputs, weights=inputs.weights.roll(1, 1)), used, examine_all)
+
+
+def mass_before_the_filter(kept: Tensor, masses: object, inputs: Inputs) -> Tensor:
+    whole = combine(inputs, False)
+    return race(kept, group_masses(whole.scores, whole.inverse_temperature), inputs)
+
+
+def empty_group_gives_nan(values: Tensor, inverse: Tensor) -> object:
+    sound = group_masses(values, inverse)
+    return sound._replace(sums=torch.where(sound.peaks > -1e38, sound.sums, torch.nan))
+
+
+def uniforms_of_24_bits(words: Tensor) -> Tensor:
+    return -torch.log1p(-((words >> 8).float() + 0.5) * 2.0**-24)
+
+
+def uniforms_that_reach_1(words: Tensor) -> Tensor:
+    return -torch.log1p(-((words.float() + 0.5) * 2.0**-32))
+
+
+def exponentials_keep_every_bit() -> None:
+    checks.check_exponentials_keep_every_bit(philox.exponential)
+
+
+def exponentials_are_finite_and_positive() -> None:
+    checks.check_exponentials_are_finite_and_positive(philox.exponential)
+
+
+MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
+    "off-by-one mask": (swap(filters, "pad_groups", mask_off_by_one), checks.check_the_last_id_is_reached),
+    "dropped last tile": (swap(filters, "pad_groups", last_tile_dropped), checks.check_the_last_id_is_reached),
+    "short last group read as full": (
+        swap(sampling, "prepare", short_group_read_as_full),
+        checks.check_nothing_beyond_the_vocabulary_exists,
+    ),
+    "reused seed": (swap(philox, "noise_words", seed_reused), checks.check_rows_and_positions_draw_their_own_noise),
+    "ignored position": (
+        swap(philox, "noise_words", position_ignored),
+        checks.check_rows_and_positions_draw_their_own_noise,
+    ),
+    "seed and position folded into 32 bits": (
+        swap(philox, "noise_words", position_and_seed_folded),
+        checks.check_rows_and_positions_draw_their_own_noise,
+    ),
+    "group noise reused as token noise": (
+        swap(philox, "noise_words", purpose_left_out),
+        checks.check_group_and_token_noise_are_independent,
+    ),
+    "swapped weight": (swap(eager, "_weighted_sum", weights_swapped), checks.check_weights_belong_to_their_models),
+    "group mass taken before the filter": (
+        swap(eager, "_race", mass_before_the_filter),
+        checks.check_groups_race_with_their_filtered_mass,
+    ),
+    "all-masked group giving NaN": (
+        swap(eager, "_group_masses", empty_group_gives_nan),
+        checks.check_an_excluded_group_is_passed_over,
+    ),
+    "24-bit uniforms": (swap(philox, "exponential", uniforms_of_24_bits), exponentials_keep_every_bit),
+    "u = 1": (swap(philox, "exponential", uniforms_that_reach_1), exponentials_are_finite_and_positive),
+}
+
+
+@pytest.mark.parametrize(("mutate", "check"), MUTANTS.values(), ids=MUTANTS.keys())
+def test_a_mutant_is_killed_by_its_check(
+    monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Callable[[], None]
+) -> None:
+    check()
+    mutate(monkeypatch)
+    with pytest.raises(AssertionError):
+        check()

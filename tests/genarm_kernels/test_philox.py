@@ -1,0 +1,136 @@
+"""The noise: known words, exponentials at both ends, seeds."""
+
+import math
+
+import pytest
+import torch
+from kernel_cases import check_exponentials_are_finite_and_positive, check_exponentials_keep_every_bit
+
+from genarm_kernels import philox, row_seeds
+
+# Random123's kat_vectors for philox4x32-10: counter, key, words.
+KNOWN_ANSWERS = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+def test_philox_gives_the_published_words() -> None:
+    counters, keys, expected = (torch.tensor(column) for column in zip(*KNOWN_ANSWERS, strict=True))
+    words = philox.philox4x32(tuple(counters.T[:, :, None]), tuple(keys.T[:, :, None]))
+    assert words[:, :, 0].T.tolist() == expected.tolist()
+
+
+def test_a_word_is_that_of_its_seed_position_id_and_purpose() -> None:
+    def word(seed: int, position: int, token: int, purpose: int) -> int:
+        c, k = [token, position % 2**32, (position >> 32) % 2**32, purpose], [seed % 2**32, (seed >> 32) % 2**32]
+        for _ in range(10):
+            first, second = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+            c = [second >> 32 ^ c[1] ^ k[0], second % 2**32, first >> 32 ^ c[3] ^ k[1], first % 2**32]
+            k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+        return c[0]
+
+    seeds, positions = torch.tensor([3, -1, 2**62 + 5]), torch.tensor([0, 2**40 + 1, -7])
+    ids = torch.tensor([[0, 1023, 1048575]])
+    for purpose in (philox.GROUP.value, philox.TOKEN.value):
+        expected = [
+            [word(s, p, i, purpose) for i in ids[0].tolist()]
+            for s, p in zip(seeds.tolist(), positions.tolist(), strict=True)
+        ]
+        assert philox.noise_words(seeds, positions, ids, purpose).tolist() == expected
+
+
+def test_groups_and_tokens_have_noise_of_their_own() -> None:
+    assert philox.GROUP.value != philox.TOKEN.value
+
+
+def test_exponentials_are_finite_and_positive_for_the_outermost_words() -> None:
+    check_exponentials_are_finite_and_positive(philox.exponential)
+
+
+def test_exponentials_keep_every_bit_of_their_word() -> None:
+    check_exponentials_keep_every_bit(philox.exponential)
+
+
+def test_exponentials_fall_with_the_share_of_words_below_them() -> None:
+    # E is monotone in its word, so its distribution is that of the words: P(E ≤ x) = 1 − e^−x at both ends.
+    words = torch.cat([2 ** torch.arange(32), 2**32 - 2 ** torch.arange(32)]).unique()
+    values = philox.exponential(words).double()
+    below = -torch.expm1(-values)
+    torch.testing.assert_close(below, (words.double() + 0.5) * 2.0**-32, rtol=1e-6, atol=0)
+    assert bool((values[1:] > values[:-1]).all())
+
+
+def test_exponentials_of_a_stream_have_the_right_small_values() -> None:
+    # Among N words the number with E < 2⁻ᵏ is Poisson with mean N·2⁻ᵏ; six standard deviations for a fixed stream.
+    seeds = row_seeds(11, 128)
+    values = philox.exponential(philox.noise_words(seeds, seeds * 0, torch.arange(8192)[None], philox.TOKEN.value))
+    for power in (4, 8, 12, 16):
+        mean = values.numel() * -math.expm1(-(2.0**-power))
+        count = int((values < 2.0**-power).sum())
+        assert abs(count - mean) < 6 * math.sqrt(mean), power
+    assert abs(float(values.double().mean()) - 1) < 6 / math.sqrt(values.numel())
+
+
+def test_the_low_bits_of_words_are_in_use() -> None:
+    seeds = row_seeds(12, 64)
+    words = philox.noise_words(seeds, seeds * 0, torch.arange(4096)[None], philox.GROUP.value)
+    counts = torch.bincount((words & 255).flatten(), minlength=256).double()
+    mean = words.numel() / 256
+    assert float(((counts - mean) ** 2 / mean).sum()) < 255 + 10 * math.sqrt(2 * 255)
+
+
+def test_no_two_of_a_million_seed_and_position_pairs_share_their_noise() -> None:
+    # Two words are 64 bits: a chance duplicate among 10⁶ has probability 3·10⁻⁸. A fold into 32 bits gives hundreds.
+    seeds = torch.arange(1000).repeat_interleave(1000)
+    positions = torch.arange(1000).repeat(1000)
+    words = torch.cat(
+        [
+            philox.noise_words(s, p, torch.arange(2)[None], philox.TOKEN.value)
+            for s, p in zip(seeds.split(65536), positions.split(65536), strict=True)
+        ]
+    )
+    assert len((words[:, 0] << 31 ^ words[:, 1]).unique()) == len(seeds)
+
+
+def test_neighbouring_seeds_and_positions_are_uncorrelated() -> None:
+    ids = torch.arange(8192)[None]
+    seeds, positions = torch.arange(20), torch.arange(20)
+    for words in (
+        philox.noise_words(seeds, positions * 0, ids, philox.TOKEN.value),
+        philox.noise_words(seeds * 0, positions, ids, philox.TOKEN.value),
+    ):
+        correlation = torch.corrcoef(words.double()) - torch.eye(20)
+        assert float(correlation.abs().max()) < 6 / math.sqrt(8192)
+
+
+def test_row_seeds_do_not_depend_on_the_batch_size() -> None:
+    assert torch.equal(row_seeds(5, 64)[:17], row_seeds(5, 17))
+    assert row_seeds(5, 0).shape == (0,) and row_seeds(5, 3).dtype == torch.int64
+
+
+def test_row_seeds_are_all_distinct() -> None:
+    assert len(row_seeds(0, 200_000).unique()) == 200_000
+    together = torch.cat([row_seeds(seed, 1000) for seed in range(-50, 50)])
+    assert len(together.unique()) == len(together)
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63, -(2**63), 2**64 - 1, 10**30])
+def test_any_integer_is_a_seed_modulo_2_to_the_64(seed: int) -> None:
+    assert torch.equal(row_seeds(seed, 3), row_seeds(seed % 2**64, 3))
+    assert torch.equal(row_seeds(seed, 3), row_seeds(seed - 2**64, 3))
+
+
+def test_a_tensor_of_no_dimensions_is_the_same_seed() -> None:
+    assert torch.equal(row_seeds(torch.tensor(-9), 4), row_seeds(-9, 4))
+
+
+@pytest.mark.parametrize(("seed", "B"), [(1.5, 2), (True, 2), ("1", 2), (1, -1)])
+def test_row_seeds_refuses_what_is_no_seed(seed: object, B: int) -> None:
+    with pytest.raises((TypeError, ValueError), match="expected"):
+        row_seeds(seed, B)

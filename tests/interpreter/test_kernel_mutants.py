@@ -1,0 +1,169 @@
+"""Broken variants of the kernels, each killed by the check named beside it, which the sound kernels pass."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import kernel_cases as checks
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from genarm_kernels import combine, draw, philox, reference, sampling
+from genarm_kernels.arguments import GROUP_SIZE, Inputs
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+INFINITY = combine.INFINITY
+prepare, sound_combine, sound_noise = sampling.prepare, combine.combine, philox.noise_kernel
+sound_filter = combine.reduce_filtered_groups
+
+
+def swap(name: str, value: object, *modules: object) -> Mutation:
+    def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in modules:
+            monkeypatch.setattr(module, name, value)
+
+    return mutate
+
+
+def mask_off_by_one(*arguments: object) -> Inputs:
+    inputs = prepare(*arguments)
+    return replace(inputs, vocab_size=max(1, inputs.vocab_size - 1))
+
+
+def short_group_read_as_full(*arguments: object) -> Inputs:
+    inputs = prepare(*arguments)
+    widest = min(z.shape[1] for z in inputs.logits)
+    return replace(inputs, vocab_size=min(inputs.groups * GROUP_SIZE, widest))
+
+
+def last_tile_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inputs, "groups", property(lambda self: max(1, self.vocab_size // GROUP_SIZE)))
+
+
+@triton.jit
+def seed_reused(seed, position, ids, PURPOSE: tl.constexpr):
+    return sound_noise(seed * 0, position, ids, PURPOSE)
+
+
+@triton.jit
+def position_ignored(seed, position, ids, PURPOSE: tl.constexpr):
+    return sound_noise(seed, position * 0, ids, PURPOSE)
+
+
+@triton.jit
+def high_words_left_out(seed, position, ids, PURPOSE: tl.constexpr):
+    return sound_noise(seed & 0xFFFFFFFF, position & 0xFFFFFFFF, ids, PURPOSE)
+
+
+@triton.jit
+def purpose_left_out(seed, position, ids, PURPOSE: tl.constexpr):
+    return sound_noise(seed, position, ids, philox.TOKEN)
+
+
+@triton.jit
+def weights_swapped(
+    logits, strides, weights, model_stride, bias, base_threshold, row, ids, mask,
+    M: tl.constexpr, HAS_BIAS: tl.constexpr, EXAMINE_ALL: tl.constexpr, BASE_FILTER: tl.constexpr,
+):  # fmt: skip
+    return sound_combine(
+        logits, strides, weights + (M - 1) * model_stride, -model_stride, bias, base_threshold, row, ids, mask,
+        M, HAS_BIAS, EXAMINE_ALL, BASE_FILTER,
+    )  # fmt: skip
+
+
+@triton.jit
+def empty_group_gives_nan(peak, total, values, inverse):
+    top = tl.maximum(peak, tl.max(values, 0))
+    top = tl.where(top > combine.LOWEST, top, -INFINITY)
+    return top, total + tl.sum(tl.exp((values - top) * inverse), 0)
+
+
+@triton.jit
+def uniforms_of_24_bits(words):
+    return -tl.log(1.0 - ((words >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08)
+
+
+@triton.jit
+def uniforms_that_reach_1(words):
+    return -tl.log(1.0 - (words.to(tl.float32) + 0.5) * 2.3283064365386963e-10)
+
+
+@triton.jit
+def exponentials_kernel(words, out, N: tl.constexpr):
+    ids = tl.arange(0, N)
+    tl.store(out + ids, philox.exponential_kernel(tl.load(words + ids).to(tl.uint32)))
+
+
+def exponentials(words: torch.Tensor) -> torch.Tensor:
+    N = triton.next_power_of_2(len(words))
+    padded, out = torch.zeros(N, dtype=torch.int64), torch.empty(N)
+    padded[: len(words)] = words
+    exponentials_kernel[(1,)](padded, out, N=N)
+    return out[: len(words)]
+
+
+def rows_and_positions_draw_their_own_noise() -> None:
+    checks.check_rows_and_positions_draw_their_own_noise(draws=6)
+
+
+def groups_race_with_their_filtered_mass() -> None:
+    checks.check_groups_race_with_their_filtered_mass(draws=24)
+
+
+def group_and_token_noise_are_the_oracle_s() -> None:
+    # Statistics would need more draws than fit here; the oracle has the two purposes apart.
+    logits = [torch.zeros(4, 2048)]
+    ours = sampling.guided_sample(logits, [1.0])
+    assert ours.tokens.tolist() == reference.guided_sample(logits, [1.0]).tokens.tolist()
+
+
+def exponentials_keep_every_bit() -> None:
+    checks.check_exponentials_keep_every_bit(exponentials)
+
+
+def exponentials_are_finite_and_positive() -> None:
+    checks.check_exponentials_are_finite_and_positive(exponentials)
+
+
+MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
+    "off-by-one mask": (swap("prepare", mask_off_by_one, sampling), checks.check_the_last_id_is_reached),
+    "dropped last tile": (last_tile_dropped, checks.check_the_last_id_is_reached),
+    "short last group read as full": (
+        swap("prepare", short_group_read_as_full, sampling),
+        checks.check_nothing_beyond_the_vocabulary_exists,
+    ),
+    "reused seed": (swap("noise_kernel", seed_reused, draw), rows_and_positions_draw_their_own_noise),
+    "ignored position": (swap("noise_kernel", position_ignored, draw), rows_and_positions_draw_their_own_noise),
+    "32 bits of seed and position": (
+        swap("noise_kernel", high_words_left_out, draw),
+        rows_and_positions_draw_their_own_noise,
+    ),
+    "group noise reused as token noise": (
+        swap("noise_kernel", purpose_left_out, draw),
+        group_and_token_noise_are_the_oracle_s,
+    ),
+    "swapped weight": (swap("combine", weights_swapped, combine, draw), checks.check_weights_belong_to_their_models),
+    "group mass taken before the filter": (
+        swap("reduce_filtered_groups", lambda inputs, scores, threshold, partials: partials, combine),
+        groups_race_with_their_filtered_mass,
+    ),
+    "all-masked group giving NaN": (
+        swap("add_block", empty_group_gives_nan, combine),
+        checks.check_an_excluded_group_is_passed_over,
+    ),
+    "24-bit uniforms": (swap("exponential_kernel", uniforms_of_24_bits, philox), exponentials_keep_every_bit),
+    "u = 1": (swap("exponential_kernel", uniforms_that_reach_1, philox), exponentials_are_finite_and_positive),
+}
+
+
+@pytest.mark.parametrize(("mutate", "check"), MUTANTS.values(), ids=MUTANTS.keys())
+def test_a_mutant_is_killed_by_its_check(
+    monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Callable[[], None]
+) -> None:
+    check()
+    mutate(monkeypatch)
+    with pytest.raises(AssertionError):
+        check()

@@ -1,0 +1,267 @@
+"""The kernels of guided_sample and guided_log_probs in Triton's interpreter: the oracle, the rules, rows, noise."""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from kernel_cases import (
+    DTYPES,
+    FILTERS,
+    LAYOUTS,
+    assert_agrees,
+    assert_distributed,
+    assert_same_bits,
+    check_an_excluded_group_is_passed_over,
+    check_exponentials_are_finite_and_positive,
+    check_exponentials_keep_every_bit,
+    check_groups_race_with_their_filtered_mass,
+    check_nothing_beyond_the_vocabulary_exists,
+    check_rows_and_positions_draw_their_own_noise,
+    check_the_last_id_is_reached,
+    check_weights_belong_to_their_models,
+    draw_many,
+    make_logits,
+    make_weights,
+)
+from rule_cases import RULES
+from torch import Tensor
+
+import genarm_kernels
+from genarm_kernels import draw, eager, guided_log_probs, guided_sample, philox, reference, row_seeds
+from genarm_kernels.arguments import prepare
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def only_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a test of the kernels reached the torch path")
+
+    monkeypatch.setattr(eager, "guided_log_probs", refuse)
+    monkeypatch.setattr(eager, "guided_sample", refuse)
+
+
+@pytest.mark.parametrize(
+    ("V", "B", "M"),
+    [(1, 1, 1), (2, 2, 2), (15, 17, 1), (17, 1, 8), (1023, 2, 4), (1024, 1, 2), (1025, 2, 2), (4096, 1, 4)],
+)
+def test_agrees_with_the_oracle_at_every_shape(V: int, B: int, M: int) -> None:
+    assert_agrees(make_logits(B, V, M), make_weights(B, M))
+
+
+@pytest.mark.parametrize("options", FILTERS.values(), ids=FILTERS.keys())
+def test_agrees_with_the_oracle_under_every_filter(options: dict[str, float]) -> None:
+    assert_agrees(make_logits(2, 1100, 2), make_weights(2, 2), **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_agrees_with_the_oracle_for_every_layout_and_dtype(layout: str, dtype: torch.dtype) -> None:
+    assert_agrees(make_logits(2, 1029, 2, (dtype,), layout), [1.0, 0.5])
+
+
+def test_models_may_differ_in_dtype_and_vocabulary() -> None:
+    logits = make_logits(2, (1030, 1100, 1029), 3, DTYPES)
+    assert_agrees(logits, [1.0, -0.5, 0.25])
+    assert_agrees(logits, [1.0, -0.5, 0.25], vocab_size=1000, top_p=0.9)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_bias_is_added_to_the_scores(shared: bool) -> None:
+    bias = torch.randn(1025 if shared else (2, 1025), generator=torch.Generator().manual_seed(3)) * 3
+    bias[..., 5:100] = -torch.inf
+    assert_agrees(make_logits(2, 1025, 2), [1.0, 2.0], bias=bias, base_top_p=0.9)
+
+
+def test_every_setting_may_differ_by_row() -> None:
+    options = {
+        "temperature": torch.tensor([1.0, 0.0, 0.5, 0.0]),
+        "top_k": torch.tensor([0, 1, 5, 3]),
+        "top_p": torch.tensor([1.0, 0.5, 0.7, 0.1]),
+        "min_p": torch.tensor([0.0, 0.5, 0.1, 1.0]),
+        "base_min_p": torch.tensor([0.0, 0.1, 0.01, 0.0]),
+        "base_top_p": torch.tensor([1.0, 1.0, 0.9, 0.2]),
+        "position": torch.arange(4),
+    }
+    assert_agrees(make_logits(4, 1100, 2), make_weights(4, 2), seed=row_seeds(1, 4), **options)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule(rule) -> None:
+    rule("cpu")
+
+
+def test_a_value_that_no_host_could_check_costs_its_row_alone() -> None:
+    logits = make_logits(4, 40, 1)
+    good = guided_sample(logits, [1.0])
+    assert good.status.tolist() == [0] * 4
+    for name, values in (
+        ("weights", torch.tensor([[1.0], [torch.nan], [torch.inf], [1.0]])),
+        ("temperature", torch.tensor([1.0, torch.nan, -1.0, 1.0])),
+    ):
+        sample = guided_sample(logits, **{"weights": [1.0], name: values})
+        assert sample.status.tolist() == [0, 256, 256, 0]
+        assert sample.tokens[[0, 3]].tolist() == good.tokens[[0, 3]].tolist()
+        assert sample.tokens[[1, 2]].tolist() == logits[0].argmax(1)[[1, 2]].tolist()
+        filtered = guided_sample(logits, **{"weights": [1.0], "top_p": 0.9, "min_p": 0.01, name: values})
+        assert filtered.status.tolist() == [0, 256, 256, 0]
+
+
+def test_the_last_id_is_reached() -> None:
+    check_the_last_id_is_reached()
+
+
+def test_nothing_beyond_the_vocabulary_exists() -> None:
+    check_nothing_beyond_the_vocabulary_exists(draws=3)
+
+
+def test_rows_and_positions_draw_their_own_noise() -> None:
+    check_rows_and_positions_draw_their_own_noise(draws=8)
+
+
+def test_weights_belong_to_their_models() -> None:
+    check_weights_belong_to_their_models()
+
+
+def test_groups_race_with_their_filtered_mass() -> None:
+    check_groups_race_with_their_filtered_mass(draws=24)
+
+
+def test_an_excluded_group_is_passed_over() -> None:
+    check_an_excluded_group_is_passed_over()
+
+
+def test_tokens_have_the_guided_distribution() -> None:
+    # The kernels draw the twin's tokens (below), whose distribution is tested with more draws than fit here.
+    logits = make_logits(1, 12, 2)
+    log_probs = reference.guided_log_probs(logits, [1.0, 0.7])[0]
+    assert_distributed(draw_many(logits, [1.0, 0.7], 150, seed=1), log_probs)
+
+
+@triton.jit
+def words_kernel(seed, position, out, PURPOSE: tl.constexpr, N: tl.constexpr):
+    ids = tl.arange(0, N)
+    zero = ids * 0
+    low = (tl.load(position) & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
+    high = ((tl.load(position) >> 32) & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
+    words, _, _, _ = tl.philox(tl.load(seed), ids, low, high, zero + PURPOSE)
+    tl.store(out + ids, words.to(tl.int64))
+
+
+@triton.jit
+def noise_of_row_kernel(seed, position, out, PURPOSE: tl.constexpr, N: tl.constexpr):
+    ids = tl.arange(0, N)
+    tl.store(out + ids, philox.noise_kernel(tl.load(seed), tl.load(position), ids, PURPOSE))
+
+
+@pytest.mark.parametrize(("seed", "position"), [(0, 0), (-1, 2**40 + 3), (2**62 + 5, -7)])
+@pytest.mark.parametrize("purpose", [philox.GROUP.value, philox.TOKEN.value])
+def test_the_twin_has_the_kernels_words_and_exponentials(seed: int, position: int, purpose: int) -> None:
+    seeds, positions = torch.tensor([seed]), torch.tensor([position])
+    words, noise = torch.empty(1024, dtype=torch.int64), torch.empty(1024)
+    words_kernel[(1,)](seeds, positions, words, PURPOSE=purpose, N=1024)
+    noise_of_row_kernel[(1,)](seeds, positions, noise, PURPOSE=purpose, N=1024)
+    twin = philox.noise_words(seeds, positions, torch.arange(1024)[None], purpose)[0]
+    assert torch.equal(words, twin)
+    torch.testing.assert_close(noise, philox.exponential(twin), rtol=1e-6, atol=0)
+
+
+@triton.jit
+def exponentials_kernel(words, out, N: tl.constexpr):
+    ids = tl.arange(0, N)
+    tl.store(out + ids, philox.exponential_kernel(tl.load(words + ids).to(tl.uint32)))
+
+
+def exponentials(words: Tensor) -> Tensor:
+    """The kernels' exponentials of int64 words."""
+    N = triton.next_power_of_2(len(words))
+    padded, out = torch.zeros(N, dtype=torch.int64), torch.empty(N)
+    padded[: len(words)] = words
+    exponentials_kernel[(1,)](padded, out, N=N)
+    return out[: len(words)]
+
+
+def test_exponentials_are_finite_and_positive_for_the_outermost_words() -> None:
+    check_exponentials_are_finite_and_positive(exponentials)
+
+
+def test_exponentials_keep_every_bit_of_their_word() -> None:
+    check_exponentials_keep_every_bit(exponentials)
+
+
+@triton.jit
+def injected_noise(seed, position, ids, PURPOSE: tl.constexpr):
+    """Words 0, 1, 2³¹ − 1, 2³¹ and 2³² − 1 in turn."""
+    turn = (ids * 7 + seed.to(tl.int32) + PURPOSE) % 5
+    words = tl.where(turn == 0, 0, tl.where(turn == 1, 1, tl.where(turn == 2, 0x7FFFFFFF, 0)))
+    words = words.to(tl.uint32) + tl.where(turn == 3, 0x80000000, tl.where(turn == 4, 0xFFFFFFFF, 0)).to(tl.uint32)
+    return philox.exponential_kernel(words)
+
+
+def test_injected_words_draw_the_twin_s_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def words(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+        return torch.tensor([0, 1, 2**31 - 1, 2**31, 2**32 - 1])[(ids * 7 + seeds[:, None] + purpose) % 5]
+
+    monkeypatch.undo()
+    monkeypatch.setattr(philox, "noise_words", words)
+    monkeypatch.setattr(draw, "noise_kernel", injected_noise)
+    seeds = torch.arange(5)
+    flat, peaked = [torch.zeros(5, 3000)], make_logits(5, 3000, 1)
+    # Groups of very different mass, so that the group race is decided by the noise as well as by the mass.
+    steep = [torch.linspace(0, 12, 3000).expand(5, -1).contiguous()]
+    for logits in (flat, peaked, steep):
+        ours = guided_sample(logits, [1.0], seed=seeds)
+        call = prepare(logits, [1.0], 1.0, 0, 1.0, 0.0, 0.0, 1.0, None, seeds, 0, None)
+        assert torch.equal(ours.tokens, eager.guided_sample(call, False).tokens)
+
+
+def test_the_torch_path_gives_the_kernels_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    logits = make_logits(6, 2100, 2)
+    ours = guided_sample(logits, [1.0, 0.5], 0.8, 20, 0.9, seed=4, return_logprobs=True)
+    call = prepare(logits, [1.0, 0.5], 0.8, 20, 0.9, 0.0, 0.0, 1.0, None, 4, 0, None)
+    twin = eager.guided_sample(call, True)
+    assert torch.equal(ours.tokens, twin.tokens)
+    torch.testing.assert_close(ours.logprobs, twin.logprobs)
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("V", [5, 1025])
+def test_a_row_does_not_depend_on_its_batch(V: int, filtered: bool) -> None:
+    B = 5
+    logits, weights = make_logits(B, V, 2, layout="padded rows"), make_weights(B, 2)
+    options = {"seed": row_seeds(3, B), "position": torch.arange(B)}
+    if filtered:
+        options |= {
+            "temperature": torch.tensor([1.0, 0.0, 0.7, 1.5, 1.0]),
+            "top_k": torch.tensor([0, 5, 0, 50, 1]),
+            "top_p": torch.tensor([1.0, 0.9, 0.5, 1.0, 1.0]),
+            "base_min_p": torch.tensor([0.0, 0.0, 0.01, 0.0, 0.0]),
+        }
+    whole = guided_sample(logits, weights, return_logprobs=True, **options)
+    for b in range(B):
+        rows = slice(b, b + 1)
+        cut = {name: value[rows] for name, value in options.items()}
+        alone = guided_sample([z[rows] for z in logits], weights[rows], return_logprobs=True, **cut)
+        assert_same_bits(alone, genarm_kernels.GuidedSample(*(x[rows] for x in whole)))
+
+
+def test_every_output_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+    new_empty = Tensor.new_empty
+
+    def sentinel(self: Tensor, *size: object, **keywords: object) -> Tensor:
+        made.append(new_empty(self, *size, **keywords).fill_(-12345))
+        return made[-1]
+
+    monkeypatch.setattr(Tensor, "new_empty", sentinel)
+    logits = make_logits(3, 1030, 2)
+    logits[1][1, 4] = torch.nan
+    for options in ({}, {"top_k": 3, "base_min_p": 0.1}):
+        made.clear()
+        guided_sample(logits, [1.0, 0.5], return_logprobs=True, **options)
+        guided_log_probs(logits, [1.0, 0.5], **options)
+        assert len(made) > 10
+        for tensor in made:
+            assert not bool((tensor == -12345).any())
