@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .errors import GenARMError, InvalidArgumentError, LoadingError, UnsafeWeightsError, UnsupportedAdapterError
-from .models.files import adapter_folder, is_adapter
+from .models.files import adapter_folder, is_adapter, model_source
 from .models.hf import HFModel, inner_model, make_model
 from .models.lora import LoraAdapter, read_adapter
 from .vocabulary import check_vocabularies
@@ -71,10 +71,11 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 def load_model(name: str | Path, source: Source) -> nn.Module:
     """A causal LM from a folder or the hub: safetensors only, complete, in ``source.dtype`` on ``source.device``."""
+    folder = model_source(str(name))
     try:
         with _quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(name),
+                folder,
                 dtype=source.dtype,
                 use_safetensors=True,
                 trust_remote_code=source.trust_remote_code,
@@ -124,7 +125,7 @@ def _check_report(name: str | Path, report: Mapping[str, Any]) -> None:
 def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer beside a model, or None where there is none."""
     try:
-        return AutoTokenizer.from_pretrained(str(name), trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(model_source(str(name)), trust_remote_code=trust_remote_code)
     except Exception:  # whatever it fails with, a model without a tokenizer is still a model
         return None
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -31,6 +36,16 @@ def adapter_folder(name: str) -> Path:
     if found[0] is None:
         raise LoadingError(f"{name}: no such folder, and no adapter of that name on the hub: check the path")
     return Path(found[0]).parent
+
+
+def model_source(name: str) -> str:
+    """What to load a model from: a folder or a hub id as it is, or without a network the folder the id is cached in."""
+    if Path(name).expanduser().is_dir() or hub_answers():
+        return name
+    cached = _hub_file(name, "config.json")
+    if cached is None:
+        raise LoadingError(f"{name}: no such folder, not in the cache, and the hub cannot be reached: check the path")
+    return str(Path(cached).parent)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -62,11 +77,26 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise LoadingError(f"{path}: corrupt or not safetensors ({error}): copy or save it again") from None
 
 
+@cache
+def hub_answers() -> bool:
+    """Whether the hub can be asked at all. Without a network each look-up would be retried for most of a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    try:
+        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
+
+
 def _hub_file(name: str, file: str) -> str | None:
     try:
         return cached_file(
             name,
             file,
+            local_files_only=not hub_answers(),
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
