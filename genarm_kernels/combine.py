@@ -7,8 +7,9 @@
 Reads M·B·V logits once and writes three words a group; with log-probs, two more a group and model, from the same reads
 (the second load of a line is a cache hit); with filters, the scores too, B·V·4 bytes.
 
-One warp reduces a group, and no argument's alignment is specialised on: a group's layout, hence the order of its sums
-and its last bits, is the same for every batch, stride and offset.
+One warp reduces a group, and the compiler knows no argument's alignment: a group's layout, hence the order of its sums
+and its last bits, is the same for every batch, stride and offset. Triton specialises on what tuples hold, whatever it
+is told, so those addresses are hidden behind `shift`, an argument that is always 0.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"
@@ -54,7 +55,7 @@ def inverse_temperature(temperature):
 
 @triton.jit
 def combine(
-    logits, strides, weights, model_stride, bias, base_threshold, row, ids, mask,
+    logits, strides, shift, weights, model_stride, bias, base_threshold, row, ids, mask,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, EXAMINE_ALL: tl.constexpr, BASE_FILTER: tl.constexpr,
 ):  # fmt: skip
     """Scores of one row at a block of ids, and bit m where model m has a NaN or +inf among them.
@@ -76,7 +77,7 @@ def combine(
             examined = used | (base_threshold + zeros > -INFINITY)
         # The base is always read: its −inf excludes an id at weight 0 too.
         read = mask if m == 0 else mask & examined
-        z = tl.load(logits[m] + row * strides[m] + ids, mask=read, other=0.0).to(tl.float32)
+        z = tl.load(logits[m] + row * strides[m] + shift + ids, mask=read, other=0.0).to(tl.float32)
         # NaN compares false.
         bits = bits | (tl.max(tl.where(examined & ~(z < INFINITY), 1, 0), 0) << m)
         part = tl.where(used, weight * z, 0.0)
@@ -123,11 +124,11 @@ def base_filtered(values, z, ids, mask, threshold):
 
 
 @triton.jit(
-    do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"],
-    do_not_specialize_on_alignment=["logits", "strides", "weights", "bias", "scores"],
+    do_not_specialize=["shift", "bias_stride", "row_stride", "model_stride", "V", "G"],
+    do_not_specialize_on_alignment=["weights", "bias", "scores"],
 )
 def group_kernel(
-    logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, base_threshold,
+    logits, strides, shift, weights, row_stride, model_stride, bias, bias_stride, temperature, base_threshold,
     scores, peaks, sums, all_bits, model_peaks, model_sums, V, G,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, STORE: tl.constexpr, BASE_FILTER: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -146,21 +147,21 @@ def group_kernel(
         ids = g * GROUP + start + tl.arange(0, CHUNK)
         mask = ids < V
         values, found = combine(
-            logits, strides, weights + row * row_stride, model_stride, bias + row * bias_stride, threshold, row, ids,
-            mask, M, HAS_BIAS, LOGPROBS, BASE_FILTER,
+            logits, strides, shift, weights + row * row_stride, model_stride, bias + row * bias_stride, threshold, row,
+            ids, mask, M, HAS_BIAS, LOGPROBS, BASE_FILTER,
         )  # fmt: skip
         peak, total = add_block(peak, total, values, inverse)
         bits = bits | found
         if STORE:
             if BASE_FILTER:
-                values = base_filtered(values, logits[0] + row * strides[0], ids, mask, threshold)
+                values = base_filtered(values, logits[0] + row * strides[0] + shift, ids, mask, threshold)
             tl.store(scores + row * (G * GROUP) + ids, values)
     tl.store(peaks + program, peak)
     tl.store(sums + program, total)
     tl.store(all_bits + program, bits)
     if LOGPROBS:
         for m in tl.static_range(M):
-            peak, total = reduce_logits(logits[m] + row * strides[m], g * GROUP, V, CHUNK)
+            peak, total = reduce_logits(logits[m] + row * strides[m] + shift, g * GROUP, V, CHUNK)
             tl.store(model_peaks + (row * M + m) * G + g, peak)
             tl.store(model_sums + (row * M + m) * G + g, total)
 
@@ -203,6 +204,7 @@ def reduce_groups(
     launch(
         inputs.logits,
         tuple(z.stride(0) for z in inputs.logits),
+        0,
         inputs.weights,
         inputs.weights.stride(0),
         inputs.weights.stride(1),

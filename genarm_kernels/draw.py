@@ -81,11 +81,11 @@ def best_base(base, V, G):
 
 
 @triton.jit(
-    do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"],
-    do_not_specialize_on_alignment=["logits", "strides", "weights", "bias", "scores"],
+    do_not_specialize=["shift", "bias_stride", "row_stride", "model_stride", "V", "G"],
+    do_not_specialize_on_alignment=["weights", "bias", "scores"],
 )
 def draw_kernel(
-    logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, seeds, positions,
+    logits, strides, shift, weights, row_stride, model_stride, bias, bias_stride, temperature, seeds, positions,
     scores, threshold, unfiltered_peaks, unfiltered_sums, peaks, sums, bits, model_peaks, model_sums,
     tokens, logprobs, model_logprobs, statuses, V, G,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, FILTERED: tl.constexpr, G_BLOCK: tl.constexpr,
@@ -106,13 +106,13 @@ def draw_kernel(
         values = load_kept(scores + row * (G * GROUP), ids, tl.load(threshold + row))
     else:
         values, _ = combine(
-            logits, strides, weights + row * row_stride, model_stride, bias + row * bias_stride, -INFINITY, row, ids,
-            mask, M, HAS_BIAS, False, False,
+            logits, strides, shift, weights + row * row_stride, model_stride, bias + row * bias_stride, -INFINITY, row,
+            ids, mask, M, HAS_BIAS, False, False,
         )  # fmt: skip
     place = race_tokens(values, tl.load(peaks + row * G + group), ids, inverse, greedy, seed, position)
     token = group * GROUP + place
     if status != 0:
-        token = best_base(logits[0] + row * strides[0], V, G)
+        token = best_base(logits[0] + row * strides[0] + shift, V, G)
     tl.store(tokens + row, token.to(tl.int64))
     tl.store(statuses + row, status)
 
@@ -184,6 +184,7 @@ def draw(
     launch(
         inputs.logits,
         tuple(z.stride(0) for z in inputs.logits),
+        0,
         inputs.weights,
         inputs.weights.stride(0),
         inputs.weights.stride(1),

@@ -12,7 +12,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from genarm_kernels import combine, draw
 
 TYPES = {
-    **dict.fromkeys(["row_stride", "model_stride", "bias_stride", "V", "G"], "i32"),
+    **dict.fromkeys(["shift", "row_stride", "model_stride", "bias_stride", "V", "G"], "i32"),
     **dict.fromkeys(["bits", "all_bits", "statuses"], "*i32"),
     **dict.fromkeys(["seeds", "positions", "tokens"], "*i64"),
 }
@@ -32,7 +32,8 @@ CONFIGURATIONS = {
 }
 
 
-def compiled(name: str, capability: int) -> CompiledKernel:
+def compiled(name: str, capability: int, aligned: bool = False) -> CompiledKernel:
+    """The kernel, with its logits and strides known to be multiples of 16 or not."""
     kernel, logits, constants, num_warps = CONFIGURATIONS[name]
     constants = dict(constants)
     if "CHUNK" in kernel.arg_names:
@@ -46,8 +47,10 @@ def compiled(name: str, capability: int) -> CompiledKernel:
         argument: "constexpr" if argument in constants else types.get(argument, TYPES.get(argument, "*fp32"))
         for argument in kernel.arg_names
     }
+    places = [kernel.arg_names.index(name) for name in types if aligned]
+    attributes = {(place, m): [["tt.divisibility", 16]] for place in places for m in range(len(logits))}
     return triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=constants),
+        ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": num_warps},
     )
@@ -77,3 +80,16 @@ def test_rows_are_addressed_in_64_bits(name: str) -> None:
     ttir = compiled(name, 90).asm["ttir"]
     rows = re.findall(r"tt\.addptr %logits\w*, %\w+ : !tt\.ptr<\w+>, (i\d+)", ttir)
     assert rows and set(rows) == {"i64"}
+
+
+@pytest.mark.parametrize("name", ["group, M=2, all", "draw, M=2"])
+def test_alignment_does_not_change_the_order_of_work(name: str) -> None:
+    # Row independence rests on it: a row of a batch and the same row alone may be aligned differently.
+    def layouts(aligned: bool) -> list[str]:
+        kernel = compiled(name, 90, aligned).asm
+        assert ("tt.divisibility" in kernel["ttir"]) == aligned
+        return re.findall(
+            r"^#blocked.*|tt\.load .*|\"tt\.reduce.*", re.sub(r"loc\(.*?\)|%\w+", "", kernel["ttgir"]), re.M
+        )
+
+    assert layouts(True) == layouts(False)

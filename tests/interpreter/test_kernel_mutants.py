@@ -65,11 +65,11 @@ def purpose_left_out(seed, position, ids, PURPOSE: tl.constexpr):
 
 @triton.jit
 def weights_swapped(
-    logits, strides, weights, model_stride, bias, base_threshold, row, ids, mask,
+    logits, strides, shift, weights, model_stride, bias, base_threshold, row, ids, mask,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, EXAMINE_ALL: tl.constexpr, BASE_FILTER: tl.constexpr,
 ):  # fmt: skip
     return sound_combine(
-        logits, strides, weights + (M - 1) * model_stride, -model_stride, bias, base_threshold, row, ids, mask,
+        logits, strides, shift, weights + (M - 1) * model_stride, -model_stride, bias, base_threshold, row, ids, mask,
         M, HAS_BIAS, EXAMINE_ALL, BASE_FILTER,
     )  # fmt: skip
 
