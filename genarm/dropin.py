@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -22,7 +23,7 @@ from transformers import (
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from .decoder import GuidedDecoder
+from .decoder import NO_LIMIT, GuidedDecoder
 from .errors import UnsupportedGenerationError
 from .guidance import PerRow, Weights
 from .loading import RewardModels
@@ -35,6 +36,9 @@ NATIVE: tuple[tuple[type, str, str], ...] = (
     (TopPLogitsWarper, "top_p", "top_p"),
     (MinPLogitsWarper, "min_p", "min_p"),
 )
+
+# Tensors that ``generate`` derives from input_ids; any other would change what the model sees.
+TEXT_INPUTS = {"attention_mask", "position_ids", "cache_position"}
 
 
 def custom_generate(
@@ -57,16 +61,17 @@ def custom_generate(
 
     The caller's generation config, LogitsProcessors and StoppingCriteria are honoured; processors act on the combined,
     un-normalised scores. ``reward_models`` and ``reward_weights`` are as in ``GuidedDecoder``; ``seed`` None draws one
-    from torch's default generator, so ``torch.manual_seed`` governs it. ``streamer`` does not arrive here (transformers
-    drops it): use ``GuidedDecoder.generate(streamer=...)``.
+    from torch's default generator, so ``torch.manual_seed`` governs it; row seeds are one for each returned sequence.
+    ``streamer`` does not arrive here (transformers drops it): use ``GuidedDecoder.generate(streamer=...)``.
 
     Returns: what ``generate`` would: [B, T + n] int64, or GenerateDecoderOnlyOutput with ``return_dict_in_generate``.
     Raises: UnsupportedGenerationError for beams, assistants and other modes; GenARMError as ``GuidedDecoder``.
     """
     config = generation_config or cast(GenerationConfig, model.generation_config)
     _check_mode(config, input_ids)
+    _check_inputs(model, kwargs)
     batch, width = input_ids.shape
-    decoder = GuidedDecoder(model, reward_models, max_batch_size=batch, max_length=2**31)
+    decoder = GuidedDecoder(model, reward_models, max_batch_size=batch, max_length=NO_LIMIT)
     copies = config.num_return_sequences or 1
     record = Record(
         input_ids.to(decoder.device),
@@ -78,7 +83,7 @@ def custom_generate(
     request = decoder.prepare(
         input_ids,
         kwargs.get("attention_mask"),
-        weights=_expand(reward_weights, batch, copies),
+        weights=_expand_weights(reward_weights, batch, copies),
         reward_prompts={name: _expand(ids, batch, copies) for name, ids in (reward_prompts or {}).items()},
         beta=_expand(beta, batch, copies),
         base_weight=_expand(base_weight, batch, copies),
@@ -86,7 +91,7 @@ def custom_generate(
         base_top_p=_expand(base_top_p, batch, copies),
         max_new_tokens=max(int(config.max_length) - width, 0),
         eos_token_id=config.eos_token_id if config.eos_token_id is not None else [],
-        seed=_expand(seed, batch, copies),
+        seed=seed,
         **record.take_native(bool(config.do_sample)),
     )
     for error in request.errors.values():
@@ -113,6 +118,7 @@ class Record:
     output_logits: bool
     kept_scores: list[Tensor] = field(default_factory=list)
     kept_logits: list[Tensor] = field(default_factory=list)
+    stopped: Tensor | None = None  # [B] bool
 
     def take_native(self, do_sample: bool) -> dict[str, Any]:
         """Move the warpers the sampler has itself out of ``processors``; what remains runs eagerly, step by step."""
@@ -145,8 +151,12 @@ class Record:
         return edited
 
     def halt(self, generated: Tensor, _scores: Tensor | None) -> Tensor:
+        """Which rows stop, [B] bool. Without an EOS among the criteria transformers pads nothing: rows go on until all
+        have stopped."""
         stopped: Tensor = self.criteria(torch.cat([self.columns, generated], dim=1), self.scores())
-        return stopped
+        self.stopped = stopped if self.stopped is None else self.stopped | stopped
+        ends_rows = any(hasattr(criterion, "eos_token_id") for criterion in self.criteria)
+        return self.stopped if ends_rows else self.stopped.all().expand_as(stopped)
 
     def scores(self) -> tuple[Tensor, ...] | None:
         return tuple(self.kept_scores) if self.output_scores else None
@@ -179,11 +189,32 @@ def _check_mode(config: GenerationConfig, input_ids: Tensor) -> None:
         raise UnsupportedGenerationError("the prompt is empty or came as inputs_embeds: pass input_ids")
 
 
+def _check_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and name not in TEXT_INPUTS:
+            raise UnsupportedGenerationError(f"{name} was passed: guided decoding reads input_ids alone; leave it out")
+    owner = getattr(getattr(model, "prepare_inputs_for_generation", None), "__self__", None)
+    if getattr(getattr(owner, "active_peft_config", None), "is_prompt_learning", False):
+        raise UnsupportedGenerationError(
+            "the model is a PeftModel with virtual tokens (prompt or prefix tuning), which are not decoded: use LoRA"
+        )
+
+
 def _pad_id(config: GenerationConfig, default: int) -> int:
     if config.pad_token_id is not None:
         return int(config.pad_token_id)
     tensor = getattr(config, "_pad_token_tensor", None)
     return default if tensor is None else int(tensor)
+
+
+def _expand_weights(weights: Weights, batch: int, copies: int) -> Weights:
+    """As ``_expand``, where a flat list or tensor holds one number a reward model, not one a prompt."""
+    flat = weights.dim() < 2 if isinstance(weights, Tensor) else isinstance(weights, Sequence) and _numbers(weights)
+    return weights if flat else _expand(weights, batch, copies)
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, Real) for value in values)
 
 
 def _expand(value: Any, batch: int, copies: int) -> Any:
