@@ -179,6 +179,10 @@ class GuidedDecoder:
             for _ in batch.steps():
                 pass
             return batch.output()
+        if not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise InvalidArgumentError(
+                f"streamer is a {type(streamer).__name__}: pass an object with put() and end(), such as a TextStreamer"
+            )
         if len(request.prompts.rows) > self.max_batch_size:
             raise InvalidArgumentError(
                 f"a streamer takes one chunk: raise max_batch_size from {self.max_batch_size} to "

@@ -114,7 +114,7 @@ def weight_matrix(
         row, column = over[0].tolist()
         name = ("the base", *map(repr, names))[column]
         raise InvalidArgumentError(
-            f"the weight of {name} in row {row} is beyond float32 (reward weights are divided by beta): use a smaller one"
+            f"the weight of {name} in row {row} is beyond float32 (beta divides reward weights): use a smaller one"
         )
     return matrix.to(device)
 

@@ -236,7 +236,7 @@ def greedy(decoder: GuidedDecoder, **options: Any) -> list[list[int]]:
 
 def test_logit_bias_takes_ids_or_rows(pair: GuidedDecoder) -> None:
     free = greedy(pair)
-    banned = {token: -INF for token in free[0]}
+    banned = dict.fromkeys(free[0], -INF)
     rows = torch.zeros(2, 97)
     rows[0, list(banned)] = -INF
     first = greedy(pair, logit_bias=rows)
