@@ -147,7 +147,7 @@ def token_bias(
     if ids.dim() != 1 or not len(ids) or ids.is_floating_point() or ids.dtype == torch.bool:
         raise InvalidArgumentError("allowed_tokens is not a list of token ids: pass at least one id")
     _check_ids("allowed_tokens", ids.tolist(), vocab_size)
-    mask = torch.full((vocab_size,), -math.inf, device=device)
+    mask = torch.full((vocab_size,), -math.inf, dtype=torch.float32, device=device)
     mask[ids.long()] = 0.0
     return mask if bias is None else bias + mask
 
@@ -157,7 +157,7 @@ def _bias(logit_bias: LogitBias, batch: int, vocab_size: int, device: torch.devi
         return None
     if isinstance(logit_bias, Mapping):
         _check_ids("logit_bias", logit_bias, vocab_size)
-        bias = torch.zeros(vocab_size)
+        bias = torch.zeros(vocab_size, dtype=torch.float32)
         for token, value in logit_bias.items():
             bias[token] = _number(f"logit_bias[{token}]", value)
     elif isinstance(logit_bias, Tensor) and logit_bias.shape in {(vocab_size,), (batch, vocab_size)}:

@@ -86,13 +86,13 @@ class Batch:
         if not self.request.return_logprobs:
             return None, None
         device, models = self.decoder.device, len(self.decoder.models)
-        logprobs = torch.full((batch, width), torch.nan, device=device)
-        model_logprobs = torch.full((batch, width, models), torch.nan, device=device)
+        logprobs = torch.full((batch, width), torch.nan, dtype=torch.float32, device=device)
+        model_logprobs = torch.full((batch, width, models), torch.nan, dtype=torch.float32, device=device)
         for rows, decoding in zip(self.chunks, self.done, strict=True):
             steps = min(len(decoding.logprobs), width)
             if steps:
-                logprobs[rows, :steps] = torch.stack(decoding.logprobs[:steps], dim=1)
-                model_logprobs[rows, :steps] = torch.stack(decoding.model_logprobs[:steps], dim=1)
+                logprobs[rows, :steps] = torch.stack(decoding.logprobs[:steps], dim=1).float()
+                model_logprobs[rows, :steps] = torch.stack(decoding.model_logprobs[:steps], dim=1).float()
         return logprobs, model_logprobs
 
     def _stats(self, new_tokens: int) -> GenerationStats:

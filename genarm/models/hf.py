@@ -110,7 +110,7 @@ def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None,
             f"{name} ({type(inner).__name__}) takes no key-value cache (past_key_values): pass a transformer that does"
         )
     if next(inner.parameters()).device.type == "meta":
-        raise UnsupportedModelError(f"{name} is on the meta device and holds no weights: load it with from_pretrained")
+        raise UnsupportedModelError(f"{name} is on the meta device (not loaded, or offloaded): load it on cpu or cuda")
     return HFModel(name, module, adapter, without, accepts)
 
 
@@ -133,7 +133,8 @@ def _switched_off(peft_model: Any) -> Iterator[None]:
 
 
 def inner_model(module: nn.Module) -> nn.Module:
-    """The transformers model inside a PeftModel, or the module itself."""
+    """The transformers model inside a PeftModel or a compiled module, or the module itself."""
+    module = getattr(module, "_orig_mod", module)
     getter = getattr(module, "get_base_model", None)
     inner: nn.Module = getter() if callable(getter) else module
     return inner

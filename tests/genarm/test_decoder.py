@@ -221,6 +221,29 @@ def test_models_of_other_dtypes_decode_and_may_be_mixed(dtype: torch.dtype) -> N
     assert out.model_logprobs is not None and out.model_logprobs.dtype == torch.float32
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_does_not_matter(decoder: GuidedDecoder, default: torch.dtype) -> None:
+    options: dict[str, Any] = {"return_logprobs": True, "logit_bias": {5: 1.0}, "allowed_tokens": range(90)}
+    expected = run(decoder, **options)
+    torch.set_default_dtype(default)
+    try:
+        found = run(decoder, **options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert found.logprobs is not None and expected.logprobs is not None
+    assert torch.equal(found.logprobs, expected.logprobs)
+
+
+def test_a_compiled_model_is_seen_through() -> None:
+    """Its own forward takes anything, but the model inside says what that is."""
+    base = make_model("llama", seed=1)
+    decoder = GuidedDecoder(torch.compile(base, backend="eager"))  # type: ignore[arg-type]
+    assert {"position_ids", "past_key_values", "logits_to_keep"} <= decoder.models[0].accepts
+    assert decoder.generation_config is base.generation_config
+    assert decoder.max_length == 512
+
+
 def test_positions_limit_max_length_to_the_shortest_model() -> None:
     long, short = make_model("llama", seed=1), make_model("gpt2", seed=2)
     assert GuidedDecoder(long).max_length == 512

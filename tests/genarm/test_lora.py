@@ -84,7 +84,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_an_adapter_is_what_peft_makes_of_it(base: Any, tmp_path: Path, settings: dict[str, Any]) -> None:
     folder = save_adapter(base, "llama", tmp_path / "a", seed=4, **settings)
     peft = with_adapter(base, folder)
-    assert_streams_equal(GuidedDecoder(base, [str(folder)]), [base, peft])
+    assert_streams_equal(GuidedDecoder(base, [str(folder), peft]), [base, peft, peft])
     assert not torch.allclose(*logits(GuidedDecoder(base, [folder]), PROMPTS[0]), atol=1e-3)
 
 
