@@ -110,7 +110,7 @@ def rows_and_positions_draw_their_own_noise() -> None:
 
 
 def groups_race_with_their_filtered_mass() -> None:
-    checks.check_groups_race_with_their_filtered_mass(draws=24)
+    checks.check_groups_race_with_their_filtered_mass(draws=24, filters=["top_k"])
 
 
 def group_and_token_noise_are_the_oracle_s() -> None:
