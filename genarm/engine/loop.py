@@ -62,11 +62,6 @@ class Decoding:
         if not job.max_new_tokens:
             self.reasons = ["length"] * batch
             return
-        with evaluating(job.models):
-            yield from self._steps()
-
-    def _steps(self) -> Iterator[list[int | None]]:
-        job = self.job
         started = time.perf_counter()
         streams = [model.stream(rows) for model, rows in zip(job.models, job.prompts, strict=True)]
         sampler = Sampler(job.guidance, job.vocab_size, job.return_logprobs, job.edit)
@@ -75,7 +70,8 @@ class Decoding:
         lengths = torch.tensor([len(row) for row in job.prompts[0]], device=device)
         generated = torch.full((len(job.row_ids), job.max_new_tokens), job.pad_id, device=device)
         for step in range(job.max_new_tokens):
-            drawn, emitted = self._step(streams, sampler, lengths + step, generated, step)
+            with evaluating(job.models):  # not across a yield: between steps the models are as the caller left them
+                drawn, emitted = self._step(streams, sampler, lengths + step, generated, step)
             now = time.perf_counter()
             self._clock(now - started)
             yield emitted

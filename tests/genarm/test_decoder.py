@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, left_padded, make_model, plain_greedy, random_prompts
+from families import FAMILIES, left_padded, make_model, plain_greedy, random_prompts, save_adapter
 from torch import nn
 
 import genarm
@@ -194,6 +195,42 @@ def test_the_modules_are_left_as_they_were(family: str) -> None:
     assert_same(before[0], snapshot(base))
     assert_same(before[1], snapshot(reward))
     assert base.generation_config.to_dict() == config
+
+
+def test_between_the_steps_of_a_stream_the_modules_are_as_they_were() -> None:
+    """So that two streams of one model, read in turn, do not switch each other's dropout on."""
+    base = make_model("gpt2", seed=1).train()
+    before = snapshot(base)
+    decoder = GuidedDecoder(base)
+    options: dict[str, Any] = {"temperature": 0.0, "eos_token_id": []}
+    expected = decoder.generate(PROMPTS, max_new_tokens=6, **options)
+    short, long = (
+        decoder.stream(PROMPTS, max_new_tokens=2, **options),
+        decoder.stream(PROMPTS, max_new_tokens=6, **options),
+    )
+    steps = []
+    for index in range(6):
+        if index < 3:
+            next(short, None)
+        steps.append(next(long))
+        assert_same(dict(before), snapshot(base))
+    for row, tokens in enumerate(expected.tokens):
+        assert torch.equal(torch.cat([step.tokens[row] for step in steps]), tokens)
+
+
+def test_a_forward_pass_that_fails_leaves_the_modules_as_they_were(tmp_path: Path) -> None:
+    base = make_model("llama", seed=1).train()
+    decoder = GuidedDecoder(base, [save_adapter(base, "llama", tmp_path, seed=2)])
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    hook = base.lm_head.register_forward_pre_hook(fail)
+    before = snapshot(base)
+    with pytest.raises(MemoryError):
+        decoder.generate(PROMPTS, max_new_tokens=2)
+    assert_same(before, snapshot(base))
+    hook.remove()
 
 
 def test_dropout_is_off_in_a_module_in_training_mode() -> None:

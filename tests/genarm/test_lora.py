@@ -303,6 +303,25 @@ def test_a_peft_model_on_the_bases_own_layers_leaves_the_base_stream_alone(base:
     assert_streams_equal(GuidedDecoder(own, [peft]), [base, with_adapter(base, saved)])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:peft.*")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"], "bias": "all"},
+    ],
+    ids=["DoRA", "modules_to_save", "embedding", "head"],
+)
+def test_a_loaded_peft_model_may_be_anything_peft_can_run(base: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = save_adapter(base, "llama", tmp_path / "a", seed=4, **settings)
+    peft = with_adapter(base, folder)
+    assert_streams_equal(GuidedDecoder(base, [peft]), [base, peft])
+    own, on_own_layers = shared(base, folder)
+    assert_streams_equal(GuidedDecoder(own, [on_own_layers]), [base, peft])
+
+
 def test_every_stream_that_is_the_base_is_without_the_shared_adapter(base: Any, saved: Path, tmp_path: Path) -> None:
     """The base once more (classifier-free guidance), another adapter by path, the shared adapter twice."""
     other = save_adapter(base, "llama", tmp_path / "other", seed=9)

@@ -98,6 +98,18 @@ def test_a_row_repeats_alone_with_its_row_seed() -> None:
     assert torch.equal(shorter.tokens[1], batch.tokens[1]), "a row seed does not depend on the size of the batch"
 
 
+@pytest.mark.parametrize("penalty", [1.0, 1.4])
+def test_noise_and_penalty_follow_the_base_prompt_and_not_a_streams_own(penalty: float) -> None:
+    base = make_model("llama", seed=1)
+    plain = GuidedDecoder(base).generate(PROMPTS, seed=SEED, max_new_tokens=STEPS, repetition_penalty=penalty)
+    own = random_prompts([20, 1, 3, 8, 2], seed=8)
+    other = GuidedDecoder(base, {"r": make_model("llama", seed=2)}).generate(
+        PROMPTS, seed=SEED, max_new_tokens=STEPS, weights={"r": 0.0}, reward_prompts={"r": own},
+        repetition_penalty=penalty,
+    )  # fmt: skip
+    assert torch.equal(plain.sequences, other.sequences)
+
+
 def test_rows_of_one_prompt_differ_by_their_seeds_alone() -> None:
     decoder = GuidedDecoder(make_model("llama", seed=1))
     prompts = [PROMPTS[0]] * 4
