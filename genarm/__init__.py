@@ -4,8 +4,8 @@ decoder = genarm.GuidedDecoder.from_pretrained(base, reward_models={"helpful": p
 out = decoder.generate(input_ids, weights={"helpful": 1.0}, max_new_tokens=64)
 """
 
-from .decoder import GuidedDecoder, generate
-from .dropin import custom_generate
+from typing import TYPE_CHECKING
+
 from .errors import (
     GenARMError,
     InvalidArgumentError,
@@ -19,9 +19,36 @@ from .errors import (
     UnsupportedModelError,
     VocabularyMismatchError,
 )
-from .output import GenerationOutput, GenerationStats, StreamStep
+
+if TYPE_CHECKING:
+    from .decoder import GuidedDecoder, generate
+    from .dropin import custom_generate
+    from .output import GenerationOutput, GenerationStats, StreamStep
 
 __version__ = "0.1.0"
+
+# What needs torch and transformers is imported on first use, so that `genarm --help` answers at once.
+_LAZY = {
+    "GuidedDecoder": "decoder",
+    "generate": "decoder",
+    "custom_generate": "dropin",
+    "GenerationOutput": "output",
+    "GenerationStats": "output",
+    "StreamStep": "output",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'genarm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 __all__ = [
     "GenARMError",

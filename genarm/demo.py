@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, float]] = {
 }
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 COPIES = 16  # texts a prompt and setting
+SWEEP_COPIES = 8
 BATCH = 96
 NEW_TOKENS = 40
 
@@ -61,29 +62,26 @@ def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console
         decoder = GuidedDecoder.from_pretrained(embedded.BASE, rewards, device=device, max_batch_size=BATCH)
         plain = GuidedDecoder(decoder.base_model, tokenizer=decoder.tokenizer, max_batch_size=BATCH)
         say("decoding the base alone")
-        alone = sample(plain, {"base": {}}, seed)
+        alone = sample(plain, {"base": {}}, seed, COPIES)
         say("decoding each reward model, and two mixed")
-        settings = sample(decoder, SETTINGS, seed)
-        say("decoding a sweep over weights")
-        sweep = {f"{name} {weight}": {name: weight} for name in rewards for weight in SWEEP}
-        swept = sample(decoder, sweep, seed + 1)
+        settings = sample(decoder, SETTINGS, seed, COPIES)
+        curves = {}
+        for name, path in rewards.items():
+            say(f"decoding a sweep over weights: {name}")
+            curves[name] = sweep(decoder, name, path, seed + 1)
     _show_texts(console, settings.texts)
     summary = _show_rewards(console, settings.texts)
     console.print(
         f"{settings.tokens_per_second:.0f} tokens/s guided by four reward models, {alone.tokens_per_second:.0f} plain, "
         f"in batches of up to {BATCH} on {decoder.device} (this version runs one forward pass a model)"
     )
-    curves = {
-        name: {weight: [row.mean_reward(name) for row in swept.texts[f"{name} {weight}"]] for weight in SWEEP}
-        for name in rewards
-    }
     _write(console, output, settings, curves, summary, alone.tokens_per_second)
     console.print(f"done in {time.perf_counter() - started:.0f} s")
 
 
-def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: int) -> Sampled:
-    """COPIES texts a prompt and setting, all in one call with weights per row; other rewards score with weight 0."""
-    rows = [(name, prompt) for name in settings for prompt in PROMPTS for _ in range(COPIES)]
+def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: int, copies: int) -> Sampled:
+    """``copies`` texts a prompt and setting, in one call with weights per row; the other rewards score with weight 0."""
+    rows = [(name, prompt) for name in settings for prompt in PROMPTS for _ in range(copies)]
     weights = [{name: settings[row].get(name, 0.0) for name in decoder.reward_names} for row, _ in rows]
     encoded: list[list[int]] = [decoder.tokenizer(prompt)["input_ids"] for _, prompt in rows]
     out: GenerationOutput = decoder.generate(
@@ -92,6 +90,13 @@ def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: 
     found = token_rewards(out, decoder.tokenizer, [name for name, _ in rows], [prompt for _, prompt in rows])
     texts = {name: [row for row in found if row.title == name] for name in settings}
     return Sampled(texts, out.stats.tokens_per_second)
+
+
+def sweep(decoder: GuidedDecoder, name: str, path: str, seed: int) -> dict[float, list[float]]:
+    """The rewards of texts guided by one reward model alone, at each weight of SWEEP."""
+    alone = GuidedDecoder(decoder.base_model, {name: path}, decoder.tokenizer, max_batch_size=BATCH)
+    texts = sample(alone, {str(weight): {name: weight} for weight in SWEEP}, seed, SWEEP_COPIES).texts
+    return {weight: [row.mean_reward(name) for row in texts[str(weight)]] for weight in SWEEP}
 
 
 def _show_texts(console: Console, texts: dict[str, list[TokenRewards]]) -> None:
