@@ -80,7 +80,7 @@ def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console
 
 
 def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: int, copies: int) -> Sampled:
-    """``copies`` texts a prompt and setting, in one call with weights per row; the other rewards score with weight 0."""
+    """``copies`` texts a prompt and setting, in one call with weights per row; other rewards score with weight 0."""
     rows = [(name, prompt) for name in settings for prompt in PROMPTS for _ in range(copies)]
     weights = [{name: settings[row].get(name, 0.0) for name in decoder.reward_names} for row, _ in rows]
     encoded: list[list[int]] = [decoder.tokenizer(prompt)["input_ids"] for _, prompt in rows]
