@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -149,7 +150,7 @@ def demo(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; its exit status. What goes wrong on purpose is one line on the standard error."""
-    # Before torch is imported: OpenMP threads that spin at every barrier make small models 20 times slower on a busy CPU.
+    # Before torch is imported: OpenMP threads that spin at barriers make small models 20 times slower on a busy CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
