@@ -34,6 +34,7 @@ COPIES = 16  # texts a prompt and setting
 SWEEP_COPIES = 8
 BATCH = 96
 NEW_TOKENS = 40
+BASE_MIN_P = 0.02  # tokens the base finds this much less likely than its favourite are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,9 @@ def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console
         f"in batches of up to {BATCH} on {decoder.device} (this version runs one forward pass a model)"
     )
     _write(console, output, settings, curves, summary, alone.tokens_per_second)
-    console.print(f"done in {time.perf_counter() - started:.0f} s")
+    console.print(
+        f"drawn at temperature 1 with base_min_p = {BASE_MIN_P}; done in {time.perf_counter() - started:.0f} s"
+    )
 
 
 def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: int, copies: int) -> Sampled:
@@ -85,7 +88,7 @@ def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: 
     weights = [{name: settings[row].get(name, 0.0) for name in decoder.reward_names} for row, _ in rows]
     encoded: list[list[int]] = [decoder.tokenizer(prompt)["input_ids"] for _, prompt in rows]
     out: GenerationOutput = decoder.generate(
-        encoded, weights=weights, max_new_tokens=NEW_TOKENS, seed=seed, return_logprobs=True
+        encoded, weights=weights, max_new_tokens=NEW_TOKENS, base_min_p=BASE_MIN_P, seed=seed, return_logprobs=True
     )
     found = token_rewards(out, decoder.tokenizer, [name for name, _ in rows], [prompt for _, prompt in rows])
     texts = {name: [row for row in found if row.title == name] for name in settings}
@@ -152,6 +155,7 @@ def _write(
     record = {
         "prompts": PROMPTS,
         "settings": SETTINGS,
+        "base_min_p": BASE_MIN_P,
         "mean_reward_nats_per_token": summary,
         "reward_against_weight": {
             name: {str(w): mean_and_interval(v) for w, v in c.items()} for name, c in curves.items()
