@@ -41,7 +41,7 @@ run gpu_tests tests/gpu --junitxml="$RAW/gpu_tests.xml"
 for file in bench/test_*.py; do
   suite="$(basename "$file" .py)"
   suite="${suite#test_}"
-  run "$suite" "$file" --benchmark-json="$RAW/$suite.json"
+  run "$suite" "$file" --benchmark-quiet --benchmark-json="$RAW/$suite.json"
 done
 
 "$PYTHON" bench/report.py table "$OUT"
