@@ -222,6 +222,34 @@ def test_a_processor_may_set_scores_outright(model: Any, processor: Any) -> None
     assert torch.equal(found, expected)
 
 
+def test_a_processor_cannot_bring_back_what_a_model_masks(model: Any) -> None:
+    """The −inf of the base, or of a reward model with a weight, excludes a token whatever is done to the scores."""
+    reward = make_model("llama", seed=2)
+
+    class Raise:
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            return scores.index_fill(1, torch.tensor([50]), 100.0)
+
+    def drawn(weight: float) -> set[int]:
+        out = model.generate(
+            **BATCH, max_new_tokens=3, do_sample=False, logits_processor=LogitsProcessorList([Raise()]),
+            custom_generate=custom_generate, reward_models=[reward], reward_weights=[weight],
+        )  # fmt: skip
+        return set(out[:, 11:].flatten().tolist())
+
+    def mask(_module: Any, _args: Any, logits: Tensor) -> Tensor:
+        return logits.index_fill(-1, torch.tensor([50]), -torch.inf)
+
+    assert drawn(0.5) == {50}
+    hook = reward.lm_head.register_forward_hook(mask)
+    assert 50 not in drawn(0.5)
+    assert drawn(0.0) == {50}
+    hook.remove()
+    hook = model.lm_head.register_forward_hook(mask)
+    assert 50 not in drawn(0.5)
+    hook.remove()
+
+
 @pytest.mark.parametrize("with_eos", [True, False])
 @pytest.mark.parametrize("scores", [True, False])
 def test_a_callers_stopping_criterion_stops_where_it_would_in_generate(

@@ -188,13 +188,14 @@ def test_nan_from_a_model_fails_its_row_alone(stream: str, penalty: float, max_b
     assert torch.equal(out.tokens[2], without.tokens[1])
 
 
-def test_every_bad_model_is_named_and_the_call_fails_when_every_row_did() -> None:
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_every_bad_model_is_named_and_the_call_fails_when_every_row_did(penalty: float) -> None:
     base, reward = make_model("llama", seed=1), make_model("llama", seed=2)
     poisoned(base, 0, torch.inf)
     poisoned(reward, 0, torch.inf)
     decoder = GuidedDecoder(base, {"r": reward}, max_batch_size=2)
     with pytest.raises(NumericalError) as caught:
-        decoder.generate(PROMPTS, max_new_tokens=3)
+        decoder.generate(PROMPTS, max_new_tokens=3, repetition_penalty=penalty)
     assert "row 0, new token 0: the logits of 'base' and 'r' hold NaN or +inf" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sorted(caught.value.rows) == [0, 1, 2]
