@@ -28,8 +28,9 @@ SPECIAL = ("<s>", "</s>", "<pad>")
 
 
 def bf16_is_fast() -> bool:
-    """Whether this CPU multiplies bf16 in hardware (AMX): measured 1.8 times as fast a step here, else slower."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    """Whether this CPU multiplies bf16 matrices in hardware (AMX), where a training step took 0.155 s, not 0.281 s."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch do not tell
+    return bool(capabilities.get("amx_bf16", False))
 
 
 def train_tokenizer(statements: list[str], directory: Path) -> PreTrainedTokenizerBase:

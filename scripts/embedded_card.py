@@ -29,14 +29,14 @@ def share_rows(metrics: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def distinct_texts(metrics: dict[str, Any]) -> str:
-    figures = metrics["guided_text"]
-    base = next(iter(figures.values()))["base"]["distinct"]
-    guided = "; ".join(
-        f"{name} " + ", ".join(f"{cell['distinct']} at {weight}" for weight, cell in of.items())
-        for name, of in ((name, figure["guided"]) for name, figure in figures.items())
-    )
-    return f"base {base}; {guided}"
+def variety_rows(metrics: dict[str, Any]) -> str:
+    rows = []
+    for name, figures in metrics["guided_text"].items():
+        cells = [
+            f"{cell['distinct']} / {cell['mean_tokens']}" for cell in (figures["base"], *figures["guided"].values())
+        ]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def render_card(metrics: dict[str, Any]) -> str:
@@ -60,7 +60,7 @@ def render_card(metrics: dict[str, Any]) -> str:
         accuracies=accuracy_rows(metrics),
         samples=next(iter(metrics["guided_text"].values()))["base"]["samples"],
         shares=share_rows(metrics),
-        distinct=distinct_texts(metrics),
+        variety=variety_rows(metrics),
     )
 
 

@@ -63,38 +63,43 @@ def load_decoder(assets: Path) -> genarm.GuidedDecoder:
     )
 
 
-def sample(decoder: Any, tokenizer: Any, weights: dict[str, float], count: int, seed: int, label: str) -> list[str]:
-    """`count` texts from the start of a sequence, at temperature 1 without filters: the distribution itself."""
-    texts: list[str] = []
+def sample(decoder: Any, weights: dict[str, float], count: int, seed: int, label: str) -> list[list[int]]:
+    """`count` token lists from the start of a sequence, at temperature 1 without filters: the distribution itself."""
+    tokens: list[list[int]] = []
     every = {name: weights.get(name, 0.0) for name in OBJECTIVES}
     for start in tqdm(range(0, count, BATCH), desc=f"sampling {label}", leave=False):
         rows = min(BATCH, count - start)
-        prompts = [[tokenizer.bos_token_id]] * rows
+        prompts = [[decoder.tokenizer.bos_token_id]] * rows
         out = decoder.generate(prompts, weights=every, max_new_tokens=NEW_TOKENS, seed=seed + start)
-        texts += tokenizer.batch_decode(out.tokens, skip_special_tokens=True)
-    return texts
+        tokens += [row.tolist() for row in out.tokens]
+    return tokens
 
 
-def share(classifier: Pipeline, texts: list[str]) -> dict[str, Any]:
-    """How many texts the classifier gives to the objective, and how many of them differ from one another."""
-    said = int(classifier.predict(texts).sum())
-    return {**wilson(said, len(texts)), "samples": len(texts), "distinct": len(set(texts))}
+def share(classifier: Pipeline, tokenizer: Any, tokens: list[list[int]]) -> dict[str, Any]:
+    """How many texts the classifier gives to the objective, how many differ from one another, how long they are."""
+    texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return {
+        **wilson(int(classifier.predict(texts).sum()), len(texts)),
+        "samples": len(texts),
+        "distinct": len(set(texts)),
+        "mean_tokens": round(float(np.mean([len(row) for row in tokens])), 1),
+    }
 
 
 def classifier_check(assets: Path, persona: Path, tokenizer: Any, count: int, seed: int) -> dict[str, Any]:
     """For each objective: the classifier's own figures, its share of base text and of guided text by weight."""
     decoder = load_decoder(assets)
-    plain = sample(decoder, tokenizer, {}, count, seed, "base")
+    plain = sample(decoder, {}, count, seed, "base")
     figures: dict[str, Any] = {}
     for name, objective in OBJECTIVES.items():
         classifier = fit_classifier(persona / "statements.train.jsonl.gz", objective)
         guided = {}
         for weight in WEIGHTS:
-            texts = sample(decoder, tokenizer, {name: weight}, count, seed + 1, f"{name} {weight}")
-            guided[str(weight)] = share(classifier, texts)
+            texts = sample(decoder, {name: weight}, count, seed + 1, f"{name} {weight}")
+            guided[str(weight)] = share(classifier, tokenizer, texts)
         figures[name] = {
             "classifier": classifier_figures(classifier, persona / "statements.test.jsonl.gz", objective),
-            "base": share(classifier, plain),
+            "base": share(classifier, tokenizer, plain),
             "guided": guided,
         }
     return figures

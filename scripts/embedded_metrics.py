@@ -47,6 +47,8 @@ def clustered(right: np.ndarray, clusters: list[str], draws: int = 2000) -> dict
     make the interval too narrow.
     """
     _, index = np.unique(clusters, return_inverse=True)
+    if right.all() or not right.any():  # every draw is the same then, and would claim certainty
+        return wilson(len(set(clusters)) * int(right.all()), len(set(clusters)))
     totals, sums = np.bincount(index), np.bincount(index, weights=right)
     picks = np.random.default_rng(0).integers(len(totals), size=(draws, len(totals)))
     low, high = np.percentile(sums[picks].sum(1) / totals[picks].sum(1), [2.5, 97.5])

@@ -2,8 +2,8 @@
 
     python scripts/train_embedded.py --data DATA
 
-DATA is the directory that holds persona/statements.*.jsonl.gz and persona/pairs.*.jsonl.gz. Seeded; about twenty
-minutes on two CPU cores. Needs the `train` extra.
+DATA is the directory that holds persona/statements.*.jsonl.gz and persona/pairs.*.jsonl.gz. Seeded; about half an
+hour on two CPU cores. Needs the `train` extra.
 """
 
 from __future__ import annotations

@@ -83,11 +83,25 @@ def test_pairs_that_share_a_statement_widen_the_interval():
     assert alone["share"] == together["share"] == round(float(right.mean()), 4)
 
 
+def test_an_interval_of_pairs_that_are_all_right_is_not_a_point():
+    from embedded_metrics import clustered, wilson
+
+    assert clustered(np.ones(12, dtype=bool), [str(n // 4) for n in range(12)]) == wilson(3, 3)
+    assert clustered(np.zeros(12, dtype=bool), [str(n // 4) for n in range(12)]) == wilson(0, 3)
+
+
 def test_the_longer_wins_rule_leaves_equal_lengths_out():
     from embedded_metrics import longer_wins
 
     pairs = [PreferencePair("", *texts) for texts in (("aaaa", "b"), ("a", "bbb"), ("cc", "dddd"), ("ee", "ff"))]
     assert longer_wins(pairs)["share"] == round(1 / 3, 4)
+
+
+class Words:
+    """Stands for a tokenizer where the texts are their own tokens."""
+
+    def batch_decode(self, tokens, skip_special_tokens):
+        return tokens
 
 
 def test_the_classifier_tells_its_objective_from_the_rest(tmp_path):
@@ -103,5 +117,5 @@ def test_the_classifier_tells_its_objective_from_the_rest(tmp_path):
     classifier = fit_classifier(path, "interest-in-art")
     figures = classifier_figures(classifier, path, "interest-in-art")
     assert figures["positives"] == len(VERBS) and figures["recall"] == figures["precision"] == 1.0
-    found = share(classifier, ["I love painting", "I love painting", "I like sports", "I read poetry"])
+    found = share(classifier, Words(), ["I love painting", "I love painting", "I like sports", "I read good poetry"])
     assert found["share"] == 0.5 and found["samples"] == 4 and found["distinct"] == 3
