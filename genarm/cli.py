@@ -163,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _fail(str(error), 2 if isinstance(error, InvalidArgumentError) else 1)
         except (KeyboardInterrupt, typer.Abort):
             return 130
+        except OSError as error:  # a full disk, say, or a device that went away
+            return _fail(f"{error.filename or 'the output'}: {error.strerror}: make room or choose another place", 1)
 
 
 def _fail(text: str, status: int) -> int:

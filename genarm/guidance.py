@@ -69,13 +69,14 @@ def per_row(
     if isinstance(value, Tensor) and value.dim() == 0:
         value = float(value)
     if isinstance(value, Real) and not isinstance(value, bool):
-        _check_range(name, [float(value)], low, high)
-        return float(value)
+        number = _number(name, value)
+        _check_range(name, [number], low, high)
+        return number
     if isinstance(value, str) or not isinstance(value, Tensor | Sequence):
         raise InvalidArgumentError(f"{name} is {value!r}: pass a number, or one a sequence")
     try:
         row = torch.as_tensor(value, dtype=torch.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise InvalidArgumentError(f"{name} is {value!r}: pass a number, or one a sequence") from None
     if row.shape != (batch,):
         raise InvalidArgumentError(f"{name} has shape {list(row.shape)}: pass a number or [{batch}], one a sequence")
@@ -157,9 +158,10 @@ def _bias(logit_bias: LogitBias, batch: int, vocab_size: int, device: torch.devi
         return None
     if isinstance(logit_bias, Mapping):
         _check_ids("logit_bias", logit_bias, vocab_size)
-        bias = torch.zeros(vocab_size, dtype=torch.float32)
+        exact = torch.zeros(vocab_size, dtype=torch.float64)
         for token, value in logit_bias.items():
-            bias[token] = _number(f"logit_bias[{token}]", value)
+            exact[token] = _number(f"logit_bias[{token}]", value)
+        bias = exact.float()
     elif isinstance(logit_bias, Tensor) and logit_bias.shape in {(vocab_size,), (batch, vocab_size)}:
         bias = logit_bias.float()
     else:
@@ -184,7 +186,10 @@ def _number(name: str, value: Any) -> float:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidArgumentError(f"{name} is {value!r}: pass a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidArgumentError(f"{name} is larger than any floating-point number: pass a smaller one") from None
 
 
 def _check_ids(name: str, ids: Iterable[object], vocab_size: int) -> None:
@@ -208,7 +213,7 @@ def _reward_weights(weights: Weights, names: Sequence[str], batch: int) -> Tenso
         return torch.tensor([_named(row, names) for row in weights], dtype=torch.float64).reshape(batch, count)  # type: ignore[arg-type]
     try:
         table = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise InvalidArgumentError(f"weights is {weights!r}: pass a dict, a list of dicts, or numbers [B, K]") from None
     if table.shape == (count,):
         return table.expand(batch, count)

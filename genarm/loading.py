@@ -184,7 +184,11 @@ def _reward(
     if isinstance(reward, LoraAdapter):
         return make_model(name, base, reward.fit(inner_model(base)), wrapper), None
     if isinstance(reward, nn.Module):
-        return make_model(name, reward, without=wrapper if reward is base else None), None
+        if reward is base:
+            return make_model(name, reward, without=wrapper), None
+        # The plain model inside a PeftModel that is the base: a reference, which its adapters must not touch.
+        inside = not hasattr(reward, "disable_adapter") and _shares_modules(reward, base)
+        return make_model(name, reward, without=base if inside else None), None
     path = str(reward)
     if not is_adapter(path):
         return make_model(name, load_model(path, source)), load_tokenizer(path, source.trust_remote_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
@@ -116,6 +117,8 @@ def prepare(
             raise InvalidArgumentError(f"{name} is on the meta device and holds no data: pass a tensor with values")
     eos_ids = _eos_ids(options.get("eos_token_id"), decoder)
     pad_id = _pad_id(decoder, eos_ids)
+    if attention_mask is None:
+        attention_mask = _padding_mask(decoder, input_ids)
     prompts = read_prompts(input_ids, attention_mask, pad_id, decoder.device)
     max_new_tokens = _count("max_new_tokens", options.get("max_new_tokens", 128))
     streams = [prompts, *_reward_prompts(decoder, prompts, options.get("reward_prompts"), pad_id)]
@@ -167,7 +170,9 @@ def _reward_prompts(
         if name not in given:
             found.append(prompts)
             continue
-        own = read_prompts(given[name], None, pad_id, decoder.device, f"reward_prompts[{name!r}]")
+        own = read_prompts(
+            given[name], _padding_mask(decoder, given[name]), pad_id, decoder.device, f"reward_prompts[{name!r}]"
+        )
         if len(own.rows) != len(prompts.rows):
             raise InvalidArgumentError(
                 f"reward_prompts[{name!r}] has {len(own.rows)} rows, input_ids {len(prompts.rows)}: give one a sequence"
@@ -191,12 +196,30 @@ def _eos_ids(eos_token_id: int | Sequence[int] | None, decoder: GuidedDecoder) -
     return _ids("eos_token_id", eos_token_id)
 
 
-def _pad_id(decoder: GuidedDecoder, eos_ids: list[int]) -> int:
-    """The pad id, else EOS (of several the first, as Hugging Face takes), else 0."""
+def _named_pad_id(decoder: GuidedDecoder) -> int | None:
     for holder in (decoder.generation_config, decoder.models[0].config, decoder.tokenizer):
         pad_id = getattr(holder, "pad_token_id", None)
         if isinstance(pad_id, int) and pad_id >= 0:
             return pad_id
+    return None
+
+
+def _padding_mask(decoder: GuidedDecoder, ids: PromptInput) -> Tensor | None:
+    """The mask of a padded tensor that came without one: runs of the pad id at either end of a row are padding, where
+    that id means nothing else (Hugging Face infers its mask much like this)."""
+    pad_id = _named_pad_id(decoder)
+    other = {*_eos_ids(None, decoder), getattr(decoder.generation_config, "bos_token_id", None)}
+    if pad_id is None or pad_id in other or not isinstance(ids, Tensor) or ids.dim() != 2:
+        return None
+    kept = (ids != pad_id).int()
+    return (kept.cumsum(1) > 0) & (kept.flip(1).cumsum(1).flip(1) > 0)
+
+
+def _pad_id(decoder: GuidedDecoder, eos_ids: list[int]) -> int:
+    """The pad id, else EOS (of several the first, as Hugging Face takes), else 0."""
+    pad_id = _named_pad_id(decoder)
+    if pad_id is not None:
+        return pad_id
     ids = eos_ids or _eos_ids(None, decoder)
     return ids[0] if ids else 0
 
@@ -207,9 +230,9 @@ def _ids(name: str, value: int | Sequence[int] | Tensor | None) -> list[int]:
     if isinstance(value, Tensor):
         value = value.tolist()
     ids = [value] if not isinstance(value, Iterable) else list(value)
-    if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
+    if any(isinstance(token, bool) or not isinstance(token, Integral) for token in ids):
         raise InvalidArgumentError(f"{name} is {value!r}: pass a token id or a list of them")
-    return ids
+    return [int(token) for token in ids]
 
 
 def _stop(stop: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...]:
@@ -224,6 +247,6 @@ def _stop(stop: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...]:
 
 
 def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 0")
-    return value
+    return int(value)

@@ -194,7 +194,7 @@ def _unfiltered_where_greedy(combined: _Combined, inputs: Inputs) -> Tensor:
 
 def _model_logprobs(z: Tensor, tokens: Tensor, V: int) -> Tensor:
     padded = filters.pad_groups(z[:, :V].to(torch.float32))
-    masses = _group_masses(padded, torch.ones(padded.shape[0]))
+    masses = _group_masses(padded, padded.new_ones(padded.shape[0]))
     return (padded.gather(1, tokens[:, None]) - masses.top)[:, 0] - masses.log_total()
 
 

@@ -108,6 +108,8 @@ class OutputFile:
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o666)
         except FileExistsError:
+            if self.path.is_symlink() and not self.path.exists():
+                raise RunError(f"{self.path} links to a file that is not there: name that file as --output") from None
             raise RunError(f"{self.path} was made by another process meanwhile: run again, or choose another") from None
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror}): choose another --output") from None

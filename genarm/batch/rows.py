@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import InvalidArgumentError
 from . import RunError
 
 RowId = str | int
@@ -70,6 +71,11 @@ def read_input(path: Path) -> RunInput:
 
 def prompt_rows(prompts: Sequence[str]) -> RunInput:
     """The rows of prompts given on the command line, numbered from 1."""
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgumentError(f"--prompt {prompt!r} is not UTF-8: pass text") from None
     digest = f"sha256:{hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()}"
     return RunInput("--prompt", [Row(index, index + 1, prompt) for index, prompt in enumerate(prompts)], [], digest)
 

@@ -91,13 +91,17 @@ def fingerprint(path: str) -> str | None:
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for file in sorted(file for file in folder.iterdir() if file.suffix in {".safetensors", ".json", ".jinja"}):
+    files = [file for file in folder.iterdir() if file.suffix in {".safetensors", ".json", ".jinja"} and file.is_file()]
+    for file in sorted(files):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(SAMPLE))
-            stream.seek(max(size - SAMPLE, 0))
-            digest.update(stream.read(SAMPLE))
+        try:
+            with file.open("rb") as stream:
+                digest.update(stream.read(SAMPLE))
+                stream.seek(max(size - SAMPLE, 0))
+                digest.update(stream.read(SAMPLE))
+        except OSError as error:
+            raise LoadingError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -336,3 +336,30 @@ def test_temperature_zero_is_greedy_row_by_row_and_the_lowest_id_wins_a_tie(pair
         flat.lm_head.weight.zero_()
     assert greedy(GuidedDecoder(flat)) == [[0] * 8] * 2
     assert greedy(GuidedDecoder(flat), allowed_tokens=[40, 31, 50]) == [[31] * 8] * 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"logit_bias": {5: 1e39}},
+        {"logit_bias": {5: 10**400}},
+        {"weights": {"r": 10**400}},
+        {"weights": [[10**400]]},
+        {"beta": 10**400},
+        {"temperature": 10**400},
+        {"top_k": 10**400},
+        {"top_p": [10**400]},
+    ],
+)
+def test_a_number_too_large_for_a_float_is_refused_in_one_line(options: dict[str, Any]) -> None:
+    decoder = GuidedDecoder(make_model("llama", seed=1), {"r": make_model("llama", seed=2)})
+    with pytest.raises(InvalidArgumentError) as caught:
+        decoder.generate([[5]], max_new_tokens=1, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_numpy_integers_are_integers() -> None:
+    numpy = pytest.importorskip("numpy")
+    decoder = GuidedDecoder(make_model("llama", seed=1))
+    out = decoder.generate([[5]], max_new_tokens=numpy.int64(3), eos_token_id=numpy.int64(96), stop=[[numpy.int32(95)]])
+    assert 1 <= len(out.tokens[0]) <= 3

@@ -401,3 +401,18 @@ def test_adapters_and_models_together_guide_greedily(base: Any, saved: Path) -> 
     for row, prompt in enumerate(PROMPTS):
         expected = plain_greedy([base, with_adapter(base, saved), reward], [1.0, 1.0, -0.5], prompt, 8)
         assert out.tokens[row].tolist()[: len(expected)] == expected
+
+
+def test_the_model_inside_a_peft_base_is_a_reference_without_the_adapter(tmp_path: Path) -> None:
+    """As in emulated fine-tuning: the tuned model is the base, the untuned one weighs against it."""
+    plain = make_model("llama", seed=1)
+    tuned = with_adapter(plain, save_adapter(plain, "llama", tmp_path / "adapter", seed=3))
+    out = GuidedDecoder(tuned, {"reference": tuned.get_base_model()}).generate(
+        random_prompts([5]), weights={"reference": -0.5}, max_new_tokens=1, temperature=0.0, return_logprobs=True
+    )
+    assert out.model_logprobs is not None
+    token = out.tokens[0][0]
+    with torch.no_grad():
+        for index, model in enumerate((tuned, plain)):
+            expected = model(input_ids=random_prompts([5])[0][None]).logits[0, -1].log_softmax(-1)[token]
+            torch.testing.assert_close(out.model_logprobs[0, 0, index], expected, atol=1e-5, rtol=1e-5)

@@ -209,3 +209,32 @@ def test_a_padding_id_no_model_knows_is_only_ever_padding() -> None:
         out = GuidedDecoder(base, [reward]).generate(prompts, **settings)
         assert [row.tolist() for row in out.tokens] == [row.tolist() for row in expected.tokens]
         assert int(out.sequences[2, 0]) == pad
+
+
+def test_a_padded_tensor_without_a_mask_is_stripped_where_the_pad_id_means_nothing_else(decoder: GuidedDecoder) -> None:
+    prompts = [row.clamp(min=3) for row in random_prompts(RAGGED, seed=1)]
+    expected = decoder.generate(prompts, max_new_tokens=8, seed=4)
+    for padding in (left_padded, right_padded):
+        ids, mask = padding(prompts)
+        out = decoder.generate(ids, max_new_tokens=8, seed=4)
+        assert torch.equal(out.sequences, decoder.generate(ids, mask, max_new_tokens=8, seed=4).sequences)
+        assert all(map(torch.equal, out.tokens, expected.tokens))
+    one = decoder.generate(torch.tensor([[9, 0, 9]]), max_new_tokens=2, seed=4)
+    assert one.stats.prompt_tokens == 3, "a pad id between tokens is a token"
+
+
+def test_a_pad_id_that_is_also_eos_is_a_token_without_a_mask() -> None:
+    base = make_model("llama", seed=1)
+    base.generation_config.pad_token_id = base.generation_config.eos_token_id = 2
+    out = GuidedDecoder(base).generate(torch.tensor([[2, 9, 2]]), max_new_tokens=1)
+    assert out.stats.prompt_tokens == 3
+
+
+def test_own_prompts_of_a_reward_model_may_be_a_padded_tensor(decoder: GuidedDecoder) -> None:
+    prompts, own = random_prompts(RAGGED, seed=1), random_prompts([2, 7, 4], seed=2)
+    common: dict[str, Any] = {"max_new_tokens": 5, "seed": 4, "return_logprobs": True}
+    expected = decoder.generate(prompts, reward_prompts={"r": own}, **common)
+    for padding in (left_padded, right_padded):
+        out = decoder.generate(prompts, reward_prompts={"r": padding(own)[0]}, **common)
+        assert all(map(torch.equal, out.tokens, expected.tokens))
+        torch.testing.assert_close(out.model_logprobs, expected.model_logprobs, equal_nan=True)

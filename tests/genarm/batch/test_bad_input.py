@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
 from families import make_model, save_adapter
+
+from genarm import cli
+from genarm.batch import command
 
 from .conftest import Bench, Models, byte_tokenizer
 
@@ -74,3 +79,38 @@ def test_bad_input_is_one_line_and_leaves_no_file(
     assert found.status == status
     assert found.line.startswith("genarm: error: ") and words in found.line
     assert bench.left() == [] and sorted(material.rglob("*")) == before
+
+
+def test_a_prompt_that_is_no_text_is_one_line_and_leaves_nothing(bench: Bench) -> None:
+    found = bench.generate("--prompt", "a\udcff", "--output", bench.folder / "out.jsonl")
+    assert found.status == 2
+    assert "is not UTF-8" in found.line
+    assert not list(bench.folder.glob("out.jsonl*"))
+
+
+def test_a_link_to_nowhere_is_named_for_what_it_is(bench: Bench) -> None:
+    link = bench.folder / "link.jsonl"
+    link.symlink_to(bench.folder / "gone.jsonl")
+    found = bench.generate("--prompt", "x", "--output", link)
+    assert found.status == 1
+    assert "links to a file that is not there" in found.line
+
+
+def test_a_folder_named_like_a_model_file_is_passed_over(bench: Bench) -> None:
+    base = bench.folder / "base"
+    shutil.copytree(bench.models.base, base)
+    (base / "odd.json").mkdir()
+    found = bench.generate("--base", base, "--prompt", "x", "--output", bench.folder / "out.jsonl")
+    assert found.status == 0
+
+
+def test_a_full_disk_behind_the_standard_output_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(command, "generate", full)
+    assert cli.main(["generate", "--prompt", "x"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "No space left" in lines[0]
