@@ -133,8 +133,8 @@ class GuidedDecoder:
         """Draw sequences from the guided distribution p(y_t) ∝ exp((1/T) Σ_m w_m log p_m(y_t)).
 
         Args:
-            input_ids: [B, T] int64, left- or right-padded as ``attention_mask`` [B, T] says, or a list of B prompts. Without a
-                mask, runs of the pad id at either end are padding where that id is neither BOS nor EOS.
+            input_ids: [B, T] int64, left- or right-padded as ``attention_mask`` [B, T] says, or a list of B prompts.
+                Without a mask, runs of the pad id at either end are padding where that id is neither BOS nor EOS.
             weights: {name: weight}, a list with one such dict a sequence, or numbers [K] or [B, K]; default 1 each.
             beta: the reward weights are divided by it.
             base_weight: the base's weight, a number or [B], any sign; not divided by beta.
