@@ -150,8 +150,10 @@ def demo(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; its exit status. What goes wrong on purpose is one line on the standard error."""
-    # Before torch is imported: OpenMP threads that spin at barriers make small models 20 times slower on a busy CPU.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch is imported. libgomp's threads spin long at barriers, which on a CPU with other work makes small models
+    # many times slower; a shorter spin costs an idle one little (docs/cpu.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
