@@ -150,8 +150,8 @@ def demo(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; its exit status. What goes wrong on purpose is one line on the standard error."""
-    # Before torch is imported. libgomp's threads spin long at barriers, which on a CPU with other work makes small models
-    # many times slower; a shorter spin costs an idle one little (docs/cpu.md).
+    # Before torch is imported: OpenMP threads spin long at barriers, which on a busy CPU makes small models
+    # far slower. A shorter spin costs an idle one little (docs/cpu.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     with warnings.catch_warnings():
