@@ -150,7 +150,7 @@ class Record:
             self.kept_scores.append(edited.clone())
         return edited
 
-    def halt(self, generated: Tensor, _scores: Tensor | None) -> Tensor:
+    def halt(self, generated: Tensor) -> Tensor:
         """Which rows stop, [B] bool. Without an EOS among the criteria transformers pads nothing: rows go on until all
         have stopped."""
         stopped: Tensor = self.criteria(torch.cat([self.columns, generated], dim=1), self.scores())

@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from .errors import GenARMError, InvalidArgumentError, LoadingError, UnsafeWeightsError, UnsupportedAdapterError
-from .models.files import adapter_folder, is_adapter, model_source
+from .errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError
+from .models.files import adapter_folder, is_adapter, model_source, refuse_pickled
 from .models.hf import HFModel, inner_model, make_model
 from .models.lora import LoraAdapter, read_adapter
 from .vocabulary import check_vocabularies
@@ -252,12 +252,8 @@ def _shares_modules(base: nn.Module, reward: nn.Module) -> bool:
 def _loading_error(name: str | Path, error: Exception) -> LoadingError:
     text = shorten(str(error), 160, placeholder=" …") or type(error).__name__
     folder = Path(str(name)).expanduser()
-    pickled = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]) if folder.is_dir() else []
-    if pickled and not list(folder.glob("*.safetensors")):
-        return UnsafeWeightsError(
-            f"{pickled[0]}: pickled weights can run code when loaded and are not read: save them as safetensors "
-            "(save_pretrained(..., safe_serialization=True))"
-        )
+    if not list(folder.glob("*.safetensors")):
+        refuse_pickled(folder)
     if not folder.exists():
         return LoadingError(f"{name}: no such folder, and not to be had from the hub ({text}): check the path")
     return LoadingError(f"{name}: cannot be loaded as a causal language model ({text}): copy or save it again")

@@ -13,13 +13,12 @@ import genarm_kernels
 
 from ..errors import GenARMError, NumericalError
 from ..guidance import Guidance
-from ..models.hf import HFModel, HFStream, evaluating
+from ..models.hf import HFModel, HFStream, evaluating, submodules
 from ..output import FinishReason
 from .step import Sampler, ScoreEdit
 
-# (generated so far [B, t], edited scores or None) -> rows to stop, [B] bool
-Halt = Callable[[Tensor, Tensor | None], Tensor]
-NOTHING_LEFT = 1 << 8
+# generated so far [B, t] -> rows to stop, [B] bool
+Halt = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +63,14 @@ class Decoding:
             return
         started = time.perf_counter()
         streams = [model.stream(rows) for model, rows in zip(job.models, job.prompts, strict=True)]
+        parts = submodules(job.models)
         sampler = Sampler(job.guidance, job.vocab_size, job.return_logprobs, job.edit)
         sampler.remember_prompts(job.prompts[0])
         device = job.prompts[0][0].device
         lengths = torch.tensor([len(row) for row in job.prompts[0]], device=device)
         generated = torch.full((len(job.row_ids), job.max_new_tokens), job.pad_id, device=device)
         for step in range(job.max_new_tokens):
-            with evaluating(job.models):  # not across a yield: between steps the models are as the caller left them
+            with evaluating(parts):  # not across a yield: between steps the models are as the caller left them
                 drawn, emitted = self._step(streams, sampler, lengths + step, generated, step)
             now = time.perf_counter()
             self._clock(now - started)
@@ -100,7 +100,7 @@ class Decoding:
         live = torch.tensor([token is not None for token in emitted], device=generated.device)
         generated[:, step] = torch.where(live, sample.tokens, self.job.pad_id)
         self._keep_logprobs(sample, live)
-        self._halt(generated[:, : step + 1], sampler, step)
+        self._halt(generated[:, : step + 1])
         return sample.tokens, emitted
 
     def _reason(self, row: int, token: int, step: int) -> FinishReason | None:
@@ -129,11 +129,11 @@ class Decoding:
             self.logprobs.append(sample.logprobs.masked_fill(~live, torch.nan))
             self.model_logprobs.append(sample.model_logprobs.masked_fill(~live[:, None], torch.nan))
 
-    def _halt(self, generated: Tensor, sampler: Sampler, step: int) -> None:
+    def _halt(self, generated: Tensor) -> None:
         """Ask the caller's stopping criteria."""
         if self.job.halt is None:
             return
-        for row, stopped in enumerate(self.job.halt(generated, sampler.edited_scores).tolist()):
+        for row, stopped in enumerate(self.job.halt(generated).tolist()):
             if stopped and self.reasons[row] is None:
                 self.reasons[row] = "stop"
 

@@ -51,17 +51,13 @@ def repetition_penalty(scores: Tensor, seen: Tensor, penalty: float | Tensor) ->
 
 @dataclass(slots=True)
 class Sampler:
-    """Draws one token a row. B rows, V ids. ``edit`` acts on the combined scores, as Hugging Face's processors do.
-
-    ``edited_scores`` keeps the last step's scores for whoever wants to see them.
-    """
+    """Draws one token a row. B rows, V ids. ``edit`` acts on the combined scores, as Hugging Face's processors do."""
 
     guidance: Guidance
     vocab_size: int
     return_logprobs: bool = False
     edit: ScoreEdit | None = None
     seen: Tensor | None = None  # [B, V] bool, kept only under a repetition penalty
-    edited_scores: Tensor | None = None
 
     def remember_prompts(self, prompts: list[Tensor]) -> None:
         """Start counting repetitions, if they are penalised at all."""
@@ -101,7 +97,6 @@ class Sampler:
             edited = repetition_penalty(edited, self.seen, self.guidance.repetition_penalty)
         if self.edit is not None:
             edited = self.edit(generated, edited.clone())
-        self.edited_scores = edited
         # +inf from a processor means "this one"; the sampler takes finite scores.
         highest = torch.finfo(torch.float32).max
         return edited.float().clamp(max=highest).masked_fill(scores == -math.inf, -math.inf)

@@ -40,7 +40,10 @@ def adapter_folder(name: str) -> Path:
 
 def model_source(name: str) -> str:
     """What to load a model from: a folder or a hub id as it is, or without a network the folder the id is cached in."""
-    if Path(name).expanduser().is_dir() or hub_answers():
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if hub_answers():
         return name
     cached = _hub_file(name, "config.json")
     if cached is None:
@@ -64,17 +67,22 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU. Pickled weights are refused."""
     if not path.is_file():
-        pickled = sorted([*path.parent.glob("*.bin"), *path.parent.glob("*.pt")])
-        if pickled:
-            raise UnsafeWeightsError(
-                f"{pickled[0]}: pickled weights can run code when loaded and are not read: save them as safetensors "
-                "(save_pretrained(..., safe_serialization=True))"
-            )
+        refuse_pickled(path.parent)
         raise LoadingError(f"{path}: no such file: is this the folder that save_pretrained wrote?")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise LoadingError(f"{path}: corrupt or not safetensors ({error}): copy or save it again") from None
+
+
+def refuse_pickled(folder: Path) -> None:
+    """Raise UnsafeWeightsError if the folder holds pickled weights."""
+    pickled = sorted(file for ending in ("*.bin", "*.pt", "*.pth") for file in folder.glob(ending))
+    if pickled:
+        raise UnsafeWeightsError(
+            f"{pickled[0]}: pickled weights can run code when loaded and are not read: save them as safetensors "
+            "(save_pretrained(..., safe_serialization=True))"
+        )
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class HFModel:
     module: Any
     adapter: LoraAdapter | None = None
     without: Any = None
-    accepts: frozenset[str] = field(default=frozenset())
+    accepts: frozenset[str] = frozenset()
 
     @property
     def config(self) -> Any:
@@ -46,15 +46,17 @@ class HFModel:
     @property
     def vocab_size(self) -> int:
         """Columns of the LM head, padding included."""
-        head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
-        weight = getattr(head, "weight", None)
-        return int(weight.shape[0]) if weight is not None else int(self.config.vocab_size)
+        return self._rows("get_output_embeddings")
 
     @property
     def input_vocab_size(self) -> int:
         """Rows of the embedding: ids a prompt may hold."""
-        embedding = self.module.get_input_embeddings() if hasattr(self.module, "get_input_embeddings") else None
-        weight = getattr(embedding, "weight", None)
+        return self._rows("get_input_embeddings")
+
+    def _rows(self, getter: str) -> int:
+        """Rows of the head's or the embedding's weight; the configured vocabulary where the model names neither."""
+        layer = getattr(self.module, getter, lambda: None)()
+        weight = getattr(layer, "weight", None)
         return int(weight.shape[0]) if weight is not None else int(self.config.vocab_size)
 
     @property
@@ -142,7 +144,7 @@ def inner_model(module: nn.Module) -> nn.Module:
 
 @dataclass(slots=True)
 class HFStream:
-    """B rows of one model while they decode. ``step`` appends one token a row and returns the next logits."""
+    """B rows of one model while they decode: ``append`` a token a row, then ask for the next ``logits``."""
 
     model: HFModel
     ids: Tensor  # [B, T] int64, what the next forward pass reads
@@ -168,10 +170,16 @@ class HFStream:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
 
 
+def submodules(models: list[HFModel]) -> list[nn.Module]:
+    """Every part of the models, once each however many streams share it."""
+    modules = {id(model.module): model.module for model in models}
+    return [part for module in modules.values() for part in module.modules()]
+
+
 @contextmanager
-def evaluating(models: list[HFModel]) -> Iterator[None]:
-    """Dropout off inside the block; every submodule's mode is as it was afterwards."""
-    training = [part for model in models for part in model.module.modules() if part.training]
+def evaluating(parts: list[nn.Module]) -> Iterator[None]:
+    """Dropout off inside the block; the mode of each of ``parts`` is as it was afterwards."""
+    training = [part for part in parts if part.training]
     with ExitStack() as stack:
         for part in training:
             part.training = False

@@ -62,7 +62,7 @@ class LoraAdapter:
         fitted = {}
         for name, (down, up, bias) in self.layers.items():
             layer = self._layer(model, name)
-            wanted = (_features(layer)[0], _features(layer)[1])
+            wanted = _features(layer)
             if (down.shape[1], up.shape[0]) != wanted:
                 raise UnsupportedAdapterError(
                     f"{self.path}: {name} maps {down.shape[1]} -> {up.shape[0]} features, the model's {wanted[0]} -> "

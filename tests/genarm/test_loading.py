@@ -378,3 +378,13 @@ def test_a_module_that_is_no_causal_lm_is_refused(base: Any, make: Any, cause: s
             build()
         assert "\n" not in str(caught.value)
     assert "helpful" in str(caught.value)
+
+
+def test_a_home_folder_is_expanded_for_models_and_adapters_alike(
+    base: Any, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    base.save_pretrained(tmp_path / "base")
+    save_adapter(base, "llama", tmp_path / "adapter", seed=3)
+    decoder = GuidedDecoder.from_pretrained("~/base", {"full": "~/base", "lora": "~/adapter"}, device="cpu")
+    assert decoder.reward_names == ("full", "lora")
