@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genarm_kernels import combine, draw, eager, filters
-from genarm_kernels.arguments import GROUP_SIZE, INTERPRETED, GuidedSample, Inputs, PerRow, prepare
+from genarm_kernels import eager, fused
+from genarm_kernels.arguments import INTERPRETED, GuidedSample, Inputs, PerRow, prepare
 
 
 @torch.no_grad()
@@ -68,12 +68,7 @@ def guided_sample(
     )
     if not _on_kernels(inputs):
         return eager.guided_sample(inputs, return_logprobs)
-    if not inputs.has_base_filter and not inputs.has_score_filter:
-        partials = combine.reduce_groups(inputs, return_logprobs)
-        return draw.draw(inputs, return_logprobs, partials, unfiltered=partials)
-    unfiltered, scores = _scores(inputs, return_logprobs)
-    threshold, partials = _filter(inputs, scores, unfiltered)
-    return draw.draw(inputs, return_logprobs, partials, unfiltered, scores, threshold)
+    return fused.guided_sample(inputs, return_logprobs)
 
 
 @torch.no_grad()
@@ -97,27 +92,8 @@ def guided_log_probs(
     inputs = prepare(logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, 0, 0, vocab_size)
     if not _on_kernels(inputs):
         return eager.guided_log_probs(inputs)
-    partials, scores = _scores(inputs, False)
-    threshold = None
-    if inputs.has_base_filter or inputs.has_score_filter:
-        threshold, partials = _filter(inputs, scores, partials)
-    return draw.normalise(inputs, scores, partials, threshold)
+    return fused.guided_log_probs(inputs)
 
 
 def _on_kernels(inputs: Inputs) -> bool:
     return (INTERPRETED or inputs.logits[0].is_cuda) and inputs.batch_size > 0
-
-
-def _scores(inputs: Inputs, logprobs: bool) -> tuple[combine.Partials, Tensor]:
-    """The partials before any filter, and the scores [B, G·1024] that the base filters leave."""
-    base_threshold = None
-    if inputs.has_base_filter:
-        base_threshold = filters.base_threshold(filters.base_values(inputs), inputs)
-    scores = inputs.temperature.new_empty(inputs.batch_size, inputs.groups * GROUP_SIZE)
-    return combine.reduce_groups(inputs, logprobs, base_threshold, scores), scores
-
-
-def _filter(inputs: Inputs, scores: Tensor, partials: combine.Partials) -> tuple[Tensor, combine.Partials]:
-    """The rows' thresholds [B], and the partials of what they leave."""
-    threshold = filters.score_threshold(scores, inputs)
-    return threshold, combine.reduce_filtered_groups(inputs, scores, threshold, partials)
