@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One command for a machine with a GPU: tests/gpu, then every latency suite of bench/, within 9 minutes.
-# Writes one JSON a suite into $OUT (default ./out/device) and prints a short table last.
+# Writes one JSON a suite into $OUT (default ./out/device) and prints a short digest last. A suite that fails or is
+# stopped at the end of its time still leaves the rows it finished. FULL=1 with a larger BUDGET runs the whole grid.
 # Without a GPU it still runs: the GPU tests skip and the suites measure the CPU path at small shapes.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -8,6 +9,8 @@ cd "$(dirname "$0")/.."
 OUT="${OUT:-out/device}"
 PYTHON="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 BUDGET="${BUDGET:-520}" # seconds for everything
+SELECT="not full"
+[ -z "${FULL:-}" ] || SELECT=""
 STARTED=$SECONDS
 RAW="$(mktemp -d)"
 trap 'rm -rf "$RAW"' EXIT
@@ -31,18 +34,19 @@ run() { # suite, then pytest's arguments
     return
   fi
   echo "== $suite"
-  timeout "$(left)" "$PYTHON" -m pytest -q -p no:cacheprovider "$@" 2>&1 | tail -n 25
+  BENCH_ROWS="$RAW/$suite.jsonl" timeout -k 10 "$(left)" "$PYTHON" -m pytest -q -p no:cacheprovider \
+    --junitxml="$RAW/$suite.xml" "$@" 2>&1 | tail -n 25
   local status=${PIPESTATUS[0]}
   [ "$status" -eq 0 ] || [ "$status" -eq 5 ] || failed=1
-  "$PYTHON" bench/report.py write "$suite" "$RAW" "$OUT" "$status" "pytest $*"
+  "$PYTHON" -m bench.report write "$suite" "$RAW" "$OUT" "$status" "pytest $*"
+  echo "== $suite took until second $((SECONDS - STARTED))"
 }
 
-run gpu_tests tests/gpu --junitxml="$RAW/gpu_tests.xml"
+run gpu_tests tests/gpu
 for file in bench/test_*.py; do
   suite="$(basename "$file" .py)"
-  suite="${suite#test_}"
-  run "$suite" "$file" --benchmark-quiet --benchmark-json="$RAW/$suite.json"
+  run "${suite#test_}" "$file" -m "$SELECT" --benchmark-quiet
 done
 
-"$PYTHON" bench/report.py table "$OUT"
+"$PYTHON" -m bench.report digest "$OUT"
 exit "$failed"

@@ -1,10 +1,10 @@
-"""Turns what a suite left behind into one JSON a suite, and all of them into a short table.
+"""Turns what a suite left behind into one JSON a suite, and all of them into a short digest.
 
-    python bench/report.py write SUITE RAW_DIR OUT_DIR EXIT_STATUS COMMAND
-    python bench/report.py table OUT_DIR
+    python -m bench.report write SUITE RAW_DIR OUT_DIR EXIT_STATUS COMMAND
+    python -m bench.report digest OUT_DIR
 
-A suite's JSON holds the device, versions, commit, command and exit status, and a row a benchmark with its median in
-microseconds and whatever the benchmark noted (bytes, GB/s, share of copy bandwidth).
+A suite's JSON holds the device, versions, commit, command and exit status, what was skipped and why, and a row a
+benchmark with its median in microseconds and whatever the benchmark noted.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import torch
 
-PACKAGES = ("torch", "triton", "transformers", "peft", "numpy", "pytest-benchmark")
+from bench.targets import digest, has_digest
+
+PACKAGES = ("torch", "triton", "transformers", "peft", "numpy", "pytest-benchmark", "flashinfer-python")
+MOST_ROWS = 40
+COMPLETE = (0, 5)  # pytest's exit statuses for "passed" and "nothing to run"
 
 
 def environment() -> dict[str, Any]:
@@ -42,43 +47,44 @@ def environment() -> dict[str, Any]:
 
 def write(suite: str, raw: Path, out: Path, status: int, command: str) -> None:
     """Write OUT_DIR/SUITE.json."""
-    rows: list[dict[str, Any]] = []
-    benchmark, junit = raw / f"{suite}.json", raw / f"{suite}.xml"
-    if benchmark.is_file() and benchmark.stat().st_size:
-        rows = [_row(entry) for entry in json.loads(benchmark.read_text())["benchmarks"]]
-    record = {"suite": suite, **environment(), "command": command, "exit_status": status, "rows": rows}
-    if junit.is_file():
-        record["tests"] = _counts(junit)
+    rows, junit = raw / f"{suite}.jsonl", raw / f"{suite}.xml"
+    record = {"suite": suite, **environment(), "command": command, "exit_status": status}
+    # A run that was killed has rows and no XML.
+    if junit.is_file() and junit.stat().st_size:
+        record["tests"], record["skipped"] = _outcomes(junit)
+    record["rows"] = [json.loads(line) for line in rows.read_text().splitlines()] if rows.is_file() else []
     (out / f"{suite}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def table(out: Path) -> None:
-    """Print every suite's rows."""
+def show(out: Path) -> None:
+    """Print every suite in short."""
     for path in sorted(out.glob("*.json")):
         record = json.loads(path.read_text())
-        print(
-            f"\n{record['suite']} on {record['device']}, torch {record['versions']['torch']}, commit {record['commit']}"
-        )
+        print(f"\n{record['suite']} on {record['device']}, torch {record['versions']['torch']}, {record['commit']}")
         if "tests" in record:
             print("  " + ", ".join(f"{count} {name}" for name, count in record["tests"].items()))
-        for row in record["rows"]:
-            notes = "  ".join(f"{key} {_short(value)}" for key, value in row["notes"].items())
-            print(f"  {row['name']:<64} {row['median_us']:>10.1f} µs  {notes}")
-        if record["exit_status"] not in (0, 5):
+            for reason, count in list(record["skipped"].items())[:4]:
+                print(f"  skipped {count}: {reason}")
+        print("\n".join(digest(record) if has_digest(record) else _table(record["rows"])))
+        if record["exit_status"] not in COMPLETE:
             print(f"  FAILED with exit status {record['exit_status']}: {record['command']}")
 
 
-def _row(entry: dict[str, Any]) -> dict[str, Any]:
-    notes = dict(entry.get("extra_info") or {})
-    # A round may hold several calls, to rotate inputs through more than the cache.
-    median = notes.pop("us_per_call", entry["stats"]["median"] * 1e6)
-    return {"name": entry["name"], "median_us": median, "notes": notes}
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for row in rows[:MOST_ROWS]:
+        notes = "  ".join(f"{key} {_short(value)}" for key, value in row["notes"].items())
+        lines.append(f"  {row['name']:<64} {row['median_us']:>10.1f} µs  {notes}")
+    return lines + ([f"  and {len(rows) - MOST_ROWS} more rows"] if len(rows) > MOST_ROWS else [])
 
 
-def _counts(junit: Path) -> dict[str, int]:
-    suites = list(ElementTree.parse(junit).getroot().iter("testsuite"))
+def _outcomes(junit: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """How many tests ended how, and how many were skipped for each reason."""
+    root = ElementTree.parse(junit).getroot()
+    suites = list(root.iter("testsuite"))
     total = {key: sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")}
-    return {"passed": total["tests"] - total["failures"] - total["errors"] - total["skipped"], **total}
+    passed = total["tests"] - total["failures"] - total["errors"] - total["skipped"]
+    return {"passed": passed, **total}, dict(Counter(skip.get("message", "") for skip in root.iter("skipped")))
 
 
 def _short(value: Any) -> str:
@@ -95,8 +101,10 @@ def _version(name: str) -> str | None:
 def _commit() -> str | None:
     if os.environ.get("COMMIT"):
         return os.environ["COMMIT"]
+    # A figure from an edited tree must not pass for the commit's.
+    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        done = subprocess.run(describe, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
@@ -105,7 +113,7 @@ def _commit() -> str | None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["write"] and len(sys.argv) == 7:
         write(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
-    elif sys.argv[1:2] == ["table"] and len(sys.argv) == 3:
-        table(Path(sys.argv[2]))
+    elif sys.argv[1:2] == ["digest"] and len(sys.argv) == 3:
+        show(Path(sys.argv[2]))
     else:
         sys.exit(__doc__)

@@ -1,0 +1,1 @@
+"""Latency suites: what is measured and how is in docs/benchmarks.md."""
