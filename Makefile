@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test lint types clean
+.PHONY: demo test bench roofline lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -15,6 +15,13 @@ test: $(VENV)/.dev
 	$(BIN)/coverage erase
 	TRITON_INTERPRET=1 $(PYTEST) tests/interpreter --cov --cov-report=
 	$(PYTEST) tests --ignore=tests/interpreter --cov --cov-append --cov-report=term --cov-fail-under=90
+
+# Without a GPU: the CPU paths at small shapes.
+bench: $(VENV)/.dev
+	bench/device.sh
+
+roofline: $(VENV)/.dev
+	$(BIN)/python -m bench.roofline out/device/sampling.json out/roofline.png
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
