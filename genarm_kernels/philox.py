@@ -84,34 +84,3 @@ def noise_kernel(seed: tl.tensor, position: tl.tensor, ids: tl.tensor, PURPOSE: 
     high = ((position >> 32) & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
     words, _, _, _ = tl.philox(seed, ids, low, high, zero + PURPOSE)
     return exponential_kernel(words)
-
-
-# 2⁶⁴ over the golden ratio, odd, as int64.
-_GOLDEN = -0x61C8864680B583EB
-
-
-def _mix(x: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64: a bijection of 64-bit words. Shifts are logical, so sign bits are masked off."""
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & (2**33 - 1))
-
-
-def row_seeds(seed: int | Tensor, B: int, device: torch.device | str | None = None) -> Tensor:
-    """Seeds of the B rows of a batch seed -> [B] int64.
-
-    Element b depends on (seed, b) only, never on B, and all elements of one seed differ: for a fixed seed
-    b ↦ mix(mix(seed + odd) + b·odd) is a bijection of 64-bit words. Any integer is a seed, taken modulo 2⁶⁴; so is a
-    tensor of no dimensions, whose device is then used and never waited for.
-    """
-    if B < 0:
-        raise ValueError(f"B is {B}: expected a number of rows ≥ 0")
-    if isinstance(seed, Tensor):
-        device = seed.device
-    elif isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed is {type(seed).__name__}: expected an integer")
-    else:
-        signed = (seed + 2**63) % 2**64 - 2**63
-        seed = torch.full((), signed, dtype=torch.int64, device=device)
-    rows = torch.arange(B, dtype=torch.int64, device=device)
-    return _mix(_mix(seed + _GOLDEN) + rows * _GOLDEN)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from genarm_kernels import philox
 from genarm_kernels.arguments import GROUP_SIZE, NOTHING_LEFT, GuidedSample, Inputs, PerRow, prepare
+from genarm_kernels.values import settle
 
 
 def guided_sample(
@@ -26,8 +27,10 @@ def guided_sample(
     vocab_size: int | None = None,
 ) -> GuidedSample:
     """The oracle of genarm_kernels.guided_sample, one row after the other."""
-    inputs = prepare(
-        logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, seed, position, vocab_size
+    inputs = settle(
+        prepare(
+            logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, seed, position, vocab_size
+        )
     )
     rows = [_Row(inputs, b, return_logprobs) for b in range(inputs.batch_size)]
     M, like = len(inputs.logits), inputs.weights
@@ -56,7 +59,9 @@ def guided_log_probs(
     vocab_size: int | None = None,
 ) -> Tensor:
     """The oracle of genarm_kernels.guided_log_probs."""
-    inputs = prepare(logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, 0, 0, vocab_size)
+    inputs = settle(
+        prepare(logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, 0, 0, vocab_size)
+    )
     rows = [_Row(inputs, b, False).log_probs() for b in range(inputs.batch_size)]
     return torch.stack(rows).float() if rows else inputs.weights.new_empty(0, inputs.vocab_size)
 

@@ -10,14 +10,12 @@ in Triton's interpreter under TRITON_INTERPRET=1.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from genarm_kernels import eager, fused
-from genarm_kernels.arguments import INTERPRETED, GuidedSample, Inputs, PerRow, prepare
+from genarm_kernels import ops
+from genarm_kernels.arguments import GuidedSample, PerRow, prepare
 
 
-@torch.no_grad()
 def guided_sample(
     logits: Sequence[Tensor],
     weights: Tensor | Sequence[float] | Sequence[Sequence[float]],
@@ -51,7 +49,8 @@ def guided_sample(
         vocab_size: use only the first so many ids.
 
     Temperature, the filters, seed and position are scalars or tensors [B] on the logits' device. Nothing on a GPU is
-    waited for; weights in a list are copied there, so pass a tensor to capture a graph.
+    waited for; weights in a list are copied there, so pass a tensor to capture a graph. torch.compile takes a call as
+    one node, and compiles again for another list of weights or another seed beyond 64 bits.
 
     Returns:
         tokens [B] int64; logprobs [B], under what the token was drawn from (at temperature 0: under the unfiltered
@@ -66,12 +65,9 @@ def guided_sample(
     inputs = prepare(
         logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, seed, position, vocab_size
     )
-    if not _on_kernels(inputs):
-        return eager.guided_sample(inputs, return_logprobs)
-    return fused.guided_sample(inputs, return_logprobs)
+    return ops.guided_sample(inputs, return_logprobs)
 
 
-@torch.no_grad()
 def guided_log_probs(
     logits: Sequence[Tensor],
     weights: Tensor | Sequence[float] | Sequence[Sequence[float]],
@@ -90,10 +86,4 @@ def guided_log_probs(
     row for which guided_sample's status would not be 0 is NaN.
     """
     inputs = prepare(logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, 0, 0, vocab_size)
-    if not _on_kernels(inputs):
-        return eager.guided_log_probs(inputs)
-    return fused.guided_log_probs(inputs)
-
-
-def _on_kernels(inputs: Inputs) -> bool:
-    return (INTERPRETED or inputs.logits[0].is_cuda) and inputs.batch_size > 0
+    return ops.guided_log_probs(inputs)
