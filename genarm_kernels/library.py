@@ -16,7 +16,7 @@ def register(schema: str, compute: Callable[..., Any], empty: Callable[..., Any]
     compute works on any device, and its results share no memory with its arguments. empty takes the same arguments and
     gives results of the same shapes, dtypes and device that hold nothing.
 
-    torch.library.custom_op would do the same for 20 µs a call; this takes 8.
+    torch.library.custom_op would do the same at twice the cost of a call.
     """
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
