@@ -4,15 +4,16 @@
     peak_g   = max over the group of s_v
     sum_g    = Σ over the group of exp((s_v − peak_g) / T)  with T = 1 where the temperature is 0
 
-Reads M·B·V logits once and writes three words a group; with log-probs, two more a group and model, from the same reads
-(the second load of a line is a cache hit); with filters, the scores too, B·V·4 bytes.
+Reads M·B·V logits once and writes three words a group; with log-probs two more a group and model from the same reads;
+with filters that need a search, the scores too, B·V·4 bytes, for the rows that have one.
 
-One warp reduces a group, and the compiler knows no argument's alignment: a group's layout, hence the order of its sums
-and its last bits, is the same for every batch, stride and offset. Triton specialises on what tuples hold, whatever it
-is told, so those addresses are hidden behind `shift`, an argument that is always 0.
+A program is one warp and takes whole groups of one row, one after the other. There are two ways through a group. The
+plain one has no rule in it: finite logits need none, −inf passes by itself, and NaN or +inf in any model turn up in
+the sum. What turns up there, and the last group of fewer ids, goes the careful way, id by id by the rules. Which way
+depends on the row's own values only.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"
+# mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"
 
 from typing import Any, NamedTuple
 
@@ -21,54 +22,77 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from genarm_kernels.arguments import GROUP_SIZE, MAX_INVERSE_TEMPERATURE, MIN_INVERSE_TEMPERATURE, Inputs
+from genarm_kernels.arguments import Inputs
+from genarm_kernels.groups import (
+    GROUP,
+    INFINITY,
+    LOG2_E,
+    add_block,
+    aligned,
+    empty_group,
+    inverse_temperature,
+    lane_width,
+    load_group,
+    load_weights,
+    starts_rows_at_16_bytes,
+)
 
-GROUP = tl.constexpr(GROUP_SIZE)
-INFINITY = tl.constexpr(float("inf"))
-# The peak of an empty group: finite, so that no difference of two peaks is −inf − (−inf).
-LOWEST = tl.constexpr(-3.4028234663852886e38)
-# Ids of a group that are combined at a time, by M: what a warp's registers hold of M rows.
-CHUNKS = {1: 1024, 2: 512, 3: 256, 4: 256, 5: 128, 6: 128, 7: 128, 8: 128}
-_MAX_INVERSE = tl.constexpr(MAX_INVERSE_TEMPERATURE)
-_MIN_INVERSE = tl.constexpr(MIN_INVERSE_TEMPERATURE)
+# Ids taken at a time the careful way, few so that it needs no more registers than the plain one.
+CAREFUL = tl.constexpr(128)
+# Models whose logits are on their way at the same time. With more models in all it is two, with log-probs one: more
+# would not fit the registers.
+LOADS = tl.constexpr(4)
+# With more programs than this a program takes several groups, and sets up once for all of them.
+PROGRAMS = 4096
+MOST_GROUPS = 8
 
 
 class Partials(NamedTuple):
-    """What the group pass leaves behind, G groups a row."""
+    """What the group pass leaves behind, G groups a row. Of no size: what was not asked for."""
 
     peaks: Tensor  # [B, G] float32
     sums: Tensor  # [B, G] float32
     bits: Tensor  # [B, G] int32: bit m where model m has a NaN or +inf in the group
-    model_peaks: Tensor  # [B, M, G] float32; of no size without log-probs
+    unfiltered_peaks: Tensor  # [B, G] float32, before the base's filters; with such filters only
+    unfiltered_sums: Tensor  # [B, G] float32
+    model_peaks: Tensor  # [B, M, G] float32; with log-probs only
     model_sums: Tensor  # [B, M, G] float32
 
 
 @triton.jit
-def inverse_temperature(temperature):
-    """1/T, 1 for T = 0. A negative or NaN T gives NaN, which excludes every token."""
-    inverse = 1.0 / tl.where(temperature == 0.0, 1.0, temperature)
-    # NaN compares false on either side, and passes.
-    inverse = tl.where(inverse > _MAX_INVERSE, _MAX_INVERSE, inverse)
-    inverse = tl.where((inverse >= 0.0) & (inverse < _MIN_INVERSE), _MIN_INVERSE, inverse)
-    return tl.where(temperature < 0.0, float("nan"), inverse)
+def has_score_filter(filters, temperature, row, V, TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr):
+    """Whether top-k, top-p or min-p is on in a row. At temperature 0 they change nothing."""
+    on = temperature != temperature
+    if TOP_K:
+        k = tl.load(filters[0] + row)
+        on = on | ((k > 0) & (k < V))
+    if TOP_P:
+        on = on | (tl.load(filters[1] + row) < 1.0)
+    if MIN_P:
+        on = on | (tl.load(filters[2] + row) > 0.0)
+    return on & (temperature != 0.0)
 
 
 @triton.jit
 def combine(
-    logits, strides, shift, weights, model_stride, bias, base_threshold, row, ids, mask,
+    logits, strides, weights, bias, base_threshold, row, ids, V,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, EXAMINE_ALL: tl.constexpr, BASE_FILTER: tl.constexpr,
 ):  # fmt: skip
-    """Scores of one row at a block of ids, and bit m where model m has a NaN or +inf among them.
+    """By the rules, id by id: scores of one row, those the base's filter leaves, and the bits of bad models.
 
-    logits, strides: tuples of M; weights, bias: pointers to the row's; base_threshold: the row's, −inf where it has
+    logits, strides, weights: tuples of M; bias: pointer to the row's; base_threshold: the row's, −inf where there is
     none.
     """
     # Conditions on the row are blocks, since Triton's interpreter cannot combine a scalar one with a block.
+    mask = ids < V
     zeros = ids.to(tl.float32) * 0.0
     scores = zeros
+    if HAS_BIAS:
+        scores = tl.load(bias + ids, mask=mask, other=0.0)
+    kept = mask
     bits = 0
     for m in tl.static_range(M):
-        weight = tl.load(weights + m * model_stride) + zeros
+        weight = weights[m] + zeros
         used = weight != 0.0
         examined = used
         if EXAMINE_ALL:
@@ -77,159 +101,217 @@ def combine(
             examined = used | (base_threshold + zeros > -INFINITY)
         # The base is always read: its −inf excludes an id at weight 0 too.
         read = mask if m == 0 else mask & examined
-        z = tl.load(logits[m] + row * strides[m] + shift + ids, mask=read, other=0.0).to(tl.float32)
+        z = tl.load(logits[m] + row * strides[m] + ids, mask=read, other=0.0).to(tl.float32)
         # NaN compares false.
         bits = bits | (tl.max(tl.where(examined & ~(z < INFINITY), 1, 0), 0) << m)
-        part = tl.where(used, weight * z, 0.0)
+        scores = tl.where(used, tl.fma(z, weight, scores), scores)
         if m == 0:
-            part = tl.where(z == -INFINITY, z, part)
-        scores += part
-    if HAS_BIAS:
-        scores += tl.load(bias + ids, mask=mask, other=0.0)
-    return tl.where(mask & (tl.abs(scores) < INFINITY), scores, -INFINITY), bits
+            scores = tl.where(z == -INFINITY, z, scores)
+            if BASE_FILTER:
+                kept = mask & (tl.where(z < INFINITY, z, -INFINITY) >= base_threshold)
+    scores = tl.where(mask & (tl.abs(scores) < INFINITY), scores, -INFINITY)
+    return scores, tl.where(kept, scores, -INFINITY), bits
 
 
 @triton.jit
-def empty_group():
-    """The peak and sum of no values."""
-    return tl.full([], LOWEST, tl.float32), tl.full([], 0.0, tl.float32)
-
-
-@triton.jit
-def add_block(peak, total, values, inverse):
-    """A group's peak and Σ exp((value − peak) · inverse) with one more block of values."""
-    # A NaN temperature leaves nothing.
-    values = tl.where(inverse == inverse, values, -INFINITY)
-    top = tl.maximum(peak, tl.max(values, 0))
-    terms = tl.where(values > -INFINITY, tl.exp((values - top) * inverse), 0.0)
-    return top, tl.where(top > peak, total * tl.exp((peak - top) * inverse), total) + tl.sum(terms, 0)
-
-
-@triton.jit
-def reduce_logits(z, first, V, CHUNK: tl.constexpr):
-    """Peak and Σ exp(z − peak) of a model's own group; z: pointer to its row."""
-    peak, total = empty_group()
-    for start in range(0, GROUP, CHUNK):
-        ids = first + start + tl.arange(0, CHUNK)
-        values = tl.load(z + ids, mask=ids < V, other=-INFINITY).to(tl.float32)
-        peak, total = add_block(peak, total, tl.where(values < INFINITY, values, -INFINITY), 1.0)
-    return peak, total
-
-
-@triton.jit
-def base_filtered(values, z, ids, mask, threshold):
-    """Values where the base's logit ≥ the threshold, −inf elsewhere; z: pointer to the base's row."""
-    base = tl.load(z + ids, mask=mask, other=-INFINITY).to(tl.float32)
-    return tl.where(tl.where(base < INFINITY, base, -INFINITY) >= threshold, values, -INFINITY)
-
-
-@triton.jit(
-    do_not_specialize=["shift", "bias_stride", "row_stride", "model_stride", "V", "G"],
-    do_not_specialize_on_alignment=["weights", "bias", "scores"],
-)
-def group_kernel(
-    logits, strides, shift, weights, row_stride, model_stride, bias, bias_stride, temperature, base_threshold,
-    scores, peaks, sums, all_bits, model_peaks, model_sums, V, G,
+def reduce_carefully(
+    logits, strides, weights, bias, rate, base_threshold, row, g, stored, scores, partials, V, G,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, STORE: tl.constexpr, BASE_FILTER: tl.constexpr,
-    CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row and group. With STORE the scores that the base filters leave go to scores [B, G·1024]."""
-    program = tl.program_id(0)
-    row = (program // G).to(tl.int64)
-    g = program % G
-    inverse = inverse_temperature(tl.load(temperature + row))
+    """One group by the rules."""
+    # A NaN temperature leaves nothing.
+    lowest = tl.where(rate == rate, -INFINITY, INFINITY)
+    finite_rate = tl.where(rate == rate, rate, 1.0)
+    peak, total = empty_group()
+    all_peak, all_total = empty_group()
+    bits = 0
+    for start in range(0, GROUP, CAREFUL):
+        ids = g * GROUP + start + tl.arange(0, CAREFUL)
+        values, kept, found = combine(
+            logits, strides, weights, bias, base_threshold, row, ids, V, M, HAS_BIAS, LOGPROBS, BASE_FILTER
+        )
+        bits = bits | found
+        kept = tl.where(kept > lowest, kept, -INFINITY)
+        peak, total = add_block(peak, total, kept, finite_rate, 4)
+        if BASE_FILTER:
+            values = tl.where(values > lowest, values, -INFINITY)
+            all_peak, all_total = add_block(all_peak, all_total, values, finite_rate, 4)
+        if STORE and stored:
+            tl.store(scores + row * (G * GROUP) + ids, kept)
+    store_partials(partials, row * G + g, peak, total, bits, all_peak, all_total, BASE_FILTER)
+    if LOGPROBS:
+        for m in tl.static_range(M):
+            peak, total = empty_group()
+            for start in range(0, GROUP, CAREFUL):
+                ids = g * GROUP + start + tl.arange(0, CAREFUL)
+                z = tl.load(logits[m] + row * strides[m] + ids, mask=ids < V, other=-INFINITY).to(tl.float32)
+                peak, total = add_block(peak, total, tl.where(z < INFINITY, z, -INFINITY), LOG2_E, 4)
+            store_model(partials, (row * M + m) * G + g, peak, total)
+
+
+@triton.jit
+def store_partials(partials, at, peak, total, bits, all_peak, all_total, BASE_FILTER: tl.constexpr):
+    tl.store(partials.peaks + at, peak)
+    tl.store(partials.sums + at, total)
+    tl.store(partials.bits + at, bits)
+    if BASE_FILTER:
+        tl.store(partials.unfiltered_peaks + at, all_peak)
+        tl.store(partials.unfiltered_sums + at, all_total)
+
+
+@triton.jit
+def store_model(partials, at, peak, total):
+    tl.store(partials.model_peaks + at, peak)
+    tl.store(partials.model_sums + at, total)
+
+
+@triton.jit
+def reduce_plainly(
+    logits, strides, weights, negative, bias, rate, base_threshold, row, g, stored, scores, partials, V, G,
+    M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, STORE: tl.constexpr, BASE_FILTER: tl.constexpr,
+    WIDE: tl.constexpr, LANE: tl.constexpr,
+):  # fmt: skip
+    """One whole group without looking for what rules are about; True where something of it turned up."""
+    zeros = tl.full([GROUP], 0.0, tl.float32)
+    bad = False
+    values = zeros
+    if HAS_BIAS:
+        values = load_group(bias, g * GROUP, 1.0, True, WIDE, LANE)
+    base = zeros
+    SIZE: tl.constexpr = 1 if LOGPROBS else LOADS if M <= LOADS else 2
+    for batch in tl.static_range(0, M, SIZE):
+        blocks = ()
+        for m in tl.static_range(batch, min(M, batch + SIZE)):
+            # The base is always read: its −inf excludes an id at weight 0 too.
+            z = load_group(
+                logits[m] + row * strides[m], g * GROUP, weights[m], m == 0 or LOGPROBS, WIDE, LANE
+            )  # fmt: skip
+            blocks = blocks + (z,)
+        for m in tl.static_range(batch, min(M, batch + SIZE)):
+            z = blocks[m - batch].to(tl.float32)
+            values = tl.fma(z, weights[m] + zeros, values)
+            if m == 0:
+                base = z
+            if LOGPROBS:
+                own_peak, own_total = empty_group()
+                own_peak, own_total = add_block(own_peak, own_total, z, LOG2_E, LANE)
+                store_model(partials, (row * M + m) * G + g, own_peak, own_total)
+                bad = bad | (own_total != own_total)
+        if not WIDE and batch + SIZE < M:
+            # The next models' many narrow loads would be moved up to here, and not fit the registers.
+            tl.debug_barrier()
+    if negative:
+        # +inf times a negative weight looks like an excluded id.
+        bad = bad | (tl.min(values, 0) == -INFINITY)
+    peak, total = empty_group()
+    all_peak, all_total = empty_group()
+    if BASE_FILTER:
+        all_peak, all_total = add_block(all_peak, all_total, values, rate, LANE)
+        bad = bad | (all_total != all_total)
+        values = tl.where(base >= base_threshold, values, -INFINITY)
+    peak, total = add_block(peak, total, values, rate, LANE)
+    if STORE and stored:
+        tl.store(aligned(scores + row * (G * GROUP), g * GROUP + tl.arange(0, GROUP), GROUP), values)
+    store_partials(partials, row * G + g, peak, total, 0, all_peak, all_total, BASE_FILTER)
+    return bad | (total != total)
+
+
+@triton.jit(do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G", "count"])
+def group_kernel(
+    logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, filters, base_threshold,
+    scores, partials, V, G, count,
+    M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, BASE_FILTER: tl.constexpr,
+    TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr, WIDE: tl.constexpr, LANE: tl.constexpr,
+):  # fmt: skip
+    """Program (row, split): `count` groups of a row. With filters the scores of rows that have one are stored."""
+    STORE: tl.constexpr = TOP_K or TOP_P or MIN_P
+    row = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * count
+    heat = tl.load(temperature + row)
+    rate = inverse_temperature(heat) * LOG2_E
     threshold = -INFINITY
     if BASE_FILTER:
         threshold = tl.load(base_threshold + row)
-    peak, total = empty_group()
-    bits = 0
-    for start in range(0, GROUP, CHUNK):
-        ids = g * GROUP + start + tl.arange(0, CHUNK)
-        mask = ids < V
-        values, found = combine(
-            logits, strides, shift, weights + row * row_stride, model_stride, bias + row * bias_stride, threshold, row,
-            ids, mask, M, HAS_BIAS, LOGPROBS, BASE_FILTER,
-        )  # fmt: skip
-        peak, total = add_block(peak, total, values, inverse)
-        bits = bits | found
-        if STORE:
-            if BASE_FILTER:
-                values = base_filtered(values, logits[0] + row * strides[0] + shift, ids, mask, threshold)
-            tl.store(scores + row * (G * GROUP) + ids, values)
-    tl.store(peaks + program, peak)
-    tl.store(sums + program, total)
-    tl.store(all_bits + program, bits)
-    if LOGPROBS:
-        for m in tl.static_range(M):
-            peak, total = reduce_logits(logits[m] + row * strides[m] + shift, g * GROUP, V, CHUNK)
-            tl.store(model_peaks + (row * M + m) * G + g, peak)
-            tl.store(model_sums + (row * M + m) * G + g, total)
+    stored = has_score_filter(filters, heat, row, V, TOP_K, TOP_P, MIN_P)
+    loaded, negative = load_weights(weights + row * row_stride, model_stride, M)
+    bias += row * bias_stride
+    for g in range(first, tl.minimum(first + count, G)):
+        careful = True
+        if (g + 1) * GROUP <= V:
+            careful = reduce_plainly(
+                logits, strides, loaded, negative, bias, rate, threshold, row, g, stored, scores, partials, V, G,
+                M, HAS_BIAS, LOGPROBS, STORE, BASE_FILTER, WIDE, LANE,
+            )  # fmt: skip
+        if careful:
+            reduce_carefully(
+                logits, strides, loaded, bias, rate, threshold, row, g, stored, scores, partials, V, G,
+                M, HAS_BIAS, LOGPROBS, STORE, BASE_FILTER,
+            )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["G"])
-def filtered_group_kernel(scores, threshold, temperature, peaks, sums, G):
-    """The same reduction over scores [B, G·1024] already combined, of those ≥ the row's threshold."""
-    program = tl.program_id(0)
-    row = (program // G).to(tl.int64)
-    ids = (program % G) * GROUP + tl.arange(0, GROUP)
-    values = load_kept(scores + row * (G * GROUP), ids, tl.load(threshold + row))
-    peak, total = empty_group()
-    peak, total = add_block(peak, total, values, inverse_temperature(tl.load(temperature + row)))
-    tl.store(peaks + program, peak)
-    tl.store(sums + program, total)
+def most_registers(M: int, logprobs: bool, base_filter: bool, wide: bool) -> int | None:
+    """A lane's limit. Left alone, the assembler sometimes keeps to fewer than it needs, and spills a few."""
+    many: bool = LOADS.value < M
+    if many:
+        return None if logprobs and wide else 224
+    if logprobs or base_filter:
+        return None if wide else 168
+    return 96
 
 
-@triton.jit
-def load_kept(scores, ids, threshold):
-    values = tl.load(scores + ids)
-    return tl.where(values >= threshold, values, -INFINITY)
+def groups_a_program(B: int, G: int) -> int:
+    return min(max(B * G // PROGRAMS, 1), MOST_GROUPS)
 
 
 def reduce_groups(
     inputs: Inputs, logprobs: bool, base_threshold: Tensor | None = None, scores: Tensor | None = None
 ) -> Partials:
-    """Run the group pass; scores [B, G·1024] float32 is filled where it is given, −inf beyond V."""
+    """Run the group pass; scores [B, G·1024] float32 is filled in the rows that have a score filter."""
     B, G, M = inputs.batch_size, inputs.groups, len(inputs.logits)
     like = inputs.temperature
+    unfiltered = (B, G) if base_threshold is not None else (0,)
     modelwise = (B, M, G) if logprobs else (0,)
     partials = Partials(
         like.new_empty(B, G),
         like.new_empty(B, G),
         like.new_empty(B, G, dtype=torch.int32),
+        like.new_empty(unfiltered),
+        like.new_empty(unfiltered),
         like.new_empty(modelwise),
         like.new_empty(modelwise),
     )
     bias = like if inputs.bias is None else inputs.bias
-    launch: Any = group_kernel[(B * G,)]
+    filters = (inputs.top_k, inputs.top_p, inputs.min_p)
+    count = groups_a_program(B, G)
+    wide = starts_rows_at_16_bytes(*inputs.logits, *([] if inputs.bias is None else [bias]))
+    launch: Any = group_kernel[(B, -(-G // count))]
     launch(
         inputs.logits,
         tuple(z.stride(0) for z in inputs.logits),
-        0,
         inputs.weights,
         inputs.weights.stride(0),
         inputs.weights.stride(1),
         bias,
         bias.stride(0),
-        inputs.temperature,
+        like,
+        tuple(like if x is None else x for x in filters),
         like if base_threshold is None else base_threshold,
         like if scores is None else scores,
-        *partials,
+        partials,
         inputs.vocab_size,
         G,
+        count,
         M=M,
         HAS_BIAS=inputs.bias is not None,
         LOGPROBS=logprobs,
-        STORE=scores is not None,
         BASE_FILTER=base_threshold is not None,
-        CHUNK=CHUNKS[M],
+        TOP_K=scores is not None and inputs.top_k is not None,
+        TOP_P=scores is not None and inputs.top_p is not None,
+        MIN_P=scores is not None and inputs.min_p is not None,
+        WIDE=wide,
+        LANE=lane_width(*inputs.logits),
         num_warps=1,
+        num_stages=1,
+        maxnreg=most_registers(M, logprobs, base_threshold is not None, wide),
     )
     return partials
-
-
-def reduce_filtered_groups(inputs: Inputs, scores: Tensor, threshold: Tensor, partials: Partials) -> Partials:
-    """The partials of what the filters leave of scores [B, G·1024]; bits and the models' own stay."""
-    peaks, sums = torch.empty_like(partials.peaks), torch.empty_like(partials.sums)
-    launch: Any = filtered_group_kernel[(peaks.numel(),)]
-    launch(scores, threshold, inputs.temperature, peaks, sums, inputs.groups, num_warps=1)
-    return partials._replace(peaks=peaks, sums=sums)

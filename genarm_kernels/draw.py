@@ -10,7 +10,7 @@ of 1,024 ids a row; one program a row.
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -18,12 +18,21 @@ import triton.language as tl
 from torch import Tensor
 
 from genarm_kernels.arguments import NOTHING_LEFT, GuidedSample, Inputs
-from genarm_kernels.combine import GROUP, INFINITY, LOWEST, Partials, combine, inverse_temperature, load_kept
+from genarm_kernels.combine import Partials, combine
+from genarm_kernels.groups import GROUP, INFINITY, LOWEST, UNIT, inverse_temperature, load_weights
 from genarm_kernels.philox import GROUP as GROUP_NOISE
 from genarm_kernels.philox import TOKEN as TOKEN_NOISE
 from genarm_kernels.philox import noise_kernel
 
+WARPS = 4
 _NOTHING_LEFT = tl.constexpr(NOTHING_LEFT)
+
+
+class Thresholds(NamedTuple):
+    """What a row's filters keep: base logits ≥ the one, scores ≥ the other. [B] float32, None where nothing filters."""
+
+    base: Tensor | None
+    score: Tensor | None
 
 
 @triton.jit
@@ -37,7 +46,9 @@ def load_partials(peaks, sums, g, G):
 def log_normaliser(peaks, sums, inverse):
     """The row's peak, and log Σ exp((value − peak) · inverse)."""
     top = tl.max(peaks, 0)
-    return top, tl.log(tl.sum(sums * tl.exp((peaks - top) * inverse), 0))
+    # Integers add up to the same in every order; here the order would follow the layout that the logits' loads get.
+    total = tl.sum((sums * tl.exp((peaks - top) * inverse) * UNIT).to(tl.int64), 0)
+    return top, tl.log(total.to(tl.float32) / UNIT)
 
 
 @triton.jit
@@ -80,79 +91,94 @@ def best_base(base, V, G):
     return token
 
 
-@triton.jit(
-    do_not_specialize=["shift", "bias_stride", "row_stride", "model_stride", "V", "G"],
-    do_not_specialize_on_alignment=["weights", "bias", "scores"],
-)
+@triton.jit(do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"])
 def draw_kernel(
-    logits, strides, shift, weights, row_stride, model_stride, bias, bias_stride, temperature, seeds, positions,
-    scores, threshold, unfiltered_peaks, unfiltered_sums, peaks, sums, bits, model_peaks, model_sums,
-    tokens, logprobs, model_logprobs, statuses, V, G,
-    M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, FILTERED: tl.constexpr, G_BLOCK: tl.constexpr,
+    logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, seeds, positions,
+    base_threshold, threshold, partials, tokens, logprobs, model_logprobs, statuses, V, G,
+    M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, BASE_FILTER: tl.constexpr,
+    FILTERED: tl.constexpr, G_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row. With FILTERED the scores [B, G·1024] were combined before; those ≥ the threshold race."""
+    """One program a row. The winning group's scores are combined again; with FILTERED those ≥ the threshold race."""
     row = tl.program_id(0).to(tl.int64)
     g = tl.arange(0, G_BLOCK)
     seed, position = tl.load(seeds + row), tl.load(positions + row)
     heat = tl.load(temperature + row)
     greedy, inverse = heat == 0.0, inverse_temperature(heat)
-    row_peaks, row_sums = load_partials(peaks + row * G, sums + row * G, g, G)
-    status = row_status(bits + row * G, row_sums, g, G, M)
+    loaded, _ = load_weights(weights + row * row_stride, model_stride, M)
+    row_peaks, row_sums = load_partials(partials.peaks + row * G, partials.sums + row * G, g, G)
+    status = row_status(partials.bits + row * G, row_sums, g, G, M)
 
     group = race_groups(row_peaks, row_sums, g, inverse, greedy, seed, position)
     ids = group * GROUP + tl.arange(0, GROUP)
-    mask = ids < V
-    if FILTERED:
-        values = load_kept(scores + row * (G * GROUP), ids, tl.load(threshold + row))
-    else:
-        values, _ = combine(
-            logits, strides, shift, weights + row * row_stride, model_stride, bias + row * bias_stride, -INFINITY, row,
-            ids, mask, M, HAS_BIAS, False, False,
-        )  # fmt: skip
-    place = race_tokens(values, tl.load(peaks + row * G + group), ids, inverse, greedy, seed, position)
-    token = group * GROUP + place
+    values = kept_scores(
+        logits, strides, loaded, bias + row * bias_stride, base_threshold, threshold, row, ids, V,
+        M, HAS_BIAS, BASE_FILTER, FILTERED,
+    )  # fmt: skip
+    peak = tl.load(partials.peaks + row * G + group)
+    token = group * GROUP + race_tokens(values, peak, ids, inverse, greedy, seed, position)
     if status != 0:
-        token = best_base(logits[0] + row * strides[0] + shift, V, G)
+        token = best_base(logits[0] + row * strides[0], V, G)
     tl.store(tokens + row, token.to(tl.int64))
     tl.store(statuses + row, status)
 
     if LOGPROBS:
-        if FILTERED:
-            # At temperature 0 the log-prob is that of the distribution before the filters.
-            before_peaks, before_sums = load_partials(unfiltered_peaks + row * G, unfiltered_sums + row * G, g, G)
-            row_peaks = tl.where(greedy, before_peaks, row_peaks)
-            row_sums = tl.where(greedy, before_sums, row_sums)
-        top, log_total = log_normaliser(row_peaks, row_sums, inverse)
-        score = tl.sum(tl.where(ids == token, values, 0.0), 0)
         undefined = tl.where(status != 0, float("nan"), 0.0)
+        if BASE_FILTER:
+            # At temperature 0 the log-prob is that of the distribution before the filters.
+            before = row * G
+            all_peaks, all_sums = load_partials(
+                partials.unfiltered_peaks + before, partials.unfiltered_sums + before, g, G
+            )
+            row_peaks = tl.where(greedy, all_peaks, row_peaks)
+            row_sums = tl.where(greedy, all_sums, row_sums)
+        top, log_total = log_normaliser(row_peaks, row_sums, inverse)
+        score = tl.max(tl.where(ids == token, values, -INFINITY), 0)
         tl.store(logprobs + row, (score - top) * inverse - log_total + undefined)
         for m in tl.static_range(M):
             at = (row * M + m) * G
-            own_peaks, own_sums = load_partials(model_peaks + at, model_sums + at, g, G)
+            own_peaks, own_sums = load_partials(partials.model_peaks + at, partials.model_sums + at, g, G)
             top, log_total = log_normaliser(own_peaks, own_sums, 1.0)
             z = tl.load(logits[m] + row * strides[m] + token).to(tl.float32)
             tl.store(model_logprobs + row * M + m, z - top - log_total + undefined)
 
 
-@triton.jit(do_not_specialize=["V", "G"])
-def log_probs_kernel(
-    scores, threshold, temperature, peaks, sums, bits, log_probs, V, G,
-    M: tl.constexpr, FILTERED: tl.constexpr, G_BLOCK: tl.constexpr,
+@triton.jit
+def kept_scores(
+    logits, strides, weights, bias, base_threshold, threshold, row, ids, V,
+    M: tl.constexpr, HAS_BIAS: tl.constexpr, BASE_FILTER: tl.constexpr, FILTERED: tl.constexpr,
 ):  # fmt: skip
-    """One program a row and group: scores [B, G·1024] to log-probabilities [B, V]."""
-    program = tl.program_id(0)
-    row = (program // G).to(tl.int64)
-    this = program % G
-    g = tl.arange(0, G_BLOCK)
-    row_peaks, row_sums = load_partials(peaks + row * G, sums + row * G, g, G)
-    status = row_status(bits + row * G, row_sums, g, G, M)
-    ids = this * GROUP + tl.arange(0, GROUP)
-    lowest = -INFINITY
+    """Scores of one row at a block of ids that are left after all filters, −inf elsewhere."""
+    lowest_base = -INFINITY
+    if BASE_FILTER:
+        lowest_base = tl.load(base_threshold + row)
+    _, values, _ = combine(
+        logits, strides, weights, bias, lowest_base, row, ids, V, M, HAS_BIAS, False, BASE_FILTER
+    )  # fmt: skip
     if FILTERED:
-        lowest = tl.load(threshold + row)
-    values = load_kept(scores + row * (G * GROUP), ids, lowest)
+        values = tl.where(values >= tl.load(threshold + row), values, -INFINITY)
+    return values
+
+
+@triton.jit(do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"])
+def log_probs_kernel(
+    logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature,
+    base_threshold, threshold, partials, log_probs, V, G,
+    M: tl.constexpr, HAS_BIAS: tl.constexpr, BASE_FILTER: tl.constexpr, FILTERED: tl.constexpr, G_BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Program (row, group): the log-probabilities [B, V] of one group."""
+    row = tl.program_id(0).to(tl.int64)
+    this = tl.program_id(1)
+    g = tl.arange(0, G_BLOCK)
     heat = tl.load(temperature + row)
     inverse = inverse_temperature(heat)
+    loaded, _ = load_weights(weights + row * row_stride, model_stride, M)
+    row_peaks, row_sums = load_partials(partials.peaks + row * G, partials.sums + row * G, g, G)
+    status = row_status(partials.bits + row * G, row_sums, g, G, M)
+    ids = this * GROUP + tl.arange(0, GROUP)
+    values = kept_scores(
+        logits, strides, loaded, bias + row * bias_stride, base_threshold, threshold, row, ids, V,
+        M, HAS_BIAS, BASE_FILTER, FILTERED,
+    )  # fmt: skip
     top, log_total = log_normaliser(row_peaks, row_sums, inverse)
     result = tl.where(values > -INFINITY, (values - top) * inverse - log_total, -INFINITY)
     group = tl.argmax(tl.where(row_sums > 0.0, row_peaks, -INFINITY), 0)
@@ -162,18 +188,10 @@ def log_probs_kernel(
     tl.store(log_probs + row * V + ids, tl.where(status != 0, float("nan"), result), mask=ids < V)
 
 
-def draw(
-    inputs: Inputs,
-    logprobs: bool,
-    partials: Partials,
-    unfiltered: Partials,
-    scores: Tensor | None = None,
-    threshold: Tensor | None = None,
-) -> GuidedSample:
-    """Draw from the partials: of the models' scores, or of scores [B, G·1024] above the threshold [B]."""
-    B, G, M = inputs.batch_size, inputs.groups, len(inputs.logits)
+def draw(inputs: Inputs, logprobs: bool, partials: Partials, thresholds: Thresholds) -> GuidedSample:
+    """Draw one token a row from its partials."""
+    B, M = inputs.batch_size, len(inputs.logits)
     like = inputs.temperature
-    bias = like if inputs.bias is None else inputs.bias
     out = GuidedSample(
         like.new_empty(B, dtype=torch.int64),
         like.new_empty(B) if logprobs else None,
@@ -182,56 +200,61 @@ def draw(
     )
     launch: Any = draw_kernel[(B,)]
     launch(
+        *_row_arguments(inputs),
+        inputs.seeds,
+        inputs.positions,
+        *(like if x is None else x for x in thresholds),
+        partials,
+        out.tokens,
+        like if out.logprobs is None else out.logprobs,
+        like if out.model_logprobs is None else out.model_logprobs,
+        out.status,
+        inputs.vocab_size,
+        inputs.groups,
+        LOGPROBS=logprobs,
+        **_row_constants(inputs, thresholds),
+        num_warps=WARPS,
+    )
+    return out
+
+
+def normalise(inputs: Inputs, partials: Partials, thresholds: Thresholds) -> Tensor:
+    """Log-probabilities [B, V] from the rows' partials."""
+    like = inputs.temperature
+    log_probs = like.new_empty(inputs.batch_size, inputs.vocab_size)
+    launch: Any = log_probs_kernel[(inputs.batch_size, inputs.groups)]
+    launch(
+        *_row_arguments(inputs),
+        *(like if x is None else x for x in thresholds),
+        partials,
+        log_probs,
+        inputs.vocab_size,
+        inputs.groups,
+        **_row_constants(inputs, thresholds),
+        num_warps=WARPS,
+    )
+    return log_probs
+
+
+def _row_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    bias = inputs.temperature if inputs.bias is None else inputs.bias
+    return (
         inputs.logits,
         tuple(z.stride(0) for z in inputs.logits),
-        0,
         inputs.weights,
         inputs.weights.stride(0),
         inputs.weights.stride(1),
         bias,
         bias.stride(0),
         inputs.temperature,
-        inputs.seeds,
-        inputs.positions,
-        like if scores is None else scores,
-        like if threshold is None else threshold,
-        unfiltered.peaks,
-        unfiltered.sums,
-        *partials,
-        out.tokens,
-        like if out.logprobs is None else out.logprobs,
-        like if out.model_logprobs is None else out.model_logprobs,
-        out.status,
-        inputs.vocab_size,
-        G,
-        M=M,
-        HAS_BIAS=inputs.bias is not None,
-        LOGPROBS=logprobs,
-        FILTERED=scores is not None,
-        G_BLOCK=max(16, triton.next_power_of_2(G)),
-        num_warps=4,
     )
-    return out
 
 
-def normalise(inputs: Inputs, scores: Tensor, partials: Partials, threshold: Tensor | None) -> Tensor:
-    """Scores [B, G·1024] to log-probabilities [B, V]."""
-    G = inputs.groups
-    log_probs = scores.new_empty(inputs.batch_size, inputs.vocab_size)
-    launch: Any = log_probs_kernel[(inputs.batch_size * G,)]
-    launch(
-        scores,
-        scores if threshold is None else threshold,
-        inputs.temperature,
-        partials.peaks,
-        partials.sums,
-        partials.bits,
-        log_probs,
-        inputs.vocab_size,
-        G,
-        M=len(inputs.logits),
-        FILTERED=threshold is not None,
-        G_BLOCK=max(16, triton.next_power_of_2(G)),
-        num_warps=1,
-    )
-    return log_probs
+def _row_constants(inputs: Inputs, thresholds: Thresholds) -> dict[str, Any]:
+    return {
+        "M": len(inputs.logits),
+        "HAS_BIAS": inputs.bias is not None,
+        "BASE_FILTER": thresholds.base is not None,
+        "FILTERED": thresholds.score is not None,
+        "G_BLOCK": max(16, triton.next_power_of_2(inputs.groups)),
+    }

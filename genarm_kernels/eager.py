@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from genarm_kernels import filters, philox
+from genarm_kernels import eager_filters as filters
+from genarm_kernels import philox
 from genarm_kernels.arguments import (
     GROUP_SIZE,
     NOTHING_LEFT,

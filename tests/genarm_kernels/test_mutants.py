@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from genarm_kernels import eager, filters, philox, sampling
+from genarm_kernels import eager, philox, sampling
+from genarm_kernels import eager_filters as filters
 from genarm_kernels.arguments import GROUP_SIZE, Inputs
 
 Mutation = Callable[[pytest.MonkeyPatch], None]

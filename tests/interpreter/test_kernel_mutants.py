@@ -9,15 +9,15 @@ import torch
 import triton
 import triton.language as tl
 
-from genarm_kernels import combine, draw, philox, reference, sampling
+from genarm_kernels import combine, draw, filters, groups, philox, reference, sampling
 from genarm_kernels.arguments import GROUP_SIZE, Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
-INFINITY = combine.INFINITY
-prepare, sound_combine, sound_noise = sampling.prepare, combine.combine, philox.noise_kernel
-sound_filter = combine.reduce_filtered_groups
+INFINITY = groups.INFINITY
+prepare, sound_noise = sampling.prepare, philox.noise_kernel
+sound_weights = combine.load_weights
 
 
 def swap(name: str, value: object, *modules: object) -> Mutation:
@@ -64,21 +64,15 @@ def purpose_left_out(seed, position, ids, PURPOSE: tl.constexpr):
 
 
 @triton.jit
-def weights_swapped(
-    logits, strides, shift, weights, model_stride, bias, base_threshold, row, ids, mask,
-    M: tl.constexpr, HAS_BIAS: tl.constexpr, EXAMINE_ALL: tl.constexpr, BASE_FILTER: tl.constexpr,
-):  # fmt: skip
-    return sound_combine(
-        logits, strides, shift, weights + (M - 1) * model_stride, -model_stride, bias, base_threshold, row, ids, mask,
-        M, HAS_BIAS, EXAMINE_ALL, BASE_FILTER,
-    )  # fmt: skip
+def weights_swapped(weights, stride, M: tl.constexpr):
+    return sound_weights(weights + (M - 1) * stride, -stride, M)
 
 
 @triton.jit
-def empty_group_gives_nan(peak, total, values, inverse):
+def empty_group_gives_nan(peak, total, values, rate, LANE: tl.constexpr):
     top = tl.maximum(peak, tl.max(values, 0))
-    top = tl.where(top > combine.LOWEST, top, -INFINITY)
-    return top, total + tl.sum(tl.exp((values - top) * inverse), 0)
+    top = tl.where(top > groups.LOWEST, top, -INFINITY)
+    return top, total + tl.sum(tl.exp2((values - top) * rate), 0)
 
 
 @triton.jit
@@ -145,9 +139,12 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         swap("noise_kernel", purpose_left_out, draw),
         group_and_token_noise_are_the_oracle_s,
     ),
-    "swapped weight": (swap("combine", weights_swapped, combine, draw), checks.check_weights_belong_to_their_models),
+    "swapped weight": (
+        swap("load_weights", weights_swapped, combine, draw),
+        checks.check_weights_belong_to_their_models,
+    ),
     "group mass taken before the filter": (
-        swap("reduce_filtered_groups", lambda inputs, scores, threshold, partials: partials, combine),
+        swap("regroup", lambda *_: None, filters),
         groups_race_with_their_filtered_mass,
     ),
     "all-masked group giving NaN": (

@@ -27,7 +27,7 @@ from rule_cases import RULES
 from torch import Tensor
 
 import genarm_kernels
-from genarm_kernels import draw, eager, guided_log_probs, guided_sample, philox, reference, row_seeds
+from genarm_kernels import draw, eager, groups, guided_log_probs, guided_sample, philox, reference, row_seeds
 from genarm_kernels.arguments import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -247,21 +247,65 @@ def test_a_row_does_not_depend_on_its_batch(V: int, filtered: bool) -> None:
         assert_same_bits(alone, genarm_kernels.GuidedSample(*(x[rows] for x in whole)))
 
 
-def test_every_output_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Tensor] = []
-    new_empty = Tensor.new_empty
-
-    def sentinel(self: Tensor, *size: object, **keywords: object) -> Tensor:
-        made.append(new_empty(self, *size, **keywords).fill_(-12345))
-        return made[-1]
-
-    monkeypatch.setattr(Tensor, "new_empty", sentinel)
+def test_every_output_is_written_and_nothing_unwritten_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = make_logits(3, 1030, 2)
     logits[1][1, 4] = torch.nan
-    for options in ({}, {"top_k": 3, "base_min_p": 0.1}):
-        made.clear()
-        guided_sample(logits, [1.0, 0.5], return_logprobs=True, **options)
-        guided_log_probs(logits, [1.0, 0.5], **options)
-        assert len(made) > 10
-        for tensor in made:
-            assert not bool((tensor == -12345).any())
+    new_empty, empty_like = Tensor.new_empty, torch.empty_like
+    for options in ({}, {"top_k": 3, "top_p": 0.9, "base_min_p": 0.1, "base_top_p": 0.99}):
+        results = []
+        for sentinel in (-12345, 77):
+            for place, name, make in ((Tensor, "new_empty", new_empty), (torch, "empty_like", empty_like)):
+                filled = lambda *a, make=make, value=sentinel, **k: make(*a, **k).fill_(value)  # noqa: E731
+                monkeypatch.setattr(place, name, filled)
+            sample = guided_sample(logits, [1.0, 0.5], return_logprobs=True, **options)
+            results.append([*sample, guided_log_probs(logits, [1.0, 0.5], **options)])
+            assert not any(bool((tensor == sentinel).any()) for tensor in results[-1])
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def at(z: Tensor, stride: int, start: int) -> Tensor:
+    """The same values with rows `stride` apart in memory, from element `start` on."""
+    B, V = z.shape
+    memory = z.new_full((B * stride + start,), torch.nan)
+    return memory.as_strided((B, V), (stride, 1), start).copy_(z)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float16), (torch.float32,), (torch.bfloat16, torch.float32)])
+def test_aligned_and_unaligned_rows_give_the_same_bits(dtypes: tuple[torch.dtype, ...]) -> None:
+    V, weights = 2100, make_weights(2, 3)
+    logits = make_logits(2, V, 3, dtypes)
+    logits[1][0, 5:50], logits[2][1, 3] = -torch.inf, -torch.inf
+    bias = torch.randn(2, V, generator=torch.Generator().manual_seed(3))
+    for options in ({}, {"bias": bias, "top_p": 0.9}, {"base_top_p": 0.9}):
+        samples = []
+        for stride, start in ((2104, 0), (2104, 1), (2105, 0)):
+            moved = [at(z, stride, start) for z in logits]
+            assert groups.starts_rows_at_16_bytes(*moved) == (stride % 8 == 0 and start == 0)
+            samples.append(guided_sample(moved, weights, return_logprobs=True, **options))
+        for other in samples[1:]:
+            assert_same_bits(samples[0], other)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stride", "start", "wide"),
+    [
+        (torch.bfloat16, 50264, 0, True),
+        (torch.bfloat16, 50257, 0, False),
+        (torch.bfloat16, 50260, 0, False),
+        (torch.bfloat16, 50264, 8, True),
+        (torch.bfloat16, 50264, 4, False),
+        (torch.float32, 50260, 4, True),
+        (torch.float32, 50258, 0, False),
+        (torch.float32, 50260, 1, False),
+    ],
+)
+def test_wide_loads_are_taken_just_where_every_row_starts_at_16_bytes(
+    dtype: torch.dtype, stride: int, start: int, wide: bool
+) -> None:
+    rows = at(torch.zeros(3, 50257, dtype=dtype), stride, start)
+    aligned = at(torch.zeros(3, 50257, dtype=dtype), 50264, 0)
+    assert groups.starts_rows_at_16_bytes(rows) == wide
+    assert groups.starts_rows_at_16_bytes(aligned, rows) == wide
+    # A single row has no next one to be misaligned.
+    assert groups.starts_rows_at_16_bytes(rows[:1]) == (start * dtype.itemsize % 16 == 0)
