@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test bench roofline lint types clean
+.PHONY: demo test bench roofline kernels-report lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -22,6 +22,10 @@ bench: $(VENV)/.dev
 
 roofline: $(VENV)/.dev
 	$(BIN)/python -m bench.roofline out/device/sampling.json out/roofline.png
+
+# Registers, loads and instructions an id of every kernel as compiled for sm_90, and the times they predict.
+kernels-report: $(VENV)/.dev
+	@$(BIN)/python -m bench.kernels_report
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -24,7 +24,7 @@ from genarm_kernels.philox import GROUP as GROUP_NOISE
 from genarm_kernels.philox import TOKEN as TOKEN_NOISE
 from genarm_kernels.philox import noise_kernel
 
-WARPS = 4
+WARPS = 8
 _NOTHING_LEFT = tl.constexpr(NOTHING_LEFT)
 
 
