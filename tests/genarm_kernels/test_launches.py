@@ -1,0 +1,122 @@
+"""The launchers' own calls, specialised by Triton as for a GPU and compiled for sm_90; only the launch is left out."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from kernel_cases import make_logits
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from bench.machine_code import read
+from genarm_kernels import fused
+from genarm_kernels.arguments import prepare
+from genarm_kernels.values import settle
+
+SETTINGS = {
+    "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "base_min_p": 0.0, "base_top_p": 1.0,
+    "bias": None, "seed": 0, "position": 0, "vocab_size": None,
+}  # fmt: skip
+ALL = {"top_k": 50, "top_p": 0.9, "min_p": 0.01, "base_min_p": 0.1, "base_top_p": 0.9}
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
+    """Every kernel that a call would have launched."""
+    target = GPUTarget("cuda", 90, 32)
+    fake = SimpleNamespace(
+        get_current_device=lambda: 0, get_current_target=lambda: target, get_current_stream=lambda _: 0
+    )
+    monkeypatch.setattr(driver, "_active", fake)
+    kernels: list[CompiledKernel] = []
+    run = JITFunction.run
+
+    def compile_only(self: JITFunction, *arguments: object, warmup: bool, **keywords: object) -> CompiledKernel:
+        kernels.append(run(self, *arguments, warmup=True, **keywords))
+        return kernels[-1]
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    return kernels
+
+
+def call(logits: list[Tensor], return_logprobs: bool = False, **settings: object) -> None:
+    inputs = settle(prepare(logits, torch.ones(len(logits)), *{**SETTINGS, **settings}.values()))
+    fused.guided_sample(inputs, return_logprobs)
+
+
+def at(z: Tensor, stride: int, start: int = 0) -> Tensor:
+    return torch.empty(z.shape[0] * stride + start, dtype=z.dtype).as_strided(z.shape, (stride, 1), start)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("B", "V", "stride", "start", "wide"),
+    [
+        (4, 128256, 128256, 0, True),
+        (4, 50257, 50264, 0, True),
+        (4, 50257, 50257, 0, False),
+        (4, 128256, 128256, 1, False),
+        (4, 128256, 128256, 8, True),
+        (4, 32000, 32002, 0, False),
+        (1, 50257, 50257, 0, True),
+        (64, 1, 1, 0, False),
+    ],
+)
+def test_a_call_compiles_to_loads_that_its_tensors_allow(
+    launched: list[CompiledKernel], dtype: torch.dtype, B: int, V: int, stride: int, start: int, wide: bool
+) -> None:
+    call([at(z, stride, start) for z in make_logits(B, V, 2, (dtype,))])
+    group = read(launched[0])
+    narrow = {"LDG.E"} if dtype == torch.float32 else {"LDG.E.U16"}
+    assert set(group.plain_loads) == ({"LDG.E.128"} if wide else narrow)
+    assert group.stack == group.local == 0
+
+
+@pytest.mark.parametrize("return_logprobs", [False, True])
+@pytest.mark.parametrize("M", [1, 3, 8])
+def test_a_call_with_everything_compiles(launched: list[CompiledKernel], M: int, return_logprobs: bool) -> None:
+    logits = make_logits(3, 5000, M, (torch.bfloat16,))
+    call(logits, return_logprobs, **ALL, bias=torch.zeros(5000))
+    names = [kernel.name for kernel in launched]
+    search = ["group_kernel", "bound_kernel", "gather_kernel", "select_kernel"]
+    assert names == [*search, *search, "regroup_kernel", "draw_kernel"]
+    for kernel in launched:
+        code = read(kernel)
+        assert code.stack == code.local == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, ["group_kernel", "draw_kernel"]),
+        ({"temperature": 0.0, "top_k": 50, "top_p": 0.9, "min_p": 0.01}, ["group_kernel", "draw_kernel"]),
+        ({"min_p": 0.1}, ["group_kernel", "bound_kernel", "regroup_kernel", "draw_kernel"]),
+        ({"base_min_p": 0.1}, ["group_kernel", "bound_kernel", "group_kernel", "draw_kernel"]),
+        (
+            {"top_k": torch.tensor([0, 5])},
+            ["group_kernel", "bound_kernel", "gather_kernel", "select_kernel", "regroup_kernel", "draw_kernel"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_call_launches_what_its_filters_need(
+    launched: list[CompiledKernel], settings: dict[str, object], names: list[str]
+) -> None:
+    call(make_logits(2, 3000, 2), **settings)
+    assert [kernel.name for kernel in launched] == names
+
+
+def test_a_second_call_of_another_size_compiles_nothing(launched: list[CompiledKernel]) -> None:
+    # What varies from step to step must not make a serving process compile.
+    def hashes() -> list[str]:
+        found = [kernel.hash for kernel in launched]
+        launched.clear()
+        return found
+
+    call(make_logits(2, 3000, 2), top_k=5)
+    first = hashes()
+    for B, seed, top_k in ((3, 5, 7), (16, 2**40, 1), (2, 0, 16)):
+        call(make_logits(B, 3000, 2), top_k=top_k, seed=seed, position=16)
+        assert hashes() == first
