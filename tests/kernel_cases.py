@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import genarm_kernels
-from genarm_kernels import reference
+from genarm_kernels import philox, reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -197,3 +197,31 @@ def check_exponentials_are_finite_and_positive(exponential: Callable[[Tensor], T
     assert bool(values.isfinite().all()) and bool((values > 0).all())
     exact = -torch.log1p(-(words.double() + 0.5) * 2.0**-32)
     assert float(((values - exact) / exact).abs().max()) < 1e-6
+
+
+def check_exponentials_have_their_tail(exponential: Callable[[Tensor], Tensor]) -> None:
+    """P(E < 2⁻ᵏ) = 1 − e^−2⁻ᵏ down to k = 31, on the smallest 2¹³ of the 2³² words; each of them has an E of its own.
+
+    A 24-bit uniform fails: it has no E below 2⁻²⁵, and 256 words to each E.
+    """
+    values = exponential(torch.arange(2**13)).double()
+    for power in range(20, 32):
+        expected = -math.expm1(-(2.0**-power)) * 2**32
+        assert abs(int((values < 2.0**-power).sum()) - expected) <= 1, power
+    assert len(values.unique()) == len(values)
+
+
+def check_pairs_share_no_noise(noise_words: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
+    """10⁶ (seed, position) pairs: two words are 64 bits, so a chance duplicate has probability 3·10⁻⁸.
+
+    A fold of the pair into 32 bits gives about a hundred.
+    """
+    seeds = genarm_kernels.row_seeds(3, 1000).repeat_interleave(1000)
+    positions = torch.arange(1000).repeat(1000)
+    words = torch.cat(
+        [
+            noise_words(s, p, torch.arange(2)[None], philox.GROUP.value)
+            for s, p in zip(seeds.split(65536), positions.split(65536), strict=True)
+        ]
+    )
+    assert len((words[:, 0] << 31 ^ words[:, 1]).unique()) == len(seeds)

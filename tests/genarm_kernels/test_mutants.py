@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import filter_cases
+import group_cases
 import kernel_cases as checks
 import pytest
 import torch
+from mutations import Mutation, assert_killed, edited
 from torch import Tensor
 
 from genarm_kernels import eager, philox, sampling
 from genarm_kernels import eager_filters as filters
 from genarm_kernels.arguments import GROUP_SIZE, Inputs
 
-Mutation = Callable[[pytest.MonkeyPatch], None]
 pad_groups, noise_words, prepare = filters.pad_groups, philox.noise_words, sampling.prepare
 race, group_masses, weighted_sum, combine = eager._race, eager._group_masses, eager._weighted_sum, eager._combine
 
@@ -68,6 +70,11 @@ def empty_group_gives_nan(values: Tensor, inverse: Tensor) -> object:
     return sound._replace(sums=torch.where(sound.peaks > -1e38, sound.sums, torch.nan))
 
 
+def pair_hashed_to_32_bits(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+    mixed = (seeds * 0x9E3779B1 ^ positions * 0x85EBCA77) * 0x27D4EB2F165667C5 >> 20 & 0xFFFFFFFF
+    return noise_words(mixed, torch.zeros_like(positions), ids, purpose)
+
+
 def uniforms_of_24_bits(words: Tensor) -> Tensor:
     return -torch.log1p(-((words >> 8).float() + 0.5) * 2.0**-24)
 
@@ -78,6 +85,14 @@ def uniforms_that_reach_1(words: Tensor) -> Tensor:
 
 def exponentials_keep_every_bit() -> None:
     checks.check_exponentials_keep_every_bit(philox.exponential)
+
+
+def exponentials_have_their_tail() -> None:
+    checks.check_exponentials_have_their_tail(philox.exponential)
+
+
+def pairs_share_no_noise() -> None:
+    checks.check_pairs_share_no_noise(philox.noise_words)
 
 
 def exponentials_are_finite_and_positive() -> None:
@@ -114,15 +129,82 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         checks.check_an_excluded_group_is_passed_over,
     ),
     "24-bit uniforms": (swap(philox, "exponential", uniforms_of_24_bits), exponentials_keep_every_bit),
+    "24-bit uniforms, by their tail": (swap(philox, "exponential", uniforms_of_24_bits), exponentials_have_their_tail),
+    "seed and position hashed to 32 bits": (swap(philox, "noise_words", pair_hashed_to_32_bits), pairs_share_no_noise),
     "u = 1": (swap(philox, "exponential", uniforms_that_reach_1), exponentials_are_finite_and_positive),
+    "+inf under a negative weight not noticed": (
+        edited(eager._weighted_sum, "(~(z.amax(1) < torch.inf) & examined", "(z.amax(1).isnan() & examined"),
+        group_cases.infinity_is_named_whatever_the_sign_of_its_weight,
+    ),
+    "NaN not noticed": (
+        edited(eager._weighted_sum, "~(z.amax(1) < torch.inf)", "(z.amax(1) == torch.inf)"),
+        group_cases.nan_is_named_in_any_group,
+    ),
+    "the base's filter does not make it examined": (
+        edited(eager._weighted_sum, "examined[:, 0] |= filters.base_filter_on(inputs)", "pass"),
+        group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own,
+    ),
+    "a model of weight 0 in the sum": (
+        edited(eager._weighted_sum, "part = torch.where(used[:, m, None], part, 0.0)", "pass"),
+        group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own,
+    ),
+    "the base's mask ignored at weight 0": (
+        edited(eager._weighted_sum, "part = part.masked_fill_(z == -torch.inf, -torch.inf)", "pass"),
+        group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own,
+    ),
+    "a group summed with its neighbour's ids": (
+        edited(eager._group_masses, "GROUP_SIZE, GROUP_SIZE)", "GROUP_SIZE, GROUP_SIZE).roll(1, 1)"),
+        group_cases.scores_are_those_of_their_ids,
+    ),
+    "greedy log-probs after the base's filter": (
+        edited(eager._unfiltered_where_greedy, "combined.scores, combined.kept", "combined.kept, combined.kept"),
+        group_cases.greedy_log_probs_are_those_before_the_base_s_filter,
+    ),
+    "top-k one too many": (
+        edited(filters._top_k, "torch.where(off, 1, top_k) - 1", "torch.where(off, 1, top_k)"),
+        filter_cases.top_k_keeps_as_many_as_it_says,
+    ),
+    "ties at the threshold dropped": (
+        edited(eager._combine, "kept >= threshold[:, None]", "kept > threshold[:, None]"),
+        filter_cases.top_k_keeps_as_many_as_it_says,
+    ),
+    "top-p keeps nothing at 0": (
+        edited(
+            filters._top_p,
+            "leading.gather(1, (inside.clamp_min(1) - 1)",
+            "leading.add(1).gather(1, (inside.clamp_min(1) - 1)",
+        ),
+        filter_cases.masses_are_compared_to_the_unit,
+    ),
+    "a mass one unit off": (
+        edited(filters._top_p, "above.double() < reach[:, None]", "above.double() < reach[:, None] + 1"),
+        filter_cases.masses_are_compared_to_the_unit,
+    ),
+    "top-p of the whole mass within top-k": (
+        edited(filters.score_threshold, "mass = torch.where(scores >= threshold[:, None], mass, 0)", "pass"),
+        filter_cases.top_p_is_of_what_top_k_left,
+    ),
+    "a nucleus that ends where the first sort does": (
+        edited(filters._top_p, "length == N or", "True or"),
+        filter_cases.top_p_may_need_almost_every_id,
+    ),
+    "min-p of the largest before the base's filter": (
+        edited(eager._combine, "filters.score_threshold(kept, inputs)", "filters.score_threshold(scores, inputs)"),
+        filter_cases.min_p_is_relative_to_the_largest_that_is_left,
+    ),
 }
+
+
+CHECKS = dict.fromkeys(check for _, check in MUTANTS.values())
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_sound_path_passes(check: Callable[[], None]) -> None:
+    check()
 
 
 @pytest.mark.parametrize(("mutate", "check"), MUTANTS.values(), ids=MUTANTS.keys())
 def test_a_mutant_is_killed_by_its_check(
     monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Callable[[], None]
 ) -> None:
-    check()
-    mutate(monkeypatch)
-    with pytest.raises(AssertionError):
-        check()
+    assert_killed(monkeypatch, mutate, check)

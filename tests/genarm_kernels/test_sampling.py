@@ -24,20 +24,7 @@ from kernel_cases import (
 )
 from rule_cases import RULES
 
-import genarm_kernels
 from genarm_kernels import guided_log_probs, guided_sample, philox, reference, row_seeds
-
-
-@pytest.mark.parametrize("M", [1, 2, 4, 8])
-@pytest.mark.parametrize("B", [1, 2, 17])
-@pytest.mark.parametrize("V", [1, 2, 15, 17, 1023, 1024, 1025])
-def test_agrees_with_the_oracle_at_every_shape(V: int, B: int, M: int) -> None:
-    assert_agrees(make_logits(B, V, M), make_weights(B, M))
-
-
-@pytest.mark.parametrize(("V", "B", "M"), [(4096, 1, 2), (4096, 9, 4), (32000, 2, 2), (33001, 3, 3), (262144, 1, 1)])
-def test_agrees_with_the_oracle_at_large_vocabularies(V: int, B: int, M: int) -> None:
-    assert_agrees(make_logits(B, V, M), make_weights(B, M))
 
 
 @pytest.mark.parametrize("options", FILTERS.values(), ids=FILTERS.keys())
@@ -167,41 +154,6 @@ def test_injected_words_draw_the_oracle_s_tokens(monkeypatch: pytest.MonkeyPatch
     for logits in (flat, make_logits(8, 3000, 1)):
         ours = guided_sample(logits, [1.0], seed=torch.arange(8))
         assert torch.equal(ours.tokens, reference.guided_sample(logits, [1.0], seed=torch.arange(8)).tokens)
-
-
-MATES = {
-    "plain": {},
-    "filtered": {
-        "temperature": torch.tensor([1.0, 0.0, 0.7, 1.5] * 5)[:17],
-        "top_k": torch.tensor([0, 5, 0, 50, 1] * 4)[:17],
-        "top_p": torch.tensor([1.0, 0.9, 1.0] * 6)[:17],
-        "min_p": torch.tensor([0.0, 0.0, 0.0, 0.05] * 5)[:17],
-        "base_min_p": torch.tensor([0.0, 0.0, 0.01] * 6)[:17],
-        "base_top_p": torch.tensor([1.0, 1.0, 1.0, 1.0, 0.95] * 4)[:17],
-    },
-}
-
-
-@pytest.mark.parametrize("mates", MATES)
-@pytest.mark.parametrize("V", [5, 1025, 4096, 40000])
-def test_a_row_does_not_depend_on_its_batch(V: int, mates: str) -> None:
-    logits, weights = make_logits(17, V, 2, layout="padded rows"), make_weights(17, 2)
-    options = {"seed": row_seeds(3, 17), "position": torch.arange(17), **MATES[mates]}
-
-    def sample(rows: slice) -> genarm_kernels.GuidedSample:
-        cut = {name: value[rows] for name, value in options.items()}
-        return guided_sample([z[rows] for z in logits], weights[rows], return_logprobs=True, **cut)
-
-    whole, distribution = sample(slice(0, 17)), options.copy()
-    del distribution["seed"], distribution["position"]
-    log_probs = guided_log_probs(logits, weights, **distribution)
-    for b in range(17):
-        alone = sample(slice(b, b + 1))
-        assert_same_bits(alone, genarm_kernels.GuidedSample(*(x[b : b + 1] for x in whole)))
-        cut = {name: value[b : b + 1] for name, value in distribution.items()}
-        row = guided_log_probs([z[b : b + 1] for z in logits], weights[b : b + 1], **cut)
-        assert torch.equal(row[0].view(torch.int32), log_probs[b].view(torch.int32))
-    assert_same_bits(sample(slice(4, 9)), genarm_kernels.GuidedSample(*(x[4:9] for x in whole)))
 
 
 def test_a_scalar_setting_is_the_same_as_a_column_of_it() -> None:

@@ -1,0 +1,51 @@
+"""Broken variants of functions, made by editing one place of their source."""
+
+import inspect
+import itertools
+import linecache
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+_numbers = itertools.count()
+
+
+def replaced(function: Any, value: Any) -> Mutation:
+    """The function is `value` in every module of genarm_kernels that has it."""
+    name = function.__name__
+
+    def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
+        places = [m for key, m in sys.modules.items() if key.startswith("genarm_kernels")]
+        places = [m for m in places if getattr(m, name, None) is function]
+        assert places
+        for module in places:
+            monkeypatch.setattr(module, name, value)
+
+    return mutate
+
+
+def edited(function: Any, old: str, new: str, count: int = 1) -> Mutation:
+    """The function with `old` replaced by `new` in its source, where it stands `count` times."""
+
+    def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
+        plain = getattr(function, "fn", function)
+        source = textwrap.dedent(inspect.getsource(plain))
+        assert source.count(old) == count, f"{function.__name__} has {source.count(old)} of {old!r}: expected {count}"
+        source = source.replace(old, new)
+        file, own = f"<mutant {next(_numbers)}>", {}
+        # Triton reads a function's source again from here.
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        exec(compile(source, file, "exec"), plain.__globals__, own)
+        replaced(function, own[function.__name__])(monkeypatch)
+
+    return mutate
+
+
+def assert_killed(monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Callable[[], None]) -> None:
+    mutate(monkeypatch)
+    with pytest.raises(AssertionError):
+        check()
