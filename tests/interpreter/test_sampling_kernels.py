@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-import triton
-import triton.language as tl
 from kernel_cases import (
     DTYPES,
     FILTERS,
@@ -11,14 +9,7 @@ from kernel_cases import (
     assert_agrees,
     assert_distributed,
     assert_same_bits,
-    check_an_excluded_group_is_passed_over,
-    check_exponentials_are_finite_and_positive,
-    check_exponentials_keep_every_bit,
     check_groups_race_with_their_filtered_mass,
-    check_nothing_beyond_the_vocabulary_exists,
-    check_rows_and_positions_draw_their_own_noise,
-    check_the_last_id_is_reached,
-    check_weights_belong_to_their_models,
     draw_many,
     make_logits,
     make_weights,
@@ -27,7 +18,7 @@ from rule_cases import RULES
 from torch import Tensor
 
 import genarm_kernels
-from genarm_kernels import draw, eager, groups, guided_log_probs, guided_sample, philox, reference, row_seeds
+from genarm_kernels import eager, groups, guided_log_probs, guided_sample, reference, row_seeds
 from genarm_kernels.arguments import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -108,28 +99,8 @@ def test_a_value_that_no_host_could_check_costs_its_row_alone() -> None:
         assert filtered.status.tolist() == [0, 256, 256, 0]
 
 
-def test_the_last_id_is_reached() -> None:
-    check_the_last_id_is_reached()
-
-
-def test_nothing_beyond_the_vocabulary_exists() -> None:
-    check_nothing_beyond_the_vocabulary_exists(draws=3)
-
-
-def test_rows_and_positions_draw_their_own_noise() -> None:
-    check_rows_and_positions_draw_their_own_noise(draws=8)
-
-
-def test_weights_belong_to_their_models() -> None:
-    check_weights_belong_to_their_models()
-
-
 def test_groups_race_with_their_filtered_mass() -> None:
     check_groups_race_with_their_filtered_mass(draws=24, filters=["top_k"])
-
-
-def test_an_excluded_group_is_passed_over() -> None:
-    check_an_excluded_group_is_passed_over()
 
 
 def test_tokens_have_the_guided_distribution() -> None:
@@ -137,83 +108,6 @@ def test_tokens_have_the_guided_distribution() -> None:
     logits = make_logits(1, 12, 2)
     log_probs = reference.guided_log_probs(logits, [1.0, 0.7])[0]
     assert_distributed(draw_many(logits, [1.0, 0.7], 80, seed=1), log_probs)
-
-
-@triton.jit
-def words_kernel(seed, position, out, PURPOSE: tl.constexpr, N: tl.constexpr):
-    ids = tl.arange(0, N)
-    zero = ids * 0
-    low = (tl.load(position) & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
-    high = ((tl.load(position) >> 32) & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
-    words, _, _, _ = tl.philox(tl.load(seed), ids, low, high, zero + PURPOSE)
-    tl.store(out + ids, words.to(tl.int64))
-
-
-@triton.jit
-def noise_of_row_kernel(seed, position, out, PURPOSE: tl.constexpr, N: tl.constexpr):
-    ids = tl.arange(0, N)
-    tl.store(out + ids, philox.noise_kernel(tl.load(seed), tl.load(position), ids, PURPOSE))
-
-
-@pytest.mark.parametrize(("seed", "position"), [(0, 0), (-1, 2**40 + 3), (2**62 + 5, -7)])
-@pytest.mark.parametrize("purpose", [philox.GROUP.value, philox.TOKEN.value])
-def test_the_twin_has_the_kernels_words_and_exponentials(seed: int, position: int, purpose: int) -> None:
-    seeds, positions = torch.tensor([seed]), torch.tensor([position])
-    words, noise = torch.empty(1024, dtype=torch.int64), torch.empty(1024)
-    words_kernel[(1,)](seeds, positions, words, PURPOSE=purpose, N=1024)
-    noise_of_row_kernel[(1,)](seeds, positions, noise, PURPOSE=purpose, N=1024)
-    twin = philox.noise_words(seeds, positions, torch.arange(1024)[None], purpose)[0]
-    assert torch.equal(words, twin)
-    torch.testing.assert_close(noise, philox.exponential(twin), rtol=1e-6, atol=0)
-
-
-@triton.jit
-def exponentials_kernel(words, out, N: tl.constexpr):
-    ids = tl.arange(0, N)
-    tl.store(out + ids, philox.exponential_kernel(tl.load(words + ids).to(tl.uint32)))
-
-
-def exponentials(words: Tensor) -> Tensor:
-    """The kernels' exponentials of int64 words."""
-    N = triton.next_power_of_2(len(words))
-    padded, out = torch.zeros(N, dtype=torch.int64), torch.empty(N)
-    padded[: len(words)] = words
-    exponentials_kernel[(1,)](padded, out, N=N)
-    return out[: len(words)]
-
-
-def test_exponentials_are_finite_and_positive_for_the_outermost_words() -> None:
-    check_exponentials_are_finite_and_positive(exponentials)
-
-
-def test_exponentials_keep_every_bit_of_their_word() -> None:
-    check_exponentials_keep_every_bit(exponentials)
-
-
-@triton.jit
-def injected_noise(seed, position, ids, PURPOSE: tl.constexpr):
-    """Words 0, 1, 2³¹ − 1, 2³¹ and 2³² − 1 in turn."""
-    turn = (ids * 7 + seed.to(tl.int32) + PURPOSE) % 5
-    words = tl.where(turn == 0, 0, tl.where(turn == 1, 1, tl.where(turn == 2, 0x7FFFFFFF, 0)))
-    words = words.to(tl.uint32) + tl.where(turn == 3, 0x80000000, tl.where(turn == 4, 0xFFFFFFFF, 0)).to(tl.uint32)
-    return philox.exponential_kernel(words)
-
-
-def test_injected_words_draw_the_twin_s_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    def words(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
-        return torch.tensor([0, 1, 2**31 - 1, 2**31, 2**32 - 1])[(ids * 7 + seeds[:, None] + purpose) % 5]
-
-    monkeypatch.undo()
-    monkeypatch.setattr(philox, "noise_words", words)
-    monkeypatch.setattr(draw, "noise_kernel", injected_noise)
-    seeds = torch.arange(5)
-    flat, peaked = [torch.zeros(5, 3000)], make_logits(5, 3000, 1)
-    # Groups of very different mass, so that the group race is decided by the noise as well as by the mass.
-    steep = [torch.linspace(0, 12, 3000).expand(5, -1).contiguous()]
-    for logits in (flat, peaked, steep):
-        ours = guided_sample(logits, [1.0], seed=seeds)
-        call = prepare(logits, [1.0], 1.0, 0, 1.0, 0.0, 0.0, 1.0, None, seeds, 0, None)
-        assert torch.equal(ours.tokens, eager.guided_sample(call, False).tokens)
 
 
 def test_the_torch_path_gives_the_kernels_results(monkeypatch: pytest.MonkeyPatch) -> None:
