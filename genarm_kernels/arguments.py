@@ -19,7 +19,8 @@ from genarm_kernels.settings import filter_values, readable, row_values, same_de
 GROUP_SIZE = 1024
 MAX_MODELS = 8
 MAX_VOCABULARY = 2**20
-# Temperatures are used as 1/T in float32; beyond these ends the distribution is the argmax's, or flat, all the same.
+# Temperatures are used as 1/T in float32; beyond these ends the distribution is the argmax's, or flat, all the same (of
+# scores below 1e31).
 MAX_INVERSE_TEMPERATURE = 1e38
 MIN_INVERSE_TEMPERATURE = 2e-38
 NOTHING_LEFT = 1 << MAX_MODELS

@@ -5,7 +5,7 @@
     sum_g    = Σ over the group of exp((s_v − peak_g) / T)  with T = 1 where the temperature is 0
 
 Reads M·B·V logits once and writes three words a group; with log-probs two more a group and model from the same reads;
-with filters that need a search, the scores too, B·V·4 bytes, for the rows that have one.
+in rows with top-k, top-p or min-p the scores too, V·4 bytes a row.
 
 A program is one warp and takes whole groups of one row, one after the other. There are two ways through a group. The
 plain one has no rule in it: finite logits need none, −inf passes by itself, and NaN or +inf in any model turn up in
@@ -119,6 +119,9 @@ def reduce_carefully(
     M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, STORE: tl.constexpr, BASE_FILTER: tl.constexpr,
 ):  # fmt: skip
     """One group by the rules."""
+    if STORE:
+        # Other lanes of the plain way may have stored the same scores.
+        tl.debug_barrier()
     # A NaN temperature leaves nothing.
     lowest = tl.where(rate == rate, -INFINITY, INFINITY)
     finite_rate = tl.where(rate == rate, rate, 1.0)
@@ -189,9 +192,14 @@ def reduce_plainly(
             blocks = blocks + (z,)
         for m in tl.static_range(batch, min(M, batch + SIZE)):
             z = blocks[m - batch].to(tl.float32)
-            values = tl.fma(z, weights[m] + zeros, values)
             if m == 0:
                 base = z
+                values = tl.fma(z, weights[m] + zeros, values)
+            elif LOGPROBS:
+                # Read for its own log-probs, a model of weight 0 must not send the group the careful way.
+                values = tl.fma(tl.where(weights[m] + zeros != 0.0, z, 0.0), weights[m] + zeros, values)
+            else:
+                values = tl.fma(z, weights[m] + zeros, values)
             if LOGPROBS:
                 own_peak, own_total = empty_group()
                 own_peak, own_total = add_block(own_peak, own_total, z, LOG2_E, LANE)

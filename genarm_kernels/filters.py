@@ -17,7 +17,8 @@ pass stored:
     select   the threshold, among the candidates
     regroup  the groups' peaks and sums again, of what is left
 
-Bytes: B·V·4 written by the group pass, and read twice as far as groups reach the bound and the threshold.
+Bytes: V·4 a row written by the group pass, and read twice as far as groups reach the bound and the threshold;
+candidates written once, and read by every pass of the search.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"
@@ -212,7 +213,8 @@ def score_threshold(inputs: Inputs, partials: Partials, scores: Tensor | None) -
     if inputs.top_k is None and inputs.top_p is None:
         return threshold
     assert scores is not None
-    candidates, shortlists = torch.empty_like(scores), like.new_empty(B, CAPACITY)
+    candidates = torch.empty_like(scores)
+    shortlists = like.new_empty(B, CAPACITY if candidates.shape[1] > CAPACITY else 0)
     launch = gather_kernel[(B, G)]
     launch(scores, partials.peaks, lower, counts, candidates, G, num_warps=1)
     launch = select_kernel[(B,)]

@@ -5,6 +5,7 @@ for has no elements. Values of CPU tensors are read in here, where no compiler t
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -63,12 +64,19 @@ def _on_kernels(inputs: Inputs) -> bool:
     return INTERPRETED or inputs.logits[0].is_cuda
 
 
+def _device(inputs: Inputs) -> AbstractContextManager[Any]:
+    # Triton launches on the current device, whatever the tensors' is.
+    device = inputs.logits[0].device
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def _sample(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, return_logprobs = _inputs(*arguments[:-1]), arguments[-1]
     if inputs.batch_size == 0:
         return _empty_sample(*arguments)
     path: Any = fused if _on_kernels(inputs) else eager
-    sample = path.guided_sample(inputs, return_logprobs)
+    with _device(inputs):
+        sample = path.guided_sample(inputs, return_logprobs)
     return tuple(inputs.temperature.new_empty(0) if result is None else result for result in sample)
 
 
@@ -77,7 +85,8 @@ def _log_probs(*arguments: Any) -> Tensor:
     if inputs.batch_size == 0:
         return _empty_log_probs(*arguments)
     path: Any = fused if _on_kernels(inputs) else eager
-    log_probs: Tensor = path.guided_log_probs(inputs)
+    with _device(inputs):
+        log_probs: Tensor = path.guided_log_probs(inputs)
     return log_probs
 
 

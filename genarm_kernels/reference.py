@@ -89,8 +89,10 @@ class _Row:
         allowed = self.scores.float().isfinite() & (self.z[0] != -torch.inf)
         self.scores = torch.where(allowed, self.scores, -torch.inf)
 
-        keep = _keep(_finite(self.z[0]), min_p=base_min_p, top_p=base_top_p)
-        self.kept = torch.where(keep, self.scores, -torch.inf)
+        self.kept = self.scores
+        if base_min_p > 0 or base_top_p < 1:
+            keep = _keep(_finite(self.z[0]), min_p=base_min_p, top_p=base_top_p)
+            self.kept = torch.where(keep, self.scores, -torch.inf)
         if self.temperature > 0:
             keep = _keep(
                 self.kept / self.temperature,
@@ -108,7 +110,8 @@ class _Row:
             return int(_finite(self.z[0]).argmax())
         if self.temperature == 0:
             return int(self.kept.argmax())
-        scaled = self.kept / self.temperature
+        # Less the largest first, or large scores swallow the noise.
+        scaled = (self.kept - self.kept.max()) / self.temperature
         groups = torch.split(scaled, GROUP_SIZE)
         ids = torch.arange(len(groups), device=scaled.device)
         mass = torch.stack([group.logsumexp(0) for group in groups])

@@ -2,10 +2,11 @@
 
     p(v) ∝ exp((bias_v + Σ_m w_m z_m,v) / T)        m = 0 is the base; no model's normaliser is needed
 
-On a GPU a draw is two kernels: the group pass (combine.py) streams the M·B·V logits once, and one program a row races
-the groups and then the winner's tokens (draw.py). Bytes: M·B·V logits, and B·V float32 scores more where a filter is on
-(filters.py). On a CPU the same algorithm runs in torch (eager.py) with the same noise words, or the kernels themselves
-in Triton's interpreter under TRITON_INTERPRET=1.
+On a GPU a draw without filters is two kernels: the group pass (combine.py) streams the M·B·V logits once, and one
+program a row races the groups and then the winner's tokens (draw.py). Filters add up to four small ones over the scores
+of the rows that have one, base filters as many more over the base's logits (filters.py). On a CPU the same algorithm
+runs in torch (eager.py) with the same noise words, or the kernels themselves in Triton's interpreter under
+TRITON_INTERPRET=1.
 """
 
 from collections.abc import Sequence

@@ -49,6 +49,16 @@ def search_bits(keys, units, above, target, low, end):
 
 
 @triton.jit
+def smallest(candidates, n):
+    """The smallest candidate's key."""
+    low = tl.full([BLOCK], 0xFFFFFFFF, tl.uint32)
+    for start in range(0, n, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        low = tl.minimum(low, sortable(tl.load(candidates + i, mask=i < n, other=INFINITY)))
+    return tl.min(low, 0)
+
+
+@triton.jit
 def sums_at(candidates, n, pivots, top, rate, MASS: tl.constexpr):
     """Σ of units, and the number, of candidates ≥ each of the pivots (keys)."""
     counted = tl.full([BLOCK, PIVOTS], 0, tl.int32)
@@ -81,11 +91,12 @@ def narrow(candidates, n, low, end, target, top, rate, CAPACITY: tl.constexpr, M
         holds = weights.to(tl.float64) >= target
         new_low = tl.maximum(low, tl.max(tl.where(holds, pivots, 0), 0))
         new_end = tl.minimum(end, tl.min(tl.where(holds, 0xFFFFFFFF, pivots), 0))
+        all_above = above_count
         if new_end < end:
             above = tl.max(tl.where(pivots == new_end, weights, 0), 0)
             above_count = tl.max(tl.where(pivots == new_end, numbers, 0), 0)
         below = tl.max(tl.where(pivots == new_low, numbers, 0), 0)
-        inside = tl.where(new_low > low, below, inside + above_count) - above_count
+        inside = tl.where(new_low > low, below, inside + all_above) - above_count
         low, end = new_low, new_end
     return low, end, above
 
@@ -109,6 +120,9 @@ def shorten(candidates, n, low, end, shortlist):
 @triton.jit
 def search(candidates, n, low, end, target, top, rate, shortlist, CAPACITY: tl.constexpr, MASS: tl.constexpr):
     """The key of the largest t with Σ_{candidates ≥ t} units ≥ target."""
+    if n > CAPACITY:
+        # Where the bound is far below all candidates, evenly spaced pivots would be too.
+        low = tl.maximum(low, smallest(candidates, n))
     low, end, above = narrow(candidates, n, low, end, target, top, rate, CAPACITY, MASS)
     found = low
     if end - low > 1:
