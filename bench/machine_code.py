@@ -21,6 +21,7 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from genarm_kernels import combine, draw, filters
 from genarm_kernels.arguments import GROUP_SIZE
+from genarm_kernels.partials import Partials
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 IDS_A_LANE = GROUP_SIZE // 32
@@ -30,7 +31,7 @@ _TYPES = {
     **dict.fromkeys(["seeds", "positions", "tokens"], "*i64"),
     "totals": "*fp64",
     "filters": ("*i64", "*fp32", "*fp32"),
-    "partials": combine.Partials("*fp32", "*fp32", "*i32", "*fp32", "*fp32", "*fp32", "*fp32"),  # type: ignore[arg-type]
+    "partials": Partials("*fp32", "*fp32", "*i32", "*fp32", "*fp32", "*fp32", "*fp32"),  # type: ignore[arg-type]
 }
 _ALIGNED = [["tt.divisibility", 16]]
 

@@ -15,7 +15,7 @@ depends on the row's own values only.
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -36,6 +36,7 @@ from genarm_kernels.groups import (
     load_weights,
     starts_rows_at_16_bytes,
 )
+from genarm_kernels.partials import Partials, store_model, store_partials
 
 # Ids taken at a time the careful way, few so that it needs no more registers than the plain one.
 CAREFUL = tl.constexpr(128)
@@ -45,18 +46,6 @@ LOADS = tl.constexpr(4)
 # With more programs than this a program takes several groups, and sets up once for all of them.
 PROGRAMS = 4096
 MOST_GROUPS = 8
-
-
-class Partials(NamedTuple):
-    """What the group pass leaves behind, G groups a row. Of no size: what was not asked for."""
-
-    peaks: Tensor  # [B, G] float32
-    sums: Tensor  # [B, G] float32
-    bits: Tensor  # [B, G] int32: bit m where model m has a NaN or +inf in the group
-    unfiltered_peaks: Tensor  # [B, G] float32, before the base's filters; with such filters only
-    unfiltered_sums: Tensor  # [B, G] float32
-    model_peaks: Tensor  # [B, M, G] float32; with log-probs only
-    model_sums: Tensor  # [B, M, G] float32
 
 
 @triton.jit
@@ -153,22 +142,6 @@ def reduce_carefully(
 
 
 @triton.jit
-def store_partials(partials, at, peak, total, bits, all_peak, all_total, BASE_FILTER: tl.constexpr):
-    tl.store(partials.peaks + at, peak)
-    tl.store(partials.sums + at, total)
-    tl.store(partials.bits + at, bits)
-    if BASE_FILTER:
-        tl.store(partials.unfiltered_peaks + at, all_peak)
-        tl.store(partials.unfiltered_sums + at, all_total)
-
-
-@triton.jit
-def store_model(partials, at, peak, total):
-    tl.store(partials.model_peaks + at, peak)
-    tl.store(partials.model_sums + at, total)
-
-
-@triton.jit
 def reduce_plainly(
     logits, strides, weights, negative, bias, rate, base_threshold, row, g, stored, scores, partials, V, G,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, STORE: tl.constexpr, BASE_FILTER: tl.constexpr,
@@ -180,6 +153,9 @@ def reduce_plainly(
     values = zeros
     if HAS_BIAS:
         values = load_group(bias, g * GROUP, 1.0, True, WIDE, LANE)
+        if not WIDE and M > LOADS:
+            # As below, for the first models' loads.
+            tl.debug_barrier()
     base = zeros
     SIZE: tl.constexpr = 1 if LOGPROBS else LOADS if M <= LOADS else 2
     for batch in tl.static_range(0, M, SIZE):
@@ -216,6 +192,9 @@ def reduce_plainly(
     if BASE_FILTER:
         all_peak, all_total = add_block(all_peak, all_total, values, rate, LANE)
         bad = bad | (all_total != all_total)
+        if M > LOADS:
+            # Read again from the cache, since the registers are needed for the models.
+            base = load_group(logits[0] + row * strides[0], g * GROUP, 1.0, True, WIDE, LANE).to(tl.float32)
         values = tl.where(base >= base_threshold, values, -INFINITY)
     peak, total = add_block(peak, total, values, rate, LANE)
     if STORE and stored:
@@ -261,7 +240,7 @@ def most_registers(M: int, logprobs: bool, base_filter: bool, wide: bool) -> int
     """A lane's limit. Left alone, the assembler sometimes keeps to fewer than it needs, and spills a few."""
     many: bool = LOADS.value < M
     if many:
-        return None if logprobs and wide else 224
+        return None if logprobs and wide else 240
     if logprobs or base_filter:
         return None if wide else 168
     return 96

@@ -18,8 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from genarm_kernels.arguments import NOTHING_LEFT, GuidedSample, Inputs
-from genarm_kernels.combine import Partials, combine
+from genarm_kernels.combine import combine
 from genarm_kernels.groups import GROUP, INFINITY, LOWEST, UNIT, inverse_temperature, load_weights
+from genarm_kernels.partials import Partials
 from genarm_kernels.philox import GROUP as GROUP_NOISE
 from genarm_kernels.philox import TOKEN as TOKEN_NOISE
 from genarm_kernels.philox import noise_kernel

@@ -32,7 +32,7 @@ import triton.language as tl
 from torch import Tensor
 
 from genarm_kernels.arguments import GROUP_SIZE, Inputs
-from genarm_kernels.combine import Partials, has_score_filter, reduce_groups
+from genarm_kernels.combine import has_score_filter, reduce_groups
 from genarm_kernels.groups import (
     GROUP,
     INFINITY,
@@ -44,6 +44,7 @@ from genarm_kernels.groups import (
     empty_group,
     inverse_temperature,
 )
+from genarm_kernels.partials import Partials
 from genarm_kernels.search import from_sortable, mass_from, search, search_bits, sortable
 
 CAPACITY = 4096

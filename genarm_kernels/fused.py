@@ -4,6 +4,7 @@ from torch import Tensor
 
 from genarm_kernels import combine, draw, filters
 from genarm_kernels.arguments import GuidedSample, Inputs
+from genarm_kernels.partials import Partials
 
 
 def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
@@ -17,7 +18,7 @@ def guided_log_probs(inputs: Inputs) -> Tensor:
     return draw.normalise(inputs, *_partials(inputs, False))
 
 
-def _partials(inputs: Inputs, logprobs: bool) -> tuple[combine.Partials, draw.Thresholds]:
+def _partials(inputs: Inputs, logprobs: bool) -> tuple[Partials, draw.Thresholds]:
     """The rows' groups after all filters."""
     base = filters.base_threshold(inputs) if inputs.has_base_filter else None
     if inputs.greedy or not inputs.has_score_filter:
