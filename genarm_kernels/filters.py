@@ -131,6 +131,9 @@ def select_kernel(
         shortlist = shortlists + row * CAPACITY
         low, end = sortable(bound), sortable(top) + 1
         total = tl.load(totals + row)
+        if bound == LOWEST:
+            # Every id is a candidate, and their masses add up more exactly than the groups' sums.
+            total = mass_from(candidates, n, bound, top, rate).to(tl.float64)
         lowest = tl.load(threshold + row)
         if TOP_K:
             k = tl.load(filters[0] + row)

@@ -150,7 +150,11 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         cases.masses_are_compared_to_the_unit,
     ),
     "the whole mass as top-k's": (
-        edited(filters.select_kernel, "total = mass_from(", "mass_from("),
+        edited(
+            filters.select_kernel,
+            "total = mass_from(candidates, n, from_sortable",
+            "mass_from(candidates, n, from_sortable",
+        ),
         cases.top_p_is_of_what_top_k_left,
     ),
     "pivots that leave out what they tie with": (
