@@ -34,6 +34,7 @@ from genarm_kernels.groups import (
     lane_width,
     load_group,
     load_weights,
+    row_arguments,
     starts_rows_at_16_bytes,
 )
 from genarm_kernels.partials import Partials, store_model, store_partials
@@ -267,20 +268,12 @@ def reduce_groups(
         like.new_empty(modelwise),
         like.new_empty(modelwise),
     )
-    bias = like if inputs.bias is None else inputs.bias
     filters = (inputs.top_k, inputs.top_p, inputs.min_p)
     count = groups_a_program(B, G)
-    wide = starts_rows_at_16_bytes(*inputs.logits, *([] if inputs.bias is None else [bias]))
+    wide = starts_rows_at_16_bytes(*inputs.logits, *([] if inputs.bias is None else [inputs.bias]))
     launch: Any = group_kernel[(B, -(-G // count))]
     launch(
-        inputs.logits,
-        tuple(z.stride(0) for z in inputs.logits),
-        inputs.weights,
-        inputs.weights.stride(0),
-        inputs.weights.stride(1),
-        bias,
-        bias.stride(0),
-        like,
+        *row_arguments(inputs),
         tuple(like if x is None else x for x in filters),
         like if base_threshold is None else base_threshold,
         like if scores is None else scores,

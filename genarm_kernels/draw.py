@@ -19,8 +19,8 @@ from torch import Tensor
 
 from genarm_kernels.arguments import NOTHING_LEFT, GuidedSample, Inputs
 from genarm_kernels.combine import combine
-from genarm_kernels.groups import GROUP, INFINITY, LOWEST, UNIT, inverse_temperature, load_weights
-from genarm_kernels.partials import Partials
+from genarm_kernels.groups import GROUP, INFINITY, UNIT, inverse_temperature, load_weights, row_arguments
+from genarm_kernels.partials import Partials, groups_block, load_partials
 from genarm_kernels.philox import GROUP as GROUP_NOISE
 from genarm_kernels.philox import TOKEN as TOKEN_NOISE
 from genarm_kernels.philox import noise_kernel
@@ -34,13 +34,6 @@ class Thresholds(NamedTuple):
 
     base: Tensor | None
     score: Tensor | None
-
-
-@triton.jit
-def load_partials(peaks, sums, g, G):
-    """Peaks and sums of a row's groups; beyond G they are those of empty groups."""
-    mask = g < G
-    return tl.load(peaks + g, mask=mask, other=LOWEST), tl.load(sums + g, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -201,7 +194,7 @@ def draw(inputs: Inputs, logprobs: bool, partials: Partials, thresholds: Thresho
     )
     launch: Any = draw_kernel[(B,)]
     launch(
-        *_row_arguments(inputs),
+        *row_arguments(inputs),
         inputs.seeds,
         inputs.positions,
         *(like if x is None else x for x in thresholds),
@@ -225,7 +218,7 @@ def normalise(inputs: Inputs, partials: Partials, thresholds: Thresholds) -> Ten
     log_probs = like.new_empty(inputs.batch_size, inputs.vocab_size)
     launch: Any = log_probs_kernel[(inputs.batch_size, inputs.groups)]
     launch(
-        *_row_arguments(inputs),
+        *row_arguments(inputs),
         *(like if x is None else x for x in thresholds),
         partials,
         log_probs,
@@ -237,25 +230,11 @@ def normalise(inputs: Inputs, partials: Partials, thresholds: Thresholds) -> Ten
     return log_probs
 
 
-def _row_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    bias = inputs.temperature if inputs.bias is None else inputs.bias
-    return (
-        inputs.logits,
-        tuple(z.stride(0) for z in inputs.logits),
-        inputs.weights,
-        inputs.weights.stride(0),
-        inputs.weights.stride(1),
-        bias,
-        bias.stride(0),
-        inputs.temperature,
-    )
-
-
 def _row_constants(inputs: Inputs, thresholds: Thresholds) -> dict[str, Any]:
     return {
         "M": len(inputs.logits),
         "HAS_BIAS": inputs.bias is not None,
         "BASE_FILTER": thresholds.base is not None,
         "FILTERED": thresholds.score is not None,
-        "G_BLOCK": max(16, triton.next_power_of_2(inputs.groups)),
+        "G_BLOCK": groups_block(inputs.groups),
     }

@@ -1,12 +1,4 @@
-"""Filters as thresholds: a token stays where its value ≥ the row's threshold, so ties at a threshold stay.
-
-    base filters, on the base's own temperature-1 distribution p0 (threshold on the base's logit):
-        base_min_p   p0(v) ≥ base_min_p · max p0
-        base_top_p   the mass of tokens strictly more likely than v is < base_top_p
-    score filters, on softmax(s / T) (threshold on s, which orders as s / T does):
-        top_k        s_v ≥ the k-th largest s
-        top_p        the same rule as above, among what top-k left and renormalised
-        min_p        p(v) ≥ min_p · max p
+"""The thresholds of filters.py, which says what each filter keeps, in torch operations for CPU tensors.
 
 Masses are summed as integers, in units of 2⁻⁴² of the row's largest: a sum that is the same in every order does not
 depend on the batch, on the device or on how a scan is cut into blocks. 2²⁰ ids at most keep it within 63 bits.
@@ -20,7 +12,7 @@ from genarm_kernels.arguments import GROUP_SIZE, MAX_INVERSE_TEMPERATURE, MIN_IN
 
 _LOWEST = torch.finfo(torch.float32).min
 _UNIT = 2.0**42
-# On a CPU a row is sorted only as far as its top-p nucleus reaches: this far first.
+# A row is sorted only as far as its top-p nucleus reaches: this far first.
 _FIRST_SORT = 256
 
 
@@ -93,10 +85,7 @@ def _min_p(top: Tensor, inverse: Tensor, min_p: Tensor) -> Tensor:
 def _top_k(scores: Tensor, top_k: Tensor, vocab_size: int) -> Tensor:
     off = (top_k <= 0) | (top_k >= vocab_size)
     rank = torch.where(off, 1, top_k) - 1
-    if scores.is_cuda:
-        leading = scores.sort(dim=1, descending=True).values
-    else:
-        leading = scores.topk(int(rank.max()) + 1, dim=1).values
+    leading = scores.topk(int(rank.max()) + 1, dim=1).values
     return torch.where(off, -torch.inf, leading.gather(1, rank[:, None])[:, 0])
 
 
@@ -110,7 +99,7 @@ def _top_p(values: Tensor, mass: Tensor, top_p: Tensor) -> Tensor:
     off = top_p >= 1
     reach = mass.sum(1).double() * torch.where(off, 0.0, top_p).double()
     N = values.shape[1]
-    length = N if values.is_cuda else min(_FIRST_SORT, N)
+    length = min(_FIRST_SORT, N)
     while True:
         leading, order = values.topk(length, dim=1) if length < N else values.sort(dim=1, descending=True)
         leading_mass = mass.gather(1, order)

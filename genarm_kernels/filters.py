@@ -44,7 +44,7 @@ from genarm_kernels.groups import (
     empty_group,
     inverse_temperature,
 )
-from genarm_kernels.partials import Partials
+from genarm_kernels.partials import Partials, groups_block, load_partials
 from genarm_kernels.search import from_sortable, mass_from, search, search_bits, sortable
 
 CAPACITY = 4096
@@ -62,8 +62,7 @@ def bound_kernel(
     heat = tl.load(temperature + row)
     inverse = inverse_temperature(heat)
     g = tl.arange(0, G_BLOCK)
-    row_peaks = tl.load(peaks + row * G + g, mask=g < G, other=LOWEST)
-    row_sums = tl.load(sums + row * G + g, mask=g < G, other=0.0)
+    row_peaks, row_sums = load_partials(peaks + row * G, sums + row * G, g, G)
     top = tl.max(row_peaks, 0)
     total = tl.sum(row_sums.to(tl.float64) * tl.exp2((row_peaks - top) * (inverse * LOG2_E)).to(tl.float64), 0)
 
@@ -211,7 +210,7 @@ def score_threshold(inputs: Inputs, partials: Partials, scores: Tensor | None) -
         G,
         **constants,
         MIN_P=inputs.min_p is not None,
-        G_BLOCK=max(16, triton.next_power_of_2(G)),
+        G_BLOCK=groups_block(G),
         num_warps=BOUND_WARPS,
     )
     if inputs.top_k is None and inputs.top_p is None:

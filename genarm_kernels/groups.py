@@ -9,11 +9,13 @@ on the batch, the split, strides or alignment.
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from genarm_kernels.arguments import GROUP_SIZE, MAX_INVERSE_TEMPERATURE, MIN_INVERSE_TEMPERATURE
+from genarm_kernels.arguments import GROUP_SIZE, MAX_INVERSE_TEMPERATURE, MIN_INVERSE_TEMPERATURE, Inputs
 
 GROUP = tl.constexpr(GROUP_SIZE)
 INFINITY = tl.constexpr(float("inf"))
@@ -120,6 +122,21 @@ def starts_rows_at_16_bytes(*tensors: Tensor) -> bool:
     """Whether every row of every tensor does, so that wide loads may be taken."""
     return all(
         t.data_ptr() % 16 == 0 and (t.shape[0] == 1 or t.stride(0) * t.element_size() % 16 == 0) for t in tensors
+    )
+
+
+def row_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    """What every kernel that combines scores takes first."""
+    bias = inputs.temperature if inputs.bias is None else inputs.bias
+    return (
+        inputs.logits,
+        tuple(z.stride(0) for z in inputs.logits),
+        inputs.weights,
+        inputs.weights.stride(0),
+        inputs.weights.stride(1),
+        bias,
+        bias.stride(0),
+        inputs.temperature,
     )
 
 

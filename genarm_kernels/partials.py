@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from genarm_kernels.groups import LOWEST
+
 
 class Partials(NamedTuple):
     """G groups a row; of no size what was not asked for."""
@@ -35,3 +37,15 @@ def store_partials(partials, at, peak, total, bits, all_peak, all_total, BASE_FI
 def store_model(partials, at, peak, total):
     tl.store(partials.model_peaks + at, peak)
     tl.store(partials.model_sums + at, total)
+
+
+@triton.jit
+def load_partials(peaks, sums, g, G):
+    """Peaks and sums of a row's groups; beyond G they are those of empty groups."""
+    mask = g < G
+    return tl.load(peaks + g, mask=mask, other=LOWEST), tl.load(sums + g, mask=mask, other=0.0)
+
+
+def groups_block(G: int) -> int:
+    """Places for a row's groups in one block, which are a power of two."""
+    return max(16, int(triton.next_power_of_2(G)))
