@@ -1,179 +1,72 @@
 """Any causal language model of Hugging Face transformers, through its own forward pass.
 
-A ``HFModel`` is one set of weights; a ``HFStream`` is one model's view of a batch while it decodes: left-padded prompt,
-position ids, and a DynamicCache of its own. Slower than a fused decoder, always right.
+Left-padded prompts, position ids, and a DynamicCache. Slower than a fused decoder, always right.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ..errors import UnsupportedModelError
 from ..prompts import pad_left
-from .lora import LoraAdapter
+from .causal import CausalModel
 
 
-@dataclass(frozen=True, slots=True)
-class HFModel:
-    """One stream's model: a module, perhaps with a LoRA adapter on it, perhaps with PEFT adapters switched off.
+class HFBackbone:
+    """One model as transformers runs it: a single stream, with its adapter applied by hooks."""
 
-    ``without`` is a PeftModel whose adapters live inside ``module`` and must be off while this stream runs.
-    """
+    kind = "hf"
 
-    name: str
-    module: Any
-    adapter: LoraAdapter | None = None
-    without: Any = None
-    accepts: frozenset[str] = frozenset()
+    def __init__(self, model: CausalModel, stream: int) -> None:
+        self.model = model
+        self.streams = (stream,)
 
-    @property
-    def config(self) -> Any:
-        return self.module.config.get_text_config(decoder=True)
+    def cache_bytes(self, batch: int, length: int) -> int:
+        config = self.model.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        size = next(self.model.module.parameters()).element_size()
+        return int(2 * config.num_hidden_layers * heads * width * batch * length * size)
 
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = next(self.module.parameters()).device
-        return device
-
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the LM head, padding included."""
-        return self._rows("get_output_embeddings")
-
-    @property
-    def input_vocab_size(self) -> int:
-        """Rows of the embedding: ids a prompt may hold."""
-        return self._rows("get_input_embeddings")
-
-    def _rows(self, getter: str) -> int:
-        """Rows of the head's or the embedding's weight; the configured vocabulary where the model names neither."""
-        layer = getattr(self.module, getter, lambda: None)()
-        weight = getattr(layer, "weight", None)
-        return int(weight.shape[0]) if weight is not None else int(self.config.vocab_size)
-
-    @property
-    def max_positions(self) -> int | None:
-        """The longest context the configuration allows, None where it names none."""
-        value = getattr(self.config, "max_position_embeddings", None)
-        return int(value) if value and value > 0 else None
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Inside this block a forward pass of ``module`` is this stream's model."""
-        with ExitStack() as stack:
-            if self.without is not None:
-                stack.enter_context(_switched_off(self.without))
-            if self.adapter is not None:
-                stack.enter_context(self.adapter.applied(inner_model(self.module)))
-            yield
-
-    def stream(self, prompts: list[Tensor]) -> HFStream:
-        """Start decoding B prompts (1-D int64 on ``device``)."""
-        ids, mask = pad_left(prompts, 0)  # masked, but looked up: the caller's padding id may not be in the embedding
-        return HFStream(self, ids, mask, DynamicCache(config=self.module.config))
+    def session(self, batch: int, length: int) -> HFSession:
+        return HFSession(self.model, batch, length)
 
 
-def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None, without: Any = None) -> HFModel:
-    """Check that ``module`` is a decodable causal LM, and note which keywords its forward takes."""
-    inner: Any = inner_model(module)
-    config = getattr(inner, "config", None)
-    if config is None or not hasattr(inner, "forward"):
-        raise UnsupportedModelError(
-            f"{name} is a {type(module).__name__}, not a transformers model: pass an AutoModelForCausalLM, a PeftModel "
-            "or a path"
-        )
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"{name} ({type(inner).__name__}) is an encoder-decoder: pass a causal language model"
-        )
-    if getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", False):
-        raise UnsupportedModelError(
-            f"{name} is a PeftModel with virtual tokens (prompt or prefix tuning), which are not decoded: use LoRA"
-        )
-    if getattr(inner, "_is_stateful", False):
-        raise UnsupportedModelError(
-            f"{name} ({type(inner).__name__}) keeps a recurrent state, which has no key-value cache: pass a transformer"
-        )
-    if not _can_generate(inner):
-        raise UnsupportedModelError(
-            f"{name} ({type(inner).__name__}) has no language-model head: pass an AutoModelForCausalLM"
-        )
-    accepts = frozenset(inspect.signature(inner.forward).parameters)
-    if "past_key_values" not in accepts:
-        raise UnsupportedModelError(
-            f"{name} ({type(inner).__name__}) takes no key-value cache (past_key_values): pass a transformer that does"
-        )
-    if next(inner.parameters()).device.type == "meta":
-        raise UnsupportedModelError(f"{name} is on the meta device (not loaded, or offloaded): load it on cpu or cuda")
-    return HFModel(name, module, adapter, without, accepts)
+class HFSession:
+    """B rows of one model while they decode."""
 
+    def __init__(self, model: CausalModel, batch: int, length: int) -> None:
+        self.model = model
+        self.batch = batch
+        self.length = length
+        self._parts = list(model.module.modules())
 
-def _can_generate(inner: Any) -> bool:
-    no_head = hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is None
-    return not no_head and bool(getattr(inner, "can_generate", lambda: True)())
+    def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
+        # Masked, but looked up: the caller's padding id may not be in the embedding.
+        ids, self._mask = pad_left(prompts[0], 0)
+        self._cache = DynamicCache(config=self.model.module.config)
+        return [self._forward(ids)]
 
-
-@contextmanager
-def _switched_off(peft_model: Any) -> Iterator[None]:
-    """PEFT's adapters off inside the block. PEFT marks them trainable when it switches them on again; here they are
-    as before."""
-    flags = [(parameter, parameter.requires_grad) for parameter in peft_model.parameters()]
-    try:
-        with peft_model.disable_adapter():
-            yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-def inner_model(module: nn.Module) -> nn.Module:
-    """The transformers model inside a PeftModel or a compiled module, or the module itself."""
-    module = getattr(module, "_orig_mod", module)
-    getter = getattr(module, "get_base_model", None)
-    inner: nn.Module = getter() if callable(getter) else module
-    return inner
-
-
-@dataclass(slots=True)
-class HFStream:
-    """B rows of one model while they decode: ``append`` a token a row, then ask for the next ``logits``."""
-
-    model: HFModel
-    ids: Tensor  # [B, T] int64, what the next forward pass reads
-    mask: Tensor  # [B, cached + T] int64
-    cache: DynamicCache
+    def decode(self, tokens: Tensor) -> list[Tensor]:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        return [self._forward(tokens[:, None])]
 
     @torch.no_grad()
-    def logits(self) -> Tensor:
-        """[B, V] logits of the next token after everything appended so far."""
-        inputs: dict[str, Any] = {"attention_mask": self.mask, "past_key_values": self.cache, "use_cache": True}
+    def _forward(self, ids: Tensor) -> Tensor:
+        inputs: dict[str, Any] = {"attention_mask": self._mask, "past_key_values": self._cache, "use_cache": True}
         if "position_ids" in self.model.accepts:
-            positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-            inputs["position_ids"] = positions[:, -self.ids.shape[1] :]
+            positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
+            inputs["position_ids"] = positions[:, -ids.shape[1] :]
         if "logits_to_keep" in self.model.accepts:
             inputs["logits_to_keep"] = 1
-        with self.model.active():
-            logits: Tensor = self.model.module(input_ids=self.ids, **inputs).logits[:, -1]
+        with evaluating(self._parts), self.model.active():
+            logits: Tensor = self.model.module(input_ids=ids, **inputs).logits[:, -1]
         return logits.float() if logits.dtype == torch.float64 else logits
-
-    def append(self, tokens: Tensor) -> None:
-        """The token each row emitted, [B] int64."""
-        self.ids = tokens[:, None]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-
-
-def submodules(models: list[HFModel]) -> list[nn.Module]:
-    """Every part of the models, once each however many streams share it."""
-    modules = {id(model.module): model.module for model in models}
-    return [part for module in modules.values() for part in module.modules()]
 
 
 @contextmanager

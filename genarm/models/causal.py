@@ -1,0 +1,131 @@
+"""A stream's model: a causal language model of Hugging Face transformers, perhaps with a LoRA adapter on it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UnsupportedModelError
+from .lora import LoraAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class CausalModel:
+    """One stream's model: a module, perhaps with a LoRA adapter on it, perhaps with PEFT adapters switched off.
+
+    ``without`` is a PeftModel whose adapters live inside ``module`` and must be off while this stream runs.
+    """
+
+    name: str
+    module: Any
+    adapter: LoraAdapter | None = None
+    without: Any = None
+    accepts: frozenset[str] = frozenset()
+
+    @property
+    def config(self) -> Any:
+        return self.module.config.get_text_config(decoder=True)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.module.parameters()).device
+        return device
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the LM head, padding included."""
+        return self._rows("get_output_embeddings")
+
+    @property
+    def input_vocab_size(self) -> int:
+        """Rows of the embedding: ids a prompt may hold."""
+        return self._rows("get_input_embeddings")
+
+    def _rows(self, getter: str) -> int:
+        """Rows of the head's or the embedding's weight; the configured vocabulary where the model names neither."""
+        layer = getattr(self.module, getter, lambda: None)()
+        weight = getattr(layer, "weight", None)
+        return int(weight.shape[0]) if weight is not None else int(self.config.vocab_size)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest context the configuration allows, None where it names none."""
+        value = getattr(self.config, "max_position_embeddings", None)
+        return int(value) if value and value > 0 else None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside this block a forward pass of ``module`` is this stream's model."""
+        with ExitStack() as stack:
+            if self.without is not None:
+                stack.enter_context(_switched_off(self.without))
+            if self.adapter is not None:
+                stack.enter_context(self.adapter.applied(inner_model(self.module)))
+            yield
+
+
+def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None, without: Any = None) -> CausalModel:
+    """Check that ``module`` is a decodable causal LM, and note which keywords its forward takes."""
+    inner: Any = inner_model(module)
+    config = getattr(inner, "config", None)
+    if config is None or not hasattr(inner, "forward"):
+        raise UnsupportedModelError(
+            f"{name} is a {type(module).__name__}, not a transformers model: pass an AutoModelForCausalLM, a PeftModel "
+            "or a path"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{name} ({type(inner).__name__}) is an encoder-decoder: pass a causal language model"
+        )
+    if getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", False):
+        raise UnsupportedModelError(
+            f"{name} is a PeftModel with virtual tokens (prompt or prefix tuning), which are not decoded: use LoRA"
+        )
+    if getattr(inner, "_is_stateful", False):
+        raise UnsupportedModelError(
+            f"{name} ({type(inner).__name__}) keeps a recurrent state, which has no key-value cache: pass a transformer"
+        )
+    if not _can_generate(inner):
+        raise UnsupportedModelError(
+            f"{name} ({type(inner).__name__}) has no language-model head: pass an AutoModelForCausalLM"
+        )
+    accepts = frozenset(inspect.signature(inner.forward).parameters)
+    if "past_key_values" not in accepts:
+        raise UnsupportedModelError(
+            f"{name} ({type(inner).__name__}) takes no key-value cache (past_key_values): pass a transformer that does"
+        )
+    if next(inner.parameters()).device.type == "meta":
+        raise UnsupportedModelError(f"{name} is on the meta device (not loaded, or offloaded): load it on cpu or cuda")
+    return CausalModel(name, module, adapter, without, accepts)
+
+
+def _can_generate(inner: Any) -> bool:
+    no_head = hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is None
+    return not no_head and bool(getattr(inner, "can_generate", lambda: True)())
+
+
+@contextmanager
+def _switched_off(peft_model: Any) -> Iterator[None]:
+    """PEFT's adapters off inside the block. PEFT marks them trainable when it switches them on again; here they are
+    as before."""
+    flags = [(parameter, parameter.requires_grad) for parameter in peft_model.parameters()]
+    try:
+        with peft_model.disable_adapter():
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def inner_model(module: nn.Module) -> nn.Module:
+    """The transformers model inside a PeftModel or a compiled module, or the module itself."""
+    module = getattr(module, "_orig_mod", module)
+    getter = getattr(module, "get_base_model", None)
+    inner: nn.Module = getter() if callable(getter) else module
+    return inner
