@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from .engine.engine import Engine
 from .errors import InvalidArgumentError, UnsupportedModelError
 from .loading import (
     RewardModels,
@@ -20,7 +21,8 @@ from .loading import (
     resolve_device,
     resolve_dtype,
 )
-from .models.hf import HFModel, inner_model
+from .models.causal import CausalModel, inner_model
+from .models.hf import HFBackbone
 from .output import GenerationOutput, StreamStep
 from .prompts import PromptInput
 from .request import Options, Request, prepare
@@ -69,11 +71,19 @@ class GuidedDecoder:
         source = Source(parameter.dtype, parameter.device, trust_remote_code)
         base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
         self.tokenizer = tokenizer
-        self.models: list[HFModel] = build_models(base_model, name_rewards(reward_models), tokenizer, source, base_name)
+        self.models: list[CausalModel] = build_models(
+            base_model, name_rewards(reward_models), tokenizer, source, base_name
+        )
         self.max_batch_size = max_batch_size
         positions = [model.max_positions for model in self.models if model.max_positions]
         self.max_length = min([max_length, *positions])
         self.vocab_size = min(model.vocab_size for model in self.models)
+        self.engine = Engine(
+            tuple(model.name for model in self.models),
+            [HFBackbone(model, stream) for stream, model in enumerate(self.models)],
+            self.vocab_size,
+            self.device,
+        )
 
     @classmethod
     def from_pretrained(

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError
+from .models.causal import CausalModel, inner_model, make_model
 from .models.files import adapter_folder, is_adapter, model_source, refuse_pickled
-from .models.hf import HFModel, inner_model, make_model
 from .models.lora import LoraAdapter, read_adapter
 from .vocabulary import check_vocabularies
 
@@ -157,7 +157,7 @@ def name_rewards(reward_models: RewardModels) -> dict[str, RewardModel]:
 
 def build_models(
     base: nn.Module, rewards: Mapping[str, RewardModel], tokenizer: Any, source: Source, base_name: str | None = None
-) -> list[HFModel]:
+) -> list[CausalModel]:
     """The base's model first, then each reward model's, in order; every mismatch is an error here."""
     wrapper = _shared_wrapper(base, rewards)
     models = [make_model("base", base, without=wrapper)]
@@ -179,7 +179,7 @@ def _reward(
     source: Source,
     base_name: str | None,
     wrapper: nn.Module | None,
-) -> tuple[HFModel, Any]:
+) -> tuple[CausalModel, Any]:
     """``wrapper`` is a PeftModel around the base, whose adapters are off in every stream that is the base's."""
     if isinstance(reward, LoraAdapter):
         return make_model(name, base, reward.fit(inner_model(base)), wrapper), None
@@ -222,7 +222,7 @@ def _own_base(adapter: LoraAdapter, base_name: str | None) -> str | None:
     return None if same else adapter.base_name
 
 
-def _adapter_elsewhere(name: str, adapter: LoraAdapter, source: Source, misfit: GenARMError) -> HFModel:
+def _adapter_elsewhere(name: str, adapter: LoraAdapter, source: Source, misfit: GenARMError) -> CausalModel:
     """An adapter that does not fit the base, with the base it names on the hub."""
     try:
         module = load_model(str(adapter.base_name), source)

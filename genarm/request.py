@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor
 
-from .engine.loop import Halt, Job
-from .engine.step import ScoreEdit
+from .engine.run import Edit, Halt, Job
 from .errors import GenARMError, InvalidArgumentError, RewardNameError
 from .guidance import (
     AllowedTokens,
@@ -79,18 +78,16 @@ class Request:
     eos_ids: frozenset[int]
     stop: tuple[tuple[int, ...], ...]
     return_logprobs: bool
-    edit: ScoreEdit | None = None
+    edit: Edit | None = None
     halt: Halt | None = None
 
     def job(self, decoder: GuidedDecoder, rows: list[int]) -> Job:
         """The part of the request that decodes ``rows``."""
         index = torch.tensor(rows, device=decoder.device)
         return Job(
-            models=decoder.models,
             prompts=[[stream.rows[row] for row in rows] for stream in self.streams],
             guidance=self.guidance.select(index),
             max_new_tokens=self.max_new_tokens,
-            vocab_size=decoder.vocab_size,
             pad_id=self.pad_id,
             row_ids=rows,
             eos_ids=self.eos_ids,

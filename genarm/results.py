@@ -36,7 +36,7 @@ class Batch:
         finished = torch.zeros(batch, dtype=torch.bool)
         finished[list(self.request.errors)] = True
         for rows in self.chunks:
-            decoding = Decoding(self.request.job(self.decoder, rows))
+            decoding = Decoding(self.decoder.engine, self.request.job(self.decoder, rows))
             self.done.append(decoding)
             for emitted in decoding.run():
                 tokens = [torch.empty(0, dtype=torch.int64)] * batch
@@ -89,10 +89,12 @@ class Batch:
         logprobs = torch.full((batch, width), torch.nan, dtype=torch.float32, device=device)
         model_logprobs = torch.full((batch, width, models), torch.nan, dtype=torch.float32, device=device)
         for rows, decoding in zip(self.chunks, self.done, strict=True):
-            steps = min(len(decoding.logprobs), width)
-            if steps:
-                logprobs[rows, :steps] = torch.stack(decoding.logprobs[:steps], dim=1).float()
-                model_logprobs[rows, :steps] = torch.stack(decoding.model_logprobs[:steps], dim=1).float()
+            if decoding.logprobs is None or decoding.model_logprobs is None:
+                continue
+            for index, row in enumerate(rows):
+                count = len(decoding.tokens[index])
+                logprobs[row, :count] = decoding.logprobs[index, :count]
+                model_logprobs[row, :count] = decoding.model_logprobs[index, :count]
         return logprobs, model_logprobs
 
     def _stats(self, new_tokens: int) -> GenerationStats:
@@ -102,6 +104,7 @@ class Batch:
             steps=sum(decoding.steps for decoding in self.done),
             prefill_seconds=sum(decoding.prefill_seconds for decoding in self.done),
             decode_seconds=sum(decoding.decode_seconds for decoding in self.done),
+            engine=self.decoder.engine.kind,
         )
 
 

@@ -1,54 +1,38 @@
-"""The decoding loop: prefill every stream, then draw, append and step until every row has finished."""
+"""The decoding loop: prefill every stream, then one step after the other until every row has finished.
+
+The host launches step n + 1 before it reads what step n drew, so a device never waits for it; what was launched beyond
+the last row's end is thrown away. On a CPU, where nothing runs beside the host, a step is read at once.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-import genarm_kernels
-
 from ..errors import GenARMError, NumericalError
-from ..guidance import Guidance
-from ..models.hf import HFModel, HFStream, evaluating, submodules
 from ..output import FinishReason
-from .step import Sampler, ScoreEdit
+from .engine import Engine
+from .readback import Readback
+from .run import Job, Run
+from .state import EOS, GOING_ON, STOP
 
-# generated so far [B, t] -> rows to stop, [B] bool
-Halt = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One batch to decode: B rows, M streams. ``row_ids`` are the rows' numbers in the caller's batch."""
-
-    models: list[HFModel]
-    prompts: list[list[Tensor]]  # [M][B], 1-D int64 each
-    guidance: Guidance
-    max_new_tokens: int
-    vocab_size: int
-    pad_id: int
-    row_ids: list[int]
-    eos_ids: frozenset[int] = frozenset()
-    stop: tuple[tuple[int, ...], ...] = ()
-    return_logprobs: bool = False
-    edit: ScoreEdit | None = None
-    halt: Halt | None = None
+REASONS: dict[int, FinishReason] = {EOS: "eos", STOP: "stop"}
 
 
 @dataclass(slots=True)
 class Decoding:
     """A job in progress, and its results once ``run`` is exhausted."""
 
+    engine: Engine
     job: Job
     tokens: list[list[int]] = field(default_factory=list)
     reasons: list[FinishReason | None] = field(default_factory=list)
     errors: dict[int, GenARMError] = field(default_factory=dict)
-    logprobs: list[Tensor] = field(default_factory=list)  # one [B] a step
-    model_logprobs: list[Tensor] = field(default_factory=list)  # one [B, M] a step
+    logprobs: Tensor | None = None  # [B, steps]
+    model_logprobs: Tensor | None = None  # [B, steps, M]
     steps: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -56,64 +40,50 @@ class Decoding:
     def run(self) -> Iterator[list[int | None]]:
         """Decode; after each step yield the token each row got, or None."""
         job = self.job
-        batch = len(job.row_ids)
-        self.tokens, self.reasons = [[] for _ in range(batch)], [None] * batch
+        self.tokens, self.reasons = [[] for _ in job.row_ids], [None] * job.batch
         if not job.max_new_tokens:
-            self.reasons = ["length"] * batch
+            self.reasons = ["length"] * job.batch
             return
         started = time.perf_counter()
-        streams = [model.stream(rows) for model, rows in zip(job.models, job.prompts, strict=True)]
-        parts = submodules(job.models)
-        sampler = Sampler(job.guidance, job.vocab_size, job.return_logprobs, job.edit)
-        sampler.remember_prompts(job.prompts[0])
-        device = job.prompts[0][0].device
-        lengths = torch.tensor([len(row) for row in job.prompts[0]], device=device)
-        generated = torch.full((len(job.row_ids), job.max_new_tokens), job.pad_id, device=device)
-        for step in range(job.max_new_tokens):
-            with evaluating(parts):  # not across a yield: between steps the models are as the caller left them
-                drawn, emitted = self._step(streams, sampler, lengths + step, generated, step)
-            now = time.perf_counter()
-            self._clock(now - started)
-            yield emitted
-            started = time.perf_counter()
-            if all(reason is not None for reason in self.reasons):
-                return
-            for stream in streams:
-                stream.append(drawn)
+        with self.engine.run(job) as run:
+            for report in self._reports(run):
+                emitted = self._read(*report)
+                self._clock(time.perf_counter() - started)
+                self._keep_logprobs(run)
+                yield emitted
+                started = time.perf_counter()
+                if all(reason is not None for reason in self.reasons):
+                    return
 
-    def _step(
-        self, streams: list[HFStream], sampler: Sampler, position: Tensor, generated: Tensor, step: int
-    ) -> tuple[Tensor, list[int | None]]:
-        """-> the drawn tokens [B], of finished rows too, and those that count."""
-        sample = sampler.draw([stream.logits() for stream in streams], position, generated[:, :step])
-        tokens, status = torch.stack([sample.tokens, sample.status.long()]).tolist()
+    def _reports(self, run: Run) -> Iterator[list[list[int]]]:
+        readback = Readback(run.state.report, self.engine.lag(self.job))
+        for step in range(self.job.max_new_tokens):
+            readback.send(run.launch(step))
+            if readback.waiting > readback.lag:
+                yield readback.read()
+        while readback.waiting:
+            yield readback.read()
+
+    def _read(self, tokens: list[int], ends: list[int], status: list[int]) -> list[int | None]:
+        """A step's report -> the tokens that count."""
         emitted: list[int | None] = [None] * len(tokens)
         for row, token in enumerate(tokens):
             if self.reasons[row] is not None:
                 continue
             if status[row]:
-                self._fail(row, status[row], step)
+                self._fail(row, status[row])
                 continue
             emitted[row] = token
             self.tokens[row].append(token)
-            self.reasons[row] = self._reason(row, token, step)
-        live = torch.tensor([token is not None for token in emitted], device=generated.device)
-        generated[:, step] = torch.where(live, sample.tokens, self.job.pad_id)
-        self._keep_logprobs(sample, live)
-        self._halt(generated[:, : step + 1])
-        return sample.tokens, emitted
+            if ends[row] != GOING_ON:
+                self.reasons[row] = REASONS[ends[row]]
+            elif self.steps + 1 == self.job.max_new_tokens:
+                self.reasons[row] = "length"
+        return emitted
 
-    def _reason(self, row: int, token: int, step: int) -> FinishReason | None:
-        job = self.job
-        if token in job.eos_ids:
-            return "eos"
-        if any(tuple(self.tokens[row][-len(stop) :]) == stop for stop in job.stop):
-            return "stop"
-        return "length" if step + 1 == job.max_new_tokens else None
-
-    def _fail(self, row: int, status: int, step: int) -> None:
-        names = [model.name for bit, model in enumerate(self.job.models) if status >> bit & 1]
-        where = f"row {self.job.row_ids[row]}, new token {step}"
+    def _fail(self, row: int, status: int) -> None:
+        names = [name for bit, name in enumerate(self.engine.names) if status >> bit & 1]
+        where = f"row {self.job.row_ids[row]}, new token {self.steps}"
         if names:
             text = (
                 f"{where}: the logits of {' and '.join(map(repr, names))} hold NaN or +inf: check that model's weights "
@@ -124,18 +94,8 @@ class Decoding:
         self.errors[row] = NumericalError(text)
         self.reasons[row] = "error"
 
-    def _keep_logprobs(self, sample: genarm_kernels.GuidedSample, live: Tensor) -> None:
-        if sample.logprobs is not None and sample.model_logprobs is not None:
-            self.logprobs.append(sample.logprobs.masked_fill(~live, torch.nan))
-            self.model_logprobs.append(sample.model_logprobs.masked_fill(~live[:, None], torch.nan))
-
-    def _halt(self, generated: Tensor) -> None:
-        """Ask the caller's stopping criteria."""
-        if self.job.halt is None:
-            return
-        for row, stopped in enumerate(self.job.halt(generated).tolist()):
-            if stopped and self.reasons[row] is None:
-                self.reasons[row] = "stop"
+    def _keep_logprobs(self, run: Run) -> None:
+        self.logprobs, self.model_logprobs = run.state.logprobs, run.state.model_logprobs
 
     def _clock(self, seconds: float) -> None:
         """The first step's time is the prefill's, with its draw."""

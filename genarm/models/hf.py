@@ -24,7 +24,7 @@ class HFBackbone:
 
     def __init__(self, model: CausalModel, stream: int) -> None:
         self.model = model
-        self.streams = (stream,)
+        self.streams: tuple[int, ...] = (stream,)
 
     def cache_bytes(self, batch: int, length: int) -> int:
         config = self.model.config

@@ -30,7 +30,7 @@ from genarm import (
 )
 from genarm.loading import load_tokenizer, resolve_device, resolve_dtype
 from genarm.models import files
-from genarm.models.hf import HFModel
+from genarm.models.causal import CausalModel
 
 PROMPTS = random_prompts([6, 11], seed=1)
 CPU = torch.device("cpu")
@@ -309,7 +309,7 @@ def word_level(words: list[str]) -> Any:
 
 def test_a_reward_model_on_another_device_is_refused(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     devices = {"base": CPU, "r": torch.device("cuda", 1)}
-    monkeypatch.setattr(HFModel, "device", property(lambda model: devices[model.name]))
+    monkeypatch.setattr(CausalModel, "device", property(lambda model: devices[model.name]))
     with pytest.raises(InvalidArgumentError, match="'r' is on cuda:1, the base on cpu") as caught:
         GuidedDecoder(base, {"r": make_model("llama", seed=2)})
     assert "\n" not in str(caught.value)

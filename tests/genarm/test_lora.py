@@ -47,7 +47,11 @@ def adapter(saved: Path, tmp_path: Path) -> Path:
 
 def logits(decoder: GuidedDecoder, prompt: Tensor) -> list[Tensor]:
     """[M] of [V] what each stream says after a prompt."""
-    return [model.stream([prompt]).logits()[0] for model in decoder.models]
+    found: dict[int, Tensor] = {}
+    for backbone in decoder.engine.backbones:
+        outputs = backbone.session(1, len(prompt) + 1).prefill([[prompt]] * len(backbone.streams))
+        found.update(zip(backbone.streams, (rows[0] for rows in outputs), strict=True))
+    return [found[stream] for stream in range(len(decoder.models))]
 
 
 def assert_streams_equal(decoder: GuidedDecoder, plain: list[Any]) -> None:

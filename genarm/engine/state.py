@@ -1,0 +1,126 @@
+"""What changes from step to step: buffers on the device that one step reads and writes in place.
+
+Nothing here is a Python number that a captured graph would freeze: the count of steps, the positions, seeds, weights,
+filters and flags are tensors, and keep their addresses as long as the batch runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genarm_kernels import GuidedSample
+
+from ..guidance import Guidance
+
+GOING_ON, EOS, STOP, ERROR = range(4)
+NO_TOKEN = -1
+ANY_TOKEN = -2
+
+
+@dataclass(slots=True)
+class State:
+    """B rows, n tokens at most, M models, V ids. ``step`` [1] counts the tokens drawn so far."""
+
+    guidance: Guidance
+    tokens: Tensor  # [B] int64, the last ones drawn, of finished rows too
+    positions: Tensor  # [B] int64, the index of the next token in the base's stream
+    step: Tensor  # [1] int64
+    generated: Tensor  # [B, n] int64, ``pad_id`` where a row has finished
+    reasons: Tensor  # [B] int64, one of the constants above
+    report: Tensor  # [3, B] int64: tokens, reasons and status of the last step
+    eos_ids: Tensor  # [E] int64
+    stops: Tensor  # [S, L] int64, aligned on the right, ANY_TOKEN on the left
+    tail: Tensor  # [L] int64, −L + 1 … 0
+    pad_id: int
+    seen: Tensor | None  # [B, V] bool, kept under a repetition penalty
+    logprobs: Tensor | None  # [B, n] float32
+    model_logprobs: Tensor | None  # [B, n, M] float32
+
+    def advance(self, sample: GuidedSample) -> None:
+        """Take a step's draw: write the tokens, see which rows have finished, count on."""
+        live = (self.reasons == GOING_ON) & (sample.status == 0)
+        kept = torch.where(live, sample.tokens, self.pad_id)
+        self.generated.index_copy_(1, self.step, kept[:, None])
+        code = torch.where(live, self._ends(sample.tokens), ERROR)
+        self.reasons.copy_(torch.where(self.reasons == GOING_ON, code, self.reasons))
+        self.tokens.copy_(sample.tokens)
+        if self.seen is not None:
+            self.seen.scatter_(1, sample.tokens[:, None], True)
+        if self.logprobs is not None and self.model_logprobs is not None:
+            assert sample.logprobs is not None and sample.model_logprobs is not None
+            self.logprobs.index_copy_(1, self.step, sample.logprobs[:, None])
+            self.model_logprobs.index_copy_(1, self.step, sample.model_logprobs[:, None])
+        torch.stack([self.tokens, self.reasons, sample.status.long()], out=self.report)
+        self.positions += 1
+        self.step += 1
+
+    def _ends(self, tokens: Tensor) -> Tensor:
+        """[B] what each token ends its row with, GOING_ON where nothing."""
+        ends = torch.full_like(tokens, GOING_ON)
+        if self.stops.numel():
+            columns = self.step + self.tail
+            last = self.generated.index_select(1, columns.clamp(min=0))
+            last = torch.where(columns < 0, NO_TOKEN, last)
+            matched = (last[:, None] == self.stops) | (self.stops == ANY_TOKEN)
+            ends.masked_fill_(matched.all(2).any(1), STOP)
+        if self.eos_ids.numel():
+            ends.masked_fill_((tokens[:, None] == self.eos_ids).any(1), EOS)
+        return ends
+
+    def stop_rows(self, stopped: Tensor) -> None:
+        """End the rows, [B] bool, that a criterion of the caller has stopped."""
+        self.reasons.masked_fill_((self.reasons == GOING_ON) & stopped, STOP)
+        self.report[1].copy_(self.reasons)
+
+
+def new_state(
+    guidance: Guidance,
+    prompts: list[Tensor],
+    max_new_tokens: int,
+    models: int,
+    vocab_size: int,
+    pad_id: int,
+    eos_ids: frozenset[int] = frozenset(),
+    stop: tuple[tuple[int, ...], ...] = (),
+    return_logprobs: bool = False,
+) -> State:
+    """Buffers for a batch whose base prompts are B 1-D int64 tensors."""
+    device, batch = prompts[0].device, len(prompts)
+    lengths = torch.tensor([len(row) for row in prompts], device=device)
+    longest = max(map(len, stop), default=0)
+    stops = [[ANY_TOKEN] * (longest - len(entry)) + list(entry) for entry in stop]
+    shape = (batch, max_new_tokens)
+
+    def unknown(*shape: int) -> Tensor | None:
+        return torch.full(shape, torch.nan, dtype=torch.float32, device=device) if return_logprobs else None
+
+    return State(
+        guidance=guidance,
+        tokens=torch.zeros_like(lengths),
+        positions=lengths,
+        step=torch.zeros(1, dtype=torch.int64, device=device),
+        generated=torch.full(shape, pad_id, device=device),
+        reasons=torch.full_like(lengths, GOING_ON),
+        report=torch.zeros(3, batch, dtype=torch.int64, device=device),
+        eos_ids=torch.tensor(sorted(eos_ids), dtype=torch.int64, device=device),
+        stops=torch.tensor(stops, dtype=torch.int64, device=device).view(len(stops), longest),
+        tail=torch.arange(1 - longest, 1, device=device),
+        pad_id=pad_id,
+        seen=_seen(guidance, prompts, vocab_size),
+        logprobs=unknown(*shape),
+        model_logprobs=unknown(*shape, models),
+    )
+
+
+def _seen(guidance: Guidance, prompts: list[Tensor], vocab_size: int) -> Tensor | None:
+    """Which ids each prompt holds, [B, V] bool, if repetitions are penalised at all."""
+    penalty = guidance.repetition_penalty
+    if isinstance(penalty, float) and penalty == 1.0:
+        return None
+    seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=prompts[0].device)
+    for row, prompt in enumerate(prompts):
+        seen[row, prompt[prompt < vocab_size]] = True
+    return seen
