@@ -8,8 +8,8 @@ from torch import Tensor
 
 from genarm_kernels import philox
 from genarm_kernels.arguments import GROUP_SIZE, NOTHING_LEFT, GuidedSample, Inputs, PerRow, prepare
-from genarm_kernels.reference_linear import skinny_linear as skinny_linear
 from genarm_kernels.reference_attention import decode_attention as decode_attention
+from genarm_kernels.reference_linear import skinny_linear as skinny_linear
 from genarm_kernels.values import settle
 
 
