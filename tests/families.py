@@ -10,24 +10,26 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 VOCAB = 97
-FAMILIES = ("llama", "qwen3", "gpt2", "gemma3")
-LINEARS = {
-    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "qwen3": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "gpt2": ["c_attn", "c_proj", "c_fc"],
-    "gemma3": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-}
+FAMILIES = ("llama", "qwen3", "gpt2", "gemma3", "mistral", "qwen2", "gemma2")
+LLAMA_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LINEARS = dict.fromkeys(FAMILIES, LLAMA_LINEARS) | {"gpt2": ["c_attn", "c_proj", "c_fc"]}
 
 
 def make_model(
@@ -52,9 +54,19 @@ def make_model(
             model = LlamaForCausalLM(LlamaConfig(**shape, **common))
         elif family == "qwen3":
             model = Qwen3ForCausalLM(Qwen3Config(**shape, **common))
-        else:  # a window shorter than the prompts, so that sliding layers matter
-            extra = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * (layers // 2)}
-            model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, **extra, **common))
+        elif family == "qwen2":  # its q, k and v projections have biases
+            model = Qwen2ForCausalLM(Qwen2Config(**shape, **common))
+        elif family == "mistral":  # windows are shorter than the prompts, so that sliding layers matter
+            model = MistralForCausalLM(MistralConfig(**shape, sliding_window=6, **common))
+        else:
+            alternating = ["sliding_attention", "full_attention"] * (layers // 2)
+            windowed = {"sliding_window": 8, "layer_types": alternating}
+            if family == "gemma3":
+                model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, **windowed, **common))
+            else:  # caps low enough to matter; eager, because transformers' fused attention leaves them out
+                caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 20.0}
+                config = Gemma2Config(**shape, **windowed, **caps, **common, attn_implementation="eager")
+                model = Gemma2ForCausalLM(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:

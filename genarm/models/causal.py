@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from ..errors import UnsupportedModelError
@@ -59,15 +61,24 @@ class CausalModel:
         value = getattr(self.config, "max_position_embeddings", None)
         return int(value) if value and value > 0 else None
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Inside this block a forward pass of ``module`` is this stream's model."""
-        with ExitStack() as stack:
-            if self.without is not None:
-                stack.enter_context(_switched_off(self.without))
-            if self.adapter is not None:
-                stack.enter_context(self.adapter.applied(inner_model(self.module)))
-            yield
+    def activation(self) -> Callable[[], AbstractContextManager[None]]:
+        """-> a block, to be entered again and again, in which a forward pass of ``module`` is this stream's model.
+
+        What the block changes is looked up here, once; adapters loaded into ``module`` later are not seen.
+        """
+        off = None if self.without is None else _switch_off(self.without)
+        hooks = [] if self.adapter is None else self.adapter.hooks(inner_model(self.module))
+
+        @contextmanager
+        def active() -> Iterator[None]:
+            with ExitStack() as stack:
+                if off is not None:
+                    stack.enter_context(off())
+                for layer, hook in hooks:
+                    stack.callback(layer.register_forward_hook(hook).remove)
+                yield
+
+        return active
 
 
 def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None, without: Any = None) -> CausalModel:
@@ -110,10 +121,30 @@ def _can_generate(inner: Any) -> bool:
     return not no_head and bool(getattr(inner, "can_generate", lambda: True)())
 
 
+def _switch_off(peft_model: Any) -> Callable[[], AbstractContextManager[None]]:
+    """-> a block with PEFT's adapters off. PEFT's own switch walks the model and marks adapters trainable when it goes
+    back on; a layer's flag does neither."""
+    switch = getattr(type(peft_model.base_model), "disable_adapter_layers", None)
+    if switch is not BaseTuner.disable_adapter_layers:  # a tuner with a switch of its own
+        return lambda: _switched_off(peft_model)
+    layers = [part for part in peft_model.modules() if isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+
+    @contextmanager
+    def off() -> Iterator[None]:
+        was_on = [layer for layer in layers if not layer._disable_adapters]
+        try:
+            for layer in was_on:
+                layer._disable_adapters = True
+            yield
+        finally:
+            for layer in was_on:
+                layer._disable_adapters = False
+
+    return off
+
+
 @contextmanager
 def _switched_off(peft_model: Any) -> Iterator[None]:
-    """PEFT's adapters off inside the block. PEFT marks them trainable when it switches them on again; here they are
-    as before."""
     flags = [(parameter, parameter.requires_grad) for parameter in peft_model.parameters()]
     try:
         with peft_model.disable_adapter():

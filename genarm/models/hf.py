@@ -1,30 +1,41 @@
-"""Any causal language model of Hugging Face transformers, through its own forward pass.
+"""Any causal language model of Hugging Face transformers, through its own forward pass on a static key-value cache.
 
-Left-padded prompts, position ids, and a DynamicCache. Slower than a fused decoder, always right.
+Row b's tokens stand at positions 0 … n − 1 of slot b, without padding. The model's attention is a function of ours
+(hf_attention.py) that reads each row's own length, so nothing but the new keys and values moves from step to step, no
+step waits for the device, and every buffer stays where it is. Models whose attention or cache is of another kind are
+padded on the left and run on transformers' own cache (hf_padded.py): ``kind`` says "hf-padded" then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
 
-from ..prompts import pad_left
-from .causal import CausalModel
+from .causal import CausalModel, inner_model
+from .hf_attention import attending, attention_configs
+from .hf_cache import DoesNotTakePart, SlotCache, Span
+from .hf_forward import Forward
+from .hf_padded import PaddedSession
+from .hf_prompts import at_each_rows, distinct, in_passes
+
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+CHUNK = 8192  # tokens of prompts in one forward pass
 
 
 class HFBackbone:
     """One model as transformers runs it: a single stream, with its adapter applied by hooks."""
 
-    kind = "hf"
-
     def __init__(self, model: CausalModel, stream: int) -> None:
         self.model = model
-        self.streams: tuple[int, ...] = (stream,)
+        self.streams = (stream,)
+        self.static = may_take_part(model)
+
+    @property
+    def kind(self) -> str:
+        """ "hf" on a static cache, "hf-padded" on transformers' own."""
+        return "hf" if self.static else "hf-padded"
 
     def cache_bytes(self, batch: int, length: int) -> int:
         config = self.model.config
@@ -33,48 +44,112 @@ class HFBackbone:
         size = next(self.model.module.parameters()).element_size()
         return int(2 * config.num_hidden_layers * heads * width * batch * length * size)
 
-    def session(self, batch: int, length: int) -> HFSession:
-        return HFSession(self.model, batch, length)
+    def session(self, batch: int, length: int) -> HFSession | PaddedSession:
+        return HFSession(self, batch, length) if self.static else PaddedSession(self.model, batch, length)
+
+
+def may_take_part(model: CausalModel) -> bool:
+    """Whether the model calls attention by name, on positions it is given. What it then asks of its attention and its
+    cache shows in its first forward pass."""
+    inner: Any = inner_model(model.module)
+    compiled = hasattr(model.module, "_orig_mod") or getattr(inner, "_compiled_call_impl", None) is not None
+    return (
+        bool(getattr(inner, "_supports_attention_backend", False))
+        and "position_ids" in model.accepts
+        and set(getattr(model.config, "layer_types", None) or ()) <= LAYER_TYPES
+        and not _rope_types(model.config) & {"dynamic", "longrope"}  # their frequencies follow the batch's longest row
+        and len(set((getattr(inner, "hf_device_map", None) or {}).values())) < 2
+        and not compiled
+    )
+
+
+def _rope_types(config: Any) -> set[Any]:
+    """The kinds of rotary embeddings; a configuration has one for all layers, or one for each type of layer."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    return {part.get("rope_type") for part in (settings, *settings.values()) if isinstance(part, dict)}
 
 
 class HFSession:
-    """B rows of one model while they decode."""
+    """Rows of one model while they decode."""
 
-    def __init__(self, model: CausalModel, batch: int, length: int) -> None:
-        self.model = model
+    def __init__(self, backbone: HFBackbone, batch: int, length: int) -> None:
         self.batch = batch
         self.length = length
-        self._parts = list(model.module.modules())
+        self._backbone = backbone
+        self._padded: PaddedSession | None = None
+        self._forward = Forward(backbone.model)
+        self._configs = attention_configs(backbone.model.module)
+        self._head = inner_model(backbone.model.module).get_output_embeddings()  # type: ignore[operator]
+        device = backbone.model.device
+        self._on_host = device.type == "cpu"
+        self._cache = SlotCache(batch, length)
+        self._rows = torch.arange(batch, device=device)
+        self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
+        self._bounds = (0, 0)  # the shortest and the longest row, as far as the host knows
 
     def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
-        # Masked, but looked up: the caller's padding id may not be in the embedding.
-        ids, self._mask = pad_left(prompts[0], 0)
-        self._cache = DynamicCache(config=self.model.module.config)
-        return [self._forward(ids)]
+        if self._padded is None:
+            try:
+                return [self._prefill(prompts[0])]
+            except DoesNotTakePart:
+                self._backbone.static = False
+                self._cache.buffers.clear()
+                self._padded = PaddedSession(self._backbone.model, self.batch, self.length)
+        return self._padded.prefill(prompts)
 
     def decode(self, tokens: Tensor) -> list[Tensor]:
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        return [self._forward(tokens[:, None])]
+        if self._padded is not None:
+            return self._padded.decode(tokens)
+        shortest, longest = self._bounds
+        # A device sees all slots: shapes that grow could not be captured in a graph.
+        stop = longest + 1 if self._on_host else self.length
+        rows, lengths = self._rows[: len(tokens)], self._lengths[: len(tokens)]
+        positions = lengths.long()
+        span = Span(rows, shortest, stop, positions)
+        logits = self._pass(tokens[:, None], positions[:, None], span)
+        lengths.add_(1)
+        self._bounds = shortest + 1, longest + 1
+        return [logits[:, -1]]
 
-    @torch.no_grad()
-    def _forward(self, ids: Tensor) -> Tensor:
-        inputs: dict[str, Any] = {"attention_mask": self._mask, "past_key_values": self._cache, "use_cache": True}
-        if "position_ids" in self.model.accepts:
-            positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
-            inputs["position_ids"] = positions[:, -ids.shape[1] :]
-        if "logits_to_keep" in self.model.accepts:
-            inputs["logits_to_keep"] = 1
-        with evaluating(self._parts), self.model.active():
-            logits: Tensor = self.model.module(input_ids=ids, **inputs).logits[:, -1]
-        return logits.float() if logits.dtype == torch.float64 else logits
+    def _prefill(self, prompts: list[Tensor]) -> Tensor:
+        """Read each distinct prompt once, and copy what it left to the other rows that have it."""
+        self._cache.clear(self._bounds[1] if self._on_host else self.length)
+        sizes = [len(prompt) for prompt in prompts]
+        self._bounds = min(sizes), max(sizes)
+        source = distinct(prompts)
+        passes = in_passes(sorted(set(source), key=lambda row: sizes[row]), sizes, CHUNK)
+        logits = torch.cat([self._read(rows, [prompts[row] for row in rows]) for rows in passes])
+        copies = [(first, row) for row, first in enumerate(source) if row != first]
+        if copies:
+            sources, targets = map(list, zip(*copies, strict=True))
+            self._cache.copy(sources, targets, max(sizes[row] for row in targets))
+        self._lengths[: len(sizes)] = torch.tensor(sizes, dtype=torch.int32)
+        place = {row: index for index, row in enumerate(row for rows in passes for row in rows)}
+        order = [place[first] for first in source]
+        return logits if order == list(range(len(order))) else logits[torch.tensor(order, device=logits.device)]
 
+    def _read(self, rows: list[int], prompts: list[Tensor]) -> Tensor:
+        """Padded on the right, where causal attention never looks -> [n, V] after each row's own last token."""
+        sizes = [len(prompt) for prompt in prompts]
+        width = max(sizes)
+        # With the row's own last token: the caller's padding id may not be in the embedding.
+        ids = torch.stack([torch.cat([prompt, prompt[-1:].expand(width - len(prompt))]) for prompt in prompts])
+        where = torch.tensor(rows, device=ids.device)
+        for start in range(0, width, CHUNK):
+            stop = min(start + CHUNK, width)
+            last = torch.tensor([size - 1 - start for size in sizes], device=ids.device).clamp(max=stop - start - 1)
+            positions = torch.arange(start, stop, device=ids.device).expand(len(rows), -1)
+            span = Span(where, start, stop, row=rows[0])
+            with at_each_rows(last, stop - start, self._head) as pick:
+                logits = pick(self._pass(ids[:, start:stop], positions, span))
+            if not span.updates or span.updates != span.attended:
+                raise DoesNotTakePart("not every layer that caches calls attention by name")
+        return logits
 
-@contextmanager
-def evaluating(parts: list[nn.Module]) -> Iterator[None]:
-    """Dropout off inside the block; the mode of each of ``parts`` is as it was afterwards."""
-    training = [part for part in parts if part.training]
-    with ExitStack() as stack:
-        for part in training:
-            part.training = False
-            stack.callback(setattr, part, "training", True)
-        yield
+    def _pass(self, ids: Tensor, positions: Tensor, span: Span) -> Tensor:
+        self._cache.span = span
+        try:
+            with attending(self._configs, span):
+                return self._forward(ids, position_ids=positions, past_key_values=self._cache)
+        finally:
+            self._cache.span = None

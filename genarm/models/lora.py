@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,15 +102,9 @@ class LoraAdapter:
                     f"{self.path}: it brings a {name} of its own, which is not applied in place: {CURE}"
                 )
 
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
-        """``model``'s forward passes inside this block carry the adapter; the model is as before afterwards."""
-        hooks = [model.get_submodule(name).register_forward_hook(_hook(*layer)) for name, layer in self.layers.items()]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def hooks(self, model: nn.Module) -> list[tuple[nn.Module, Any]]:
+        """``model``'s layers and the forward hooks that put the adapter on them."""
+        return [(model.get_submodule(name), _hook(*layer)) for name, layer in self.layers.items()]
 
     def _layer(self, model: nn.Module, name: str) -> nn.Module:
         try:

@@ -1,0 +1,105 @@
+"""Keys and values of a batch in buffers that stay where they are, under the interface of transformers' caches.
+
+Row b's token at position t lies at [b, :, t] of each layer's buffers [batch, H_kv, length, D]. There is no padding:
+a row's own length says what is alive. Transformers' Cache classes moved from release to release, so this is none of
+them; models ask a cache for ``update`` and ``get_seq_length``, and one that asks for more does not take part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+
+class DoesNotTakePart(AttributeError):
+    """The model does something with its cache or its attention that a static cache does not answer."""
+
+
+@dataclass(slots=True)
+class Span:
+    """What one forward pass writes and reads: positions ``start`` to ``stop`` of some rows, or one token a row.
+
+    ``rows`` [n] int64 are the rows. A decoding step has ``positions`` [n] int64, each row's own; the host knows that
+    they are at least ``start`` and less than ``stop``. A prompt's later part (start > 0) is a single row's, ``row``.
+    """
+
+    rows: Tensor
+    start: int
+    stop: int
+    positions: Tensor | None = None
+    row: int = 0
+    updates: int = 0
+    attended: int = 0
+    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by sliding window
+
+
+class SlotCache:
+    """``batch`` slots of ``length`` tokens. A layer's buffers are allocated when it is first seen, and only then."""
+
+    is_compileable = False
+
+    def __init__(self, batch: int, length: int) -> None:
+        self.batch = batch
+        self.length = length
+        self.span: Span | None = None
+        self.buffers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Store what the pass adds, [n, H_kv, T, D] -> all that its rows hold, [n, H_kv, stop, D]."""
+        span = self._current()
+        span.updates += 1
+        buffers = self._allocated(layer, keys, values)
+        if span.positions is not None:
+            for buffer, new in zip(buffers, (keys, values), strict=True):
+                buffer[span.rows, :, span.positions] = new[:, :, 0].to(buffer.dtype)
+            key, value = (buffer[: len(keys), :, : span.stop] for buffer in buffers)
+            return key, value
+        for buffer, new in zip(buffers, (keys, values), strict=True):
+            buffer[:, :, span.start : span.stop].index_copy_(0, span.rows, new.to(buffer.dtype))
+        if span.start == 0:
+            return keys, values
+        key, value = (buffer[span.row : span.row + 1, :, : span.stop] for buffer in buffers)
+        return key, value
+
+    def get_seq_length(self, *_args: Any, **_kwargs: Any) -> int:
+        return self._current().start
+
+    def copy(self, sources: list[int], targets: list[int], tokens: int) -> None:
+        """Give rows ``targets`` the first ``tokens`` positions of rows ``sources``."""
+        for buffer in (buffer for pair in self.buffers.values() for buffer in pair):
+            live = buffer[:, :, :tokens]
+            live[torch.tensor(targets, device=buffer.device)] = live[torch.tensor(sources, device=buffer.device)]
+
+    def clear(self, tokens: int) -> None:
+        """Zero the first ``tokens`` positions: masked positions are read with weight 0, and 0 · NaN is NaN."""
+        for pair in self.buffers.values():
+            for buffer in pair:
+                buffer[:, :, :tokens].zero_()
+
+    def _current(self) -> Span:
+        if self.span is None:
+            raise RuntimeError("a session's cache was used outside of the session's own forward passes")
+        return self.span
+
+    def _allocated(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self.buffers:
+            self.buffers[layer] = self._slots(keys), self._slots(values)
+        return self.buffers[layer]
+
+    def _slots(self, like: Tensor) -> Tensor:
+        return like.new_zeros(self.batch, like.shape[1], self.length, like.shape[3])
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise DoesNotTakePart(f"the model asks its cache for {name!r}")
+
+    def __getitem__(self, layer: object) -> NoReturn:
+        raise DoesNotTakePart("the model takes tensors out of its cache")
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> NoReturn:
+        raise DoesNotTakePart("the model counts its cache's layers")

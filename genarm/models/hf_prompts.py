@@ -1,0 +1,57 @@
+"""A batch of prompts: which are the same, which go through the model together, and what of their logits is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .hf_cache import DoesNotTakePart
+
+
+def distinct(prompts: Sequence[Tensor]) -> list[int]:
+    """For each of B prompts, 1-D int64, the first row that holds the same."""
+    ids = iter(torch.cat(list(prompts)).tolist())
+    first: dict[tuple[int, ...], int] = {}
+    return [first.setdefault(tuple(next(ids) for _ in range(len(p))), row) for row, p in enumerate(prompts)]
+
+
+def in_passes(rows: Sequence[int], sizes: Sequence[int], tokens: int) -> list[list[int]]:
+    """Rows from the shortest to the longest, cut so that a pass, padded to its longest, has at most ``tokens`` tokens
+    or a single row."""
+    passes: list[list[int]] = []
+    for row in rows:
+        if passes and (len(passes[-1]) + 1) * sizes[row] <= tokens:
+            passes[-1].append(row)
+        else:
+            passes.append([row])
+    return passes
+
+
+@contextmanager
+def at_each_rows(last: Tensor, tokens: int, head: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Run the model's head at position ``last`` [n] of each row only, not at all ``tokens`` of them: [n, T, V] logits
+    may not fit. -> a function from what the model returned to [n, V]."""
+    rows = torch.arange(len(last), device=last.device)
+    seen = False
+
+    def pick_states(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        nonlocal seen
+        if args[0].shape[:-1] != (len(last), tokens):
+            return None
+        seen = True
+        return args[0][rows, last][:, None], *args[1:]
+
+    def pick(logits: Tensor) -> Tensor:
+        if logits.shape[:-1] != (len(last), 1 if seen else tokens):
+            raise DoesNotTakePart("the logits are not those of every position")
+        return logits[:, 0] if seen else logits[rows, last]
+
+    handle = head.register_forward_pre_hook(pick_states)
+    try:
+        yield pick
+    finally:
+        handle.remove()
