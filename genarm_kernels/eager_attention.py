@@ -1,6 +1,7 @@
 """decode_attention in torch operations: the G query heads of a key head are the query tokens of one attention call.
 
-So a key head's keys and values are read once, and no mask is needed for one token a row of a length the host knows.
+So a key head's keys and values are read once, and one token a row of a length that the host knows needs no mask. Two
+batched matmuls take as long in float32, and two to three times as long in bfloat16 (docs/kernels.md).
 """
 
 import torch
@@ -22,24 +23,28 @@ def eager_attention(
     R, Q, H, D = query.shape
     H_kv = keys.shape[2]
     first = max(longest - Q + 1 - window, 0) if even and window else 0
-    k, v = (cache[:, first:longest].transpose(1, 2) for cache in (keys, values))
-    heads = query.reshape(R, Q, H_kv, H // H_kv, D).transpose(1, 2).reshape(R, H_kv, -1, D)
-    seen = None
-    if not even or Q > 1:
-        seen = _seen(lengths, Q, first, longest, window)
-        seen = seen[:, None, :, None].expand(-1, -1, -1, H // H_kv, -1).reshape(R, 1, -1, longest - first)
+    k, v = keys.transpose(1, 2)[:, :, first:longest], values.transpose(1, 2)[:, :, first:longest]
+    if Q == 1:
+        heads = query.reshape(R, H_kv, H // H_kv, D)
+    else:
+        heads = query.reshape(R, Q, H_kv, H // H_kv, D).transpose(1, 2).reshape(R, H_kv, -1, D)
+    seen = None if even and Q == 1 else _seen(lengths, Q, H // H_kv, first, longest, window)
     out = scaled_dot_product_attention(heads, k, v, attn_mask=seen, scale=scale)
     if not even and bool(out.sum().isnan()):
         # What lies behind a row's length may be NaN, which a weight of 0 does not stop.
-        live = (torch.arange(first, longest, device=lengths.device) < lengths[:, None])[:, None, :, None]
-        k, v = k.where(live, 0), v.where(live, 0)
-        out = scaled_dot_product_attention(heads, k, v, attn_mask=seen, scale=scale)
+        live = (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None, :, None]
+        out = scaled_dot_product_attention(heads, k.where(live, 0), v.where(live, 0), attn_mask=seen, scale=scale)
+    if Q == 1:
+        return out.reshape(R, 1, H, D)
     return out.view(R, H_kv, Q, -1, D).transpose(1, 2).reshape(R, Q, H, D)
 
 
-def _seen(lengths: Tensor, Q: int, first: int, longest: int, window: int) -> Tensor:
-    """[R, Q, longest − first]: whether a query sees a position."""
-    place = (lengths[:, None] - Q + torch.arange(Q, device=lengths.device))[..., None]
+def _seen(lengths: Tensor, Q: int, G: int, first: int, longest: int, window: int) -> Tensor:
+    """[R, 1, Q·G, longest − first], one row for all if Q is 1: whether a query sees a position."""
     at = torch.arange(first, longest, device=lengths.device)
-    seen = at <= place
-    return seen & (at > place - window) if window else seen
+    if Q == 1:
+        end = lengths.view(-1, 1, 1, 1)
+    else:
+        end = lengths.view(-1, 1, 1, 1) + torch.arange(1 - Q, 1, device=lengths.device).repeat_interleave(G)[:, None]
+    seen = at < end
+    return seen & (at >= end - window) if window else seen
