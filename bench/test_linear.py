@@ -1,0 +1,108 @@
+"""skinny_linear's kernel and torch's linear on the layers of real models, for the table in prefers_kernel.
+
+    python -m pytest bench/test_linear.py -m "not full"
+
+`share_of_copy` is the bytes that must move, weights once, over the time and the copy bandwidth measured beside it.
+`preferred` says what skinny_linear would take. Without a GPU it measures torch's path at small shapes.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import measure
+from genarm_kernels import linear, skinny_linear
+
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
+DTYPE = torch.bfloat16
+# Model -> layer -> N, H.
+LAYERS = {
+    "Llama-3.1-8B": {
+        "qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336), "head": (128256, 4096),
+    },
+    "Llama-3.2-1B": {
+        "qkv": (3072, 2048), "o": (2048, 2048), "gate_up": (16384, 2048), "down": (2048, 8192), "head": (128256, 2048),
+    },
+    "Qwen3-0.6B": {
+        "qkv": (4096, 1024), "o": (1024, 2048), "gate_up": (6144, 1024), "down": (1024, 3072), "head": (151936, 1024),
+    },
+}  # fmt: skip
+CPU_LAYERS = {"small": {"square": (1024, 1024), "tall": (4096, 512)}}
+# Rows of A below the weights: one and three adapters of rank 16 on q, k and v.
+SHRINKS = (0, 48, 144)
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+FOCUS = "Llama-3.1-8B"
+WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ours": linear.linear_by_kernel if GPU else skinny_linear,
+    "torch": F.linear,
+}
+
+
+def cases() -> list[object]:
+    found = []
+    for model, layers in (LAYERS if GPU else CPU_LAYERS).items():
+        for (layer, (N, H)), shrinks, R in itertools.product(layers.items(), SHRINKS if GPU else (0,), ROWS):
+            if layer == "head" and shrinks:
+                continue
+            short = not GPU or (model == FOCUS and R != 2 and shrinks <= (48 if layer == "qkv" else 0))
+            name = f"{model} {layer} {N + shrinks}x{H} R={R}"
+            found.append(
+                pytest.param(model, layer, N + shrinks, H, R, id=name, marks=[] if short else pytest.mark.full)
+            )
+    return found
+
+
+def agrees(y: Tensor, x: Tensor, weight: Tensor) -> bool:
+    """A share of the columns against float64: close to the roundings of bfloat16."""
+    columns = torch.arange(0, len(weight), max(1, len(weight) // 512), device=DEVICE)
+    expected = x.double() @ weight[columns].double().T
+    return bool(((y[:, columns].double() - expected).abs() <= 2**-7 * expected.abs() + 1e-2).all())
+
+
+@pytest.mark.benchmark(timer=measure.CLOCK)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("model", "layer", "N", "H", "R"), cases())
+def test_linear(benchmark, model: str, layer: str, N: int, H: int, R: int, way: str) -> None:
+    torch.manual_seed(0)
+    bandwidth = measure.copy_bandwidth(DEVICE)
+    size = DTYPE.itemsize * (N * H + R * H + R * N)
+    plan = measure.rotation(size, DEVICE)
+    xs = [torch.randn(R, H, device=DEVICE, dtype=DTYPE) for _ in range(plan.sets)]
+    weights = [torch.randn(N, H, device=DEVICE, dtype=DTYPE) / H**0.5 for _ in range(plan.sets)]
+    take = WAYS[way]
+    calls = [lambda x=x, w=w: take(x, w) for x, w in zip(xs, weights, strict=True)]
+    calls = [calls[index % plan.sets] for index in range(plan.calls)]
+    with torch.no_grad():
+        run, mode = measure.as_round(calls, DEVICE)
+        assert all(agrees(*those) for those in zip(run(), xs, weights, strict=False))
+        timed = measure.timed_on_gpu if GPU else measure.timed_on_cpu
+        rounds, warmup = (
+            (measure.ROUNDS, measure.WARMUP_ROUNDS) if GPU else (measure.CPU_ROUNDS, measure.CPU_WARMUP_ROUNDS)
+        )
+        benchmark.pedantic(timed, args=(run, plan.calls), rounds=rounds, warmup_rounds=warmup)
+        preferred = "kernel" if GPU and linear.suits_kernel(xs[0], weights[0]) else "torch"
+    seconds = benchmark.stats.stats.median
+    benchmark.extra_info.update(
+        {
+            "way": way,
+            "preferred": preferred,
+            "model": model,
+            "layer": layer,
+            "rows": R,
+            "N": N,
+            "H": H,
+            "dtype": str(DTYPE).removeprefix("torch."),
+            "mode": mode,
+            "calls": plan.calls,
+            "sets": plan.sets,
+            "bytes": size,
+            "GB/s": size / seconds / 1e9,
+            "share_of_copy": size / seconds / bandwidth,
+            "copy_GB/s": bandwidth / 1e9,
+        }
+    )
