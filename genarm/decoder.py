@@ -22,7 +22,7 @@ from .loading import (
     resolve_dtype,
 )
 from .models.causal import CausalModel, inner_model
-from .models.hf import HFBackbone
+from .models.plan import Plan
 from .output import GenerationOutput, StreamStep
 from .prompts import PromptInput
 from .request import Options, Request, prepare
@@ -80,7 +80,7 @@ class GuidedDecoder:
         self.vocab_size = min(model.vocab_size for model in self.models)
         self.engine = Engine(
             tuple(model.name for model in self.models),
-            [HFBackbone(model, stream) for stream, model in enumerate(self.models)],
+            Plan(self.models),
             self.vocab_size,
             self.device,
         )

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from ..models.backbone import Backbone
+from ..models.plan import Plan
 from .run import Job, Run
 
 
 class Engine:
     """Runs jobs on the backbones of M models, the base's first. ``names`` are the models'."""
 
-    def __init__(
-        self, names: tuple[str, ...], backbones: Sequence[Backbone], vocab_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, names: tuple[str, ...], plan: Plan, vocab_size: int, device: torch.device) -> None:
         self.names = names
-        self.backbones = list(backbones)
+        self.plan = plan
         self.vocab_size = vocab_size
         self.device = device
+
+    @property
+    def backbones(self) -> list[Backbone]:
+        return self.plan.backbones
 
     @property
     def kind(self) -> str:

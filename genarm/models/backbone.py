@@ -24,10 +24,15 @@ class Session(Protocol):
 
 
 class Backbone(Protocol):
-    """One set of weights and the streams that run on it. ``streams`` are their places among the decoder's models."""
+    """One set of weights and the streams that run on it."""
 
-    kind: str
-    streams: tuple[int, ...]
+    @property
+    def kind(self) -> str:
+        """The path that runs."""
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """The streams' places among the decoder's models."""
 
     def cache_bytes(self, batch: int, length: int) -> int:
         """Bytes of key-value cache of a session."""

@@ -100,9 +100,9 @@ def test_a_line_that_is_no_row_is_named_and_the_others_are_read(write, line: str
     [
         (b"", "is empty"),
         (b"\n\n", "is empty"),
-        (gzip.compress(b""), "is empty"),
+        (gzip.compress(b"", mtime=0), "is empty"),
         (b"one\ntw\xff\n", "line 2: byte 0xff is not UTF-8"),
-        (gzip.compress(b"one\ntwo" * 99)[:-9], "cut short or corrupt"),
+        (gzip.compress(b"one\ntwo" * 99, mtime=0)[:-9], "cut short or corrupt"),
         (b"\x1f\x8bnonsense", "cut short or corrupt"),
     ],
 )
