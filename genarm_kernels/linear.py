@@ -12,7 +12,7 @@ how wide the tile is and how much is in flight.
 Bytes in flight. 4.3 TB/s for about 1 µs of latency under load are 4.3 MB, 33 KB for each of 132 SMs; twice that is
 the aim. A step copies 32 or 64 rows · 512 bytes = 16 or 32 KB of W to shared memory by 16-byte copies that wait for
 nobody, `depth` steps ahead. R ≤ 16: with N ≤ 4,224 an SM has one program, 8 steps ahead, 128 KB; with more it has two,
-4 · 16 or 2 · 32 KB each, 128 KB. Inputs come on top, ROWS · 512 bytes a step. So W is not split along H to fill the
+at least 4 · 16 or 2 · 32 KB each, 128 KB. Inputs come on top, ROWS · 512 bytes a step. So W is not split to fill the
 chip: half of the SMs with 128 KB each, N = 2,048, have 8 MB in flight. Only under 32 tiles does an SM's own rate bound
 the time; then a program takes a part of H, and a second kernel adds the parts in order.
 """
