@@ -74,6 +74,17 @@ def check_norm(
     assert before is None or torch.equal(z, before)
 
 
+def check_norm_is_hugging_face_s(dtype: torch.dtype = torch.float16, device: str = "cpu", N: int = 512) -> None:
+    """The same bits as LlamaRMSNorm's, but for a last bit of its root now and then."""
+    z, residual = (make_rows(4, N, dtype, device) for _ in range(2))
+    residual.mul_(1.7)
+    weight = (1 + 0.2 * noise(N, seed=3)).to(device, dtype)
+    normed = genarm_kernels.add_rms_norm(z, residual, weight, 1e-5)
+    x = residual.float()
+    scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+    assert (normed != weight * scaled.to(dtype)).float().mean() < 0.01
+
+
 def check_swiglu(
     R: int, width: int, dtype: torch.dtype, A: int = 0, rank: int = 16, layout: str = "contiguous", device: str = "cpu",
 ) -> None:  # fmt: skip

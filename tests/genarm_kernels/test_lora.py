@@ -1,0 +1,47 @@
+"""The two ways through an expand on a CPU, against the oracle."""
+
+import pytest
+import step_cases as cases
+import torch
+
+from genarm_kernels import reference_steps
+from genarm_kernels.lora import FEW_ROWS, Lora, check_columns, expand, expand_few
+
+WIDTHS = [(12,), (12, 12), (12, 4, 4), (1, 1), (7, 3)]
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize("A", [1, 3])
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+@pytest.mark.parametrize("R", [1, 4, FEW_ROWS, FEW_ROWS + 1])
+def test_both_ways_agree_with_the_oracle(R: int, widths: tuple[int, ...], A: int, dtype: torch.dtype) -> None:
+    adapters = cases.make_lora(R, widths, A, 5, dtype)
+    z = cases.make_rows(R, cases.columns(widths, adapters), dtype, layout="padded")
+    truth = reference_steps.expand(z, adapters)
+    cases.assert_near(expand(z, adapters), truth)
+    cases.assert_near(expand_few(z, adapters).to(dtype), truth)
+
+
+def test_few_rows_are_expanded_in_float32() -> None:
+    adapters = cases.make_lora(2, (8,), 1, 4, torch.bfloat16)
+    z = cases.make_rows(2, 12, torch.bfloat16)
+    assert expand_few(z, adapters).dtype == torch.float32
+    torch.testing.assert_close(expand_few(z, adapters).double(), reference_steps.expand(z, adapters))
+
+
+@pytest.mark.parametrize(
+    ("up", "adapters", "widths", "message"),
+    [
+        (torch.zeros(1, 8, 4).bfloat16(), torch.zeros(2).int(), (8,), "lora.up is torch.bfloat16"),
+        (torch.zeros(1, 4, 8).transpose(1, 2), torch.zeros(2).int(), (8,), "contiguous"),
+        (torch.zeros(1, 8, 4), torch.zeros(2).long(), (8,), "expected int32"),
+        (torch.zeros(1, 8, 4), torch.zeros(3).int(), (8,), r"expected int32 \[2\]"),
+        (torch.zeros(1, 8, 2), torch.zeros(2).int(), (4, 4), "targets of"),
+        (torch.zeros(1, 8, 3), torch.zeros(2).int(), (8,), "expected .R, 8 . 3 shrinks."),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    up: torch.Tensor, adapters: torch.Tensor, widths: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_columns(torch.zeros(2, 12), (8,), Lora(up, adapters, widths))
