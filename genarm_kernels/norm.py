@@ -131,7 +131,9 @@ def _check(z: Tensor | None, residual: Tensor, weight: Tensor, lora: Lora | None
 def _launch(z: Tensor | None, residual: Tensor, weight: Tensor, normed: Tensor, eps: float, lora: Lora | None) -> None:
     R, N = normed.shape
     rows = residual if z is None else z
-    block = min(max(triton.next_power_of_2(N), SMALLEST), LARGEST)
+    # Half as many of float32, or B would not fit the registers.
+    largest = LARGEST if rows.element_size() == 2 else LARGEST // 2
+    block = min(max(triton.next_power_of_2(N), SMALLEST), largest)
     launch: Any = add_rms_norm_kernel[(R,)]
     launch(
         rows,

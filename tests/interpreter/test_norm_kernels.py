@@ -88,7 +88,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         three_adapters,
     ),
     "another adapter's B": (edited(lora.expand_columns, "up += adapter.to(tl.int64)", "up += 0"), three_adapters),
-    "adapter −1 expanded": (edited(lora.expand_columns, "adapter >= 0", "adapter >= -1"), three_adapters),
+    "the first adapter left out": (edited(lora.expand_columns, "adapter >= 0", "adapter >= 1"), three_adapters),
     "ranks behind the last read": (
         edited(lora.expand_columns, "place < RANK", "place < STEP", 2),
         three_adapters,

@@ -1,0 +1,190 @@
+"""The element-wise steps' own launches, specialised by Triton as for a GPU and compiled without one."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import step_cases as cases
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from bench.machine_code import _dump, _instructions, read
+from genarm_kernels import activation, add_rms_norm, norm, rotary, rotary_store, swiglu
+
+BF16 = torch.bfloat16
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
+    """Every kernel that a call would have launched."""
+    kernels: list[CompiledKernel] = []
+    run = JITFunction.run
+
+    def compile_only(self: JITFunction, *arguments: object, warmup: bool, **keywords: object) -> CompiledKernel:
+        kernels.append(run(self, *arguments, warmup=True, **keywords))
+        return kernels[-1]
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    for module in (activation, norm, rotary):
+        monkeypatch.setattr(module, "INTERPRETED", True)
+    on(90, monkeypatch)
+    return kernels
+
+
+def on(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = GPUTarget("cuda", capability, 32)
+    fake = SimpleNamespace(
+        get_current_device=lambda: capability, get_current_target=lambda: target, get_current_stream=lambda _: 0
+    )
+    monkeypatch.setattr(driver, "_active", fake)
+
+
+def norm_step(
+    R: int = 2, N: int = 4096, A: int = 1, rank: int = 16, dtype: torch.dtype = BF16, layout: str = "padded"
+) -> None:
+    adapters = cases.make_lora(R, (N,), A, rank, dtype)
+    z = cases.make_rows(R, cases.columns((N,), adapters), dtype, layout=layout)
+    add_rms_norm(z, cases.make_rows(R, N, dtype), torch.ones(N, dtype=dtype), 1e-5, adapters)
+
+
+def swiglu_step(
+    R: int = 2, N: int = 14336, A: int = 1, rank: int = 16, dtype: torch.dtype = BF16, layout: str = "padded"
+) -> None:
+    adapters = cases.make_lora(R, (N, N), A, rank, dtype)
+    swiglu(cases.make_rows(R, cases.columns((N, N), adapters), dtype, layout=layout), adapters)
+
+
+def rotary_step(
+    R: int = 2, N: int = 128, A: int = 1, rank: int = 16, dtype: torch.dtype = BF16, layout: str = "padded",
+    normed: bool = False, T: int = 12,
+) -> None:  # fmt: skip
+    widths = (32 * N, 8 * N, 8 * N)
+    adapters = cases.make_lora(R, widths, A, rank, dtype)
+    z = cases.make_rows(R, cases.columns(widths, adapters), dtype, layout=layout)
+    weights = [torch.ones(N, dtype=dtype)] * 2 if normed else [None, None]
+    caches = cases.make_caches(R, T, 8, N, dtype, "cpu", layout)
+    positions = torch.zeros(R, dtype=torch.int64)
+    rotary_store(z, *cases.make_angles(T, N), positions, *caches, 32, adapters, positions, *weights)
+
+
+def loads(kernel: CompiledKernel) -> Counter[str]:
+    found = re.findall(r"\b(LDG\.E\S*)", "\n".join(text for _, text in _instructions(_dump(kernel.asm["cubin"])[0])))
+    return Counter(found)
+
+
+# Step, and the registers of a lane: 512 lanes of 128 fill an SM's.
+STEPS: dict[str, tuple[Callable[..., None], int]] = {
+    "norm": (norm_step, 128),
+    "swiglu": (swiglu_step, 168),
+    "rotary": (rotary_step, 96),
+}
+
+
+@pytest.mark.parametrize("rank", [0, 3, 16, 64])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_keeps_to_registers(launched: list[CompiledKernel], name: str, rank: int) -> None:
+    step, limit = STEPS[name]
+    for dtype in (torch.bfloat16, torch.float32):
+        step(A=min(rank, 1), rank=max(rank, 1), dtype=dtype)
+        code = read(launched[-1])
+        assert code.stack == code.local == 0
+        if dtype == torch.bfloat16:
+            assert code.registers <= limit
+
+
+@pytest.mark.parametrize(
+    ("step", "N"), [(norm_step, 1024), (norm_step, 5120), (norm_step, 8192), (norm_step, 16384), (rotary_step, 64),
+                    (rotary_step, 96), (rotary_step, 256), (swiglu_step, 2816)],
+)  # fmt: skip
+def test_a_step_keeps_to_registers_at_every_size(
+    launched: list[CompiledKernel], step: Callable[..., None], N: int
+) -> None:
+    step(N=N)
+    code = read(launched[-1])
+    assert code.stack == code.local == 0
+
+
+def test_rows_come_in_16_byte_loads_and_b_all_at_once(launched: list[CompiledKernel]) -> None:
+    norm_step(A=0)
+    # z, the residual and weight: 8 columns a lane of 512.
+    assert loads(launched[-1]) == {"LDG.E.128": 3}
+    norm_step()
+    # And B, 4096 × 16 over 512 lanes, 8 a load.
+    assert loads(launched[-1])["LDG.E.128"] == 3 + 16
+    swiglu_step(A=0)
+    assert loads(launched[-1]) == {"LDG.E.128": 2}
+    swiglu_step()
+    assert loads(launched[-1])["LDG.E.128"] == 2 + 2 * 16
+    rotary_step(A=0)
+    # Two halves of bfloat16, then cos and sin in float32; the three others are position and row.
+    wide = loads(launched[-1])
+    assert wide["LDG.E.128"] == 2 + 2 * 2
+    assert set(wide) <= {"LDG.E.128", "LDG.E.64"}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_rows_that_start_anywhere_are_taken_by_the_element(launched: list[CompiledKernel], name: str) -> None:
+    STEPS[name][0](A=0, layout="narrow")
+    assert loads(launched[-1])["LDG.E.U16"] >= 16
+    assert read(launched[-1]).local == 0
+
+
+def test_the_heads_norms_take_few_registers(launched: list[CompiledKernel]) -> None:
+    for A in (0, 1):
+        rotary_step(A=A, normed=True)
+        code = read(launched[-1])
+        assert code.stack == code.local == 0
+        assert code.registers <= 96
+
+
+def test_a_norm_is_summed_in_one_order_whatever_is_known_of_the_alignment(launched: list[CompiledKernel]) -> None:
+    for step in (norm_step, lambda **more: rotary_step(normed=True, **more)):
+        orders = []
+        for layout in ("padded", "narrow"):
+            step(A=0, layout=layout)
+            text = launched[-1].asm["ttgir"]
+            layouts = dict(re.findall(r"^(#\w+) = (.*)$", text, re.M))
+            found = re.findall(r"\"tt\.reduce\".*?\}\) : \((tensor<[\w]+), (#\w+)>", text, re.S)
+            orders.append([(kind, layouts[name]) for kind, name in found])
+        assert orders[0] == orders[1] != []
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_other_rows_compile_nothing(launched: list[CompiledKernel], name: str) -> None:
+    hashes = set()
+    for R in (1, 2, 16, 33):
+        STEPS[name][0](R=R)
+        hashes.add(launched[-1].hash)
+    assert len(hashes) == 1
+
+
+def test_another_cache_length_compiles_nothing(launched: list[CompiledKernel]) -> None:
+    for T in (1, 16, 33):
+        rotary_step(T=T)
+    assert len({kernel.hash for kernel in launched}) == 1
+
+
+@pytest.mark.parametrize("capability", [80, 100])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_compiles_elsewhere(
+    launched: list[CompiledKernel], monkeypatch: pytest.MonkeyPatch, name: str, capability: int
+) -> None:
+    on(capability, monkeypatch)
+    STEPS[name][0]()
+    assert launched[-1].asm["cubin"]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_rows_are_addressed_in_64_bits(launched: list[CompiledKernel], name: str) -> None:
+    STEPS[name][0]()
+    # A row's number is widened before it is multiplied by anything.
+    text = launched[-1].asm["ttir"]
+    row = re.search(r"(%\w+) = tt\.get_program_id x", text)
+    assert row is not None
+    uses = [line for line in text.splitlines() if re.search(re.escape(row[1]) + r"\b(?!.*get_program_id)", line)]
+    assert uses and all("arith.extsi" in line for line in uses)
