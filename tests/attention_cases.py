@@ -8,7 +8,7 @@ from torch import Tensor
 from genarm_kernels import decode_attention, reference
 
 # Of a result against the oracle on the same rounded inputs: weights and result are rounded once each.
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 # The order in memory of a cache's rows, positions and heads.
 ORDERS = {"heads first": (0, 2, 1, 3), "positions first": (0, 1, 2, 3), "rows last": (1, 2, 0, 3)}
 
