@@ -39,10 +39,10 @@ class HFBackbone:
 
     def cache_bytes(self, batch: int, length: int) -> int:
         config = self.model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        size = next(self.model.module.parameters()).element_size()
-        return int(2 * config.num_hidden_layers * heads * width * batch * length * size)
+        alike = not getattr(config, "is_heterogeneous", False)
+        layers = [config] * config.num_hidden_layers if alike else config.per_layer_config
+        size: int = next(self.model.module.parameters()).element_size()
+        return 2 * sum(map(_cache_width, layers)) * batch * length * size
 
     def session(self, batch: int, length: int) -> HFSession | PaddedSession:
         return HFSession(self, batch, length) if self.static else PaddedSession(self.model, batch, length)
@@ -61,6 +61,13 @@ def may_take_part(model: CausalModel) -> bool:
         and len(set((getattr(inner, "hf_device_map", None) or {}).values())) < 2
         and not compiled
     )
+
+
+def _cache_width(config: Any) -> int:
+    """Elements of a token's keys in one layer."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(heads * width)
 
 
 def _rope_types(config: Any) -> set[Any]:
@@ -83,8 +90,9 @@ class HFSession:
         device = backbone.model.device
         self._on_host = device.type == "cpu"
         self._cache = SlotCache(batch, length)
-        self._rows = torch.arange(batch, device=device)
-        self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
+        with torch.inference_mode(False):
+            self._rows = torch.arange(batch, device=device)
+            self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         self._bounds = (0, 0)  # the shortest and the longest row, as far as the host knows
 
     def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
@@ -105,9 +113,8 @@ class HFSession:
         stop = longest + 1 if self._on_host else self.length
         rows, lengths = self._rows[: len(tokens)], self._lengths[: len(tokens)]
         positions = lengths.long()
-        span = Span(rows, shortest, stop, positions)
-        logits = self._pass(tokens[:, None], positions[:, None], span)
         lengths.add_(1)
+        logits = self._pass(tokens[:, None], positions[:, None], Span(rows, shortest, stop, positions, lengths))
         self._bounds = shortest + 1, longest + 1
         return [logits[:, -1]]
 
@@ -142,7 +149,7 @@ class HFSession:
             span = Span(where, start, stop, row=rows[0])
             with at_each_rows(last, stop - start, self._head) as pick:
                 logits = pick(self._pass(ids[:, start:stop], positions, span))
-            if not span.updates or span.updates != span.attended:
+            if not span.stored or not span.stored <= span.attended:
                 raise DoesNotTakePart("not every layer that caches calls attention by name")
         return logits
 
@@ -150,6 +157,11 @@ class HFSession:
         self._cache.span = span
         try:
             with attending(self._configs, span):
-                return self._forward(ids, position_ids=positions, past_key_values=self._cache)
+                return self._forward(
+                    ids,
+                    position_ids=positions,
+                    attention_mask=torch.ones_like(ids),  # without one GPT-2 reads its ids to warn of padding
+                    past_key_values=self._cache,
+                )
         finally:
             self._cache.span = None

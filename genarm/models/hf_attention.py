@@ -16,12 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from genarm_kernels import decode_attention
+from genarm_kernels.arguments import INTERPRETED
+
 from .hf_cache import DoesNotTakePart, Span
 
 NAME = "genarm"
 QUERY_BLOCK = 512  # prompt tokens whose scores exist at once where attention is not a fused operation
 # Keywords that models hand on to their attention and that say nothing about what is attended to.
-IGNORED = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "dropout"})
+IGNORED = {
+    *("position_ids", "cache_position", "use_cache", "logits_to_keep", "dropout"),
+    *("output_attentions", "output_router_logits"),
+}
 _span: ContextVar[Span | None] = ContextVar("span", default=None)
 
 
@@ -46,17 +52,24 @@ def attention(
     span = _span.get()
     if span is None:
         raise RuntimeError(f"the attention implementation {NAME!r} serves genarm's own forward passes only")
-    span.attended += 1
+    span.attended.add(getattr(module, "layer_idx", None))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if span.positions is not None:
-        low = max(0, span.start + 1 - sliding_window) if sliding_window and query.device.type == "cpu" else 0
-        bias = _bias(span, sliding_window, low, query)
-        return _weigh(query, key[:, :, low:], value[:, :, low:], bias, scale, softcap, s_aux), None
-    _check(module, attention_mask, sliding_window, others)
-    mask = _mask(span, sliding_window, query)
-    if softcap is None and s_aux is None:
-        return _fused(query, key, value, mask, scale), None
-    return _blocks(query, key, value, mask, scale, softcap, s_aux), None
+    fused = softcap is None and s_aux is None
+    if span.positions is None:
+        _check(module, attention_mask, sliding_window, others)
+        mask = _mask(span, sliding_window, query)
+        if fused:
+            return _prompt(query, key, value, mask, scale), None
+        return _prompt_in_blocks(query, key, value, mask, scale, softcap, s_aux), None
+    if fused and span.lengths is not None and _has_kernel(query, value):
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        return decode_attention(query, key, value, span.lengths, scale, sliding_window or 0), None
+    low = max(0, span.start + 1 - sliding_window) if sliding_window and query.device.type == "cpu" else 0
+    key, value = key[:, :, low:], value[:, :, low:]
+    bias = _bias(span, sliding_window, low, query)
+    if fused:
+        return _token(query, key, value, bias, scale), None
+    return _weigh(query, key, value, bias, scale, softcap, s_aux), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
@@ -94,9 +107,10 @@ def _check(module: nn.Module, mask: Tensor | None, window: int | None, others: d
         raise DoesNotTakePart(f"attention takes {', '.join(unknown)}")
     config = getattr(module, "config", None)
     types = getattr(config, "layer_types", None)
-    windowed = getattr(config, "sliding_window", None) is not None
     if types:
         windowed = types[getattr(module, "layer_idx", 0)] == "sliding_attention"
+    else:
+        windowed = getattr(config, "sliding_window", None) is not None
     if windowed != bool(window):
         raise DoesNotTakePart("the layer's sliding window is not what its configuration says")
 
@@ -122,9 +136,21 @@ def _bias(span: Span, window: int | None, low: int, query: Tensor) -> Tensor:
         hidden = keys > last
         if window:
             hidden |= keys <= last - window
-        bias = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, -torch.inf)
-        span.masks[window] = bias[:, None]
+        span.masks[window] = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, -torch.inf)[:, None]
     return span.masks[window]
+
+
+def _has_kernel(query: Tensor, value: Tensor) -> bool:
+    on_device = query.device.type == "cuda" or INTERPRETED
+    return on_device and query.dtype == value.dtype != torch.float64 and query.shape[-1] == value.shape[-1] <= 256
+
+
+def _token(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """One token a row. Query heads of one key head stand as tokens of one call, which then reads each key once."""
+    rows, heads, _, width = query.shape
+    folded = query.view(rows, key.shape[1], -1, width)
+    out = F.scaled_dot_product_attention(folded, key, value, attn_mask=bias[:, None], scale=scale)
+    return out.reshape(rows, 1, heads, -1)
 
 
 def _weigh(
@@ -153,15 +179,20 @@ def _weigh(
     return out.view(rows, heads, tokens, -1).transpose(1, 2)
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _prompt(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     share = query.shape[1] // key.shape[1]
-    if share > 1:
+    grouped = share > 1
+    if grouped and query.device.type != "cpu" and (mask is not None or key.shape[-1] != value.shape[-1]):
+        # Grouped heads would go without the fused kernels here.
         key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
+        grouped = False
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+    )
     return out.transpose(1, 2)
 
 
-def _blocks(
+def _prompt_in_blocks(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:  # fmt: skip

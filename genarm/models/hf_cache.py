@@ -22,17 +22,19 @@ class DoesNotTakePart(AttributeError):
 class Span:
     """What one forward pass writes and reads: positions ``start`` to ``stop`` of some rows, or one token a row.
 
-    ``rows`` [n] int64 are the rows. A decoding step has ``positions`` [n] int64, each row's own; the host knows that
-    they are at least ``start`` and less than ``stop``. A prompt's later part (start > 0) is a single row's, ``row``.
+    ``rows`` [n] int64 are the rows. A decoding step has ``positions`` [n] int64, each row's own, and ``lengths`` [n]
+    int32, one more; the host knows that positions are at least ``start`` and less than ``stop``. A prompt's later part
+    (start > 0) is a single row's, ``row``. What layers stored and attended is noted by their numbers.
     """
 
     rows: Tensor
     start: int
     stop: int
     positions: Tensor | None = None
+    lengths: Tensor | None = None
     row: int = 0
-    updates: int = 0
-    attended: int = 0
+    stored: set[int] = field(default_factory=set)
+    attended: set[int | None] = field(default_factory=set)
     masks: dict[int | None, Tensor] = field(default_factory=dict)  # by sliding window
 
 
@@ -50,7 +52,7 @@ class SlotCache:
     def update(self, keys: Tensor, values: Tensor, layer: int, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         """Store what the pass adds, [n, H_kv, T, D] -> all that its rows hold, [n, H_kv, stop, D]."""
         span = self._current()
-        span.updates += 1
+        span.stored.add(layer)
         buffers = self._allocated(layer, keys, values)
         if span.positions is not None:
             for buffer, new in zip(buffers, (keys, values), strict=True):
@@ -90,7 +92,9 @@ class SlotCache:
         return self.buffers[layer]
 
     def _slots(self, like: Tensor) -> Tensor:
-        return like.new_zeros(self.batch, like.shape[1], self.length, like.shape[3])
+        with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
+            shape = self.batch, like.shape[1], self.length, like.shape[3]
+            return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
     def __getattr__(self, name: str) -> NoReturn:
         raise DoesNotTakePart(f"the model asks its cache for {name!r}")
