@@ -1,0 +1,147 @@
+"""decode_attention against what else one could call, one new token a row at an 8B model's heads.
+
+    python -m pytest bench/test_attention.py -m "not full"
+
+`bytes` are the keys and values that live, `share_of_copy` is them over the time and the copy bandwidth measured beside
+it. Every row has the same length, which only "ours" does not know: its cache is twice as long, and it reads lengths on
+the device. Without a GPU it measures the CPU paths at small shapes.
+
+- ours: genarm_kernels.decode_attention in a static cache
+- sdpa: scaled_dot_product_attention with enable_gqa on the live part, cut out beforehand
+- sdpa, mask: what a static cache makes of it: the whole of a cache just long enough under a mask, key heads repeated
+- flash-attn: flash_attn_with_kvcache, in the same cache as ours
+- matmuls (CPU): two batched matmuls on the live part, float32 softmax
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from bench import measure
+from genarm.models.attention import _flash_takes
+from genarm.models.attention import decode_attention as attend
+from genarm_kernels import decode_attention, reference
+
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
+DTYPE = torch.bfloat16
+H, H_KV, D = (32, 8, 128) if GPU else (16, 4, 64)
+LENGTHS = (1024, 4096, 16384, 32768) if GPU else (256, 1024)
+ROWS = (1, 4, 16, 32) if GPU else (1, 2, 4, 8)
+SCALE = D**-0.5
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call's tensors: query [R, 1, H, D], caches [R, 2·length, H_kv, D] as the engine lays them out."""
+
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    lengths: Tensor
+    longest: int
+    mask: Tensor
+
+    @property
+    def live(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Query [R, H, 1, D], keys and values [R, H_kv, length, D]."""
+        k, v = (cached.transpose(1, 2)[:, :, : self.longest] for cached in (self.keys, self.values))
+        return self.query.transpose(1, 2), k, v
+
+
+def make_step(R: int, length: int) -> Step:
+    query = torch.randn(R, 1, H, D, device=DEVICE, dtype=DTYPE)
+    keys, values = (torch.randn(R, H_KV, 2 * length, D, device=DEVICE, dtype=DTYPE).transpose(1, 2) for _ in range(2))
+    lengths = torch.full((R,), length, dtype=torch.int32, device=DEVICE)
+    mask = torch.ones(R, 1, 1, length, dtype=torch.bool, device=DEVICE)
+    return Step(query, keys, values, lengths, length, mask)
+
+
+def ours(step: Step) -> Tensor:
+    return decode_attention(step.query, step.keys, step.values, step.lengths, SCALE, longest=step.longest, even=True)
+
+
+def uneven(step: Step) -> Tensor:
+    return decode_attention(step.query, step.keys, step.values, step.lengths, SCALE, longest=step.longest)
+
+
+def sdpa(step: Step) -> Tensor:
+    return scaled_dot_product_attention(*step.live, scale=SCALE, enable_gqa=True).transpose(1, 2)
+
+
+def masked(step: Step) -> Tensor:
+    query, k, v = step.live
+    k, v = k.repeat_interleave(H // H_KV, 1), v.repeat_interleave(H // H_KV, 1)
+    return scaled_dot_product_attention(query, k, v, attn_mask=step.mask, scale=SCALE).transpose(1, 2)
+
+
+def matmuls(step: Step) -> Tensor:
+    query, k, v = step.live
+    grouped = query.reshape(len(query), H_KV, H // H_KV, D)
+    weights = (grouped @ k.mT * SCALE).softmax(-1)
+    return (weights @ v).reshape(len(query), 1, H, D)
+
+
+def flash_attn(step: Step) -> Tensor:
+    return attend(step.query, step.keys, step.values, step.lengths, SCALE, backend="flash-attn")
+
+
+WAYS: dict[str, Callable[[Step], Tensor]] = {"ours": ours, "sdpa": sdpa, "sdpa, mask": masked}
+WAYS |= {"flash-attn": flash_attn} if GPU else {"ours, uneven": uneven, "matmuls": matmuls}
+CASES = [
+    # The mask's copies of all heads would take longer than the rest together.
+    pytest.param(R, T, way, id=f"R{R}-T{T}-{way}", marks=[pytest.mark.full] if R * T > 2**18 and "mask" in way else [])
+    for (R, T), way in itertools.product(itertools.product(ROWS, LENGTHS), WAYS)
+]
+
+
+def agrees(out: Tensor, step: Step) -> bool:
+    """The first row against float64: close to the roundings of bfloat16."""
+    first = [x[:1] for x in (step.query, step.keys, step.values, step.lengths)]
+    expected = reference.decode_attention(*first, SCALE)
+    # Weights and result are rounded once each; a sum of many values about 0 has the size of one over their root.
+    error = (out[:1].double() - expected).abs().max()
+    return bool(error <= 2**-6 * expected.abs().max())
+
+
+@pytest.mark.benchmark(timer=measure.CLOCK)
+@pytest.mark.parametrize(("R", "T", "way"), CASES)
+def test_attention(benchmark, R: int, T: int, way: str) -> None:
+    torch.manual_seed(0)
+    bandwidth = measure.copy_bandwidth(DEVICE)
+    size = 2 * R * T * H_KV * D * DTYPE.itemsize
+    plan = measure.rotation(size, DEVICE)
+    steps = [make_step(R, T) for _ in range(plan.sets)]
+    if way == "flash-attn" and not _flash_takes(steps[0].query, steps[0].keys, steps[0].values):
+        pytest.skip("NOT MEASURED: flash-attn is not installed (pip install flash-attn)")
+    calls = [lambda step=steps[index % plan.sets]: WAYS[way](step) for index in range(plan.calls)]
+    with torch.no_grad():
+        run, mode = measure.as_round(calls, DEVICE)
+        assert agrees(run()[0], steps[0])
+        timed = measure.timed_on_gpu if GPU else measure.timed_on_cpu
+        rounds, warmup = (
+            (measure.ROUNDS, measure.WARMUP_ROUNDS) if GPU else (measure.CPU_ROUNDS, measure.CPU_WARMUP_ROUNDS)
+        )
+        benchmark.pedantic(timed, args=(run, plan.calls), rounds=rounds, warmup_rounds=warmup)
+    seconds = benchmark.stats.stats.median
+    benchmark.extra_info.update(
+        {
+            "way": way,
+            "rows": R,
+            "length": T,
+            "heads": [H, H_KV, D],
+            "dtype": str(DTYPE).removeprefix("torch."),
+            "mode": mode,
+            "calls": plan.calls,
+            "sets": plan.sets,
+            "bytes": size,
+            "GB/s": size / seconds / 1e9,
+            "share_of_copy": size / seconds / bandwidth,
+            "copy_GB/s": bandwidth / 1e9,
+        }
+    )
