@@ -28,7 +28,8 @@ class Lora:
 
     up: [A, N, rank], the B matrices of A adapters, each target's rows below the other's, scaling folded in, zero where
         an adapter has a smaller rank or leaves a target out.
-    adapters: [R] int32 on the same device, each row's adapter, −1 for none.
+    adapters: [R] int32 on the same device, each row's adapter, −1 for none. Kernels read it at every call; the torch
+        path reads it once.
     widths: output columns of each of the T targets, N in all.
     """
 
