@@ -84,7 +84,8 @@ def split_kernel(
     value = values + row * value_row + head * value_head + t.to(tl.int64)[:, None] * value_token + d[None, :]
     place = length - Q + token
     peak = tl.full([M], LOWEST, tl.float32)
-    total = tl.zeros([M], tl.float32)
+    # Added up across positions only behind the loop: warps have positions of their own, and would wait for each other.
+    total = tl.zeros([M, BLOCK], tl.float32)
     weighted = tl.zeros([M, D_BLOCK], tl.float32)
     for start in tl.range(begin, end, BLOCK, num_stages=STAGES):
         # What lies behind a row's length may be anything, NaN too, so it is not read.
@@ -99,13 +100,13 @@ def split_kernel(
         top = tl.maximum(peak, tl.max(scores, 1))
         shares = tl.exp2(scores - top[:, None])
         kept = tl.exp2(peak - top)
-        total = total * kept + tl.sum(shares, 1)
+        total = total * kept[:, None] + shares
         weighted = weighted * kept[:, None] + product(shares.to(v.dtype), v)
         peak = top
     S = tl.num_programs(2)
     out = ((row * Q + token) * H + own) * S + split
     tl.store(peaks + out, peak, mask=is_query)
-    tl.store(totals + out, total, mask=is_query)
+    tl.store(totals + out, tl.sum(total, 1), mask=is_query)
     tl.store(sums + out[:, None] * D + d[None, :], weighted, mask=is_query[:, None] & in_head[None, :])
 
 

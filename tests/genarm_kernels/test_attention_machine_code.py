@@ -25,7 +25,7 @@ SHAPES = {
     (BF16, 1, 16, 8, 64): 128,
     (BF16, 1, 32, 8, 96): 168,
     (BF16, 1, 16, 8, 256): 128,
-    (BF16, 8, 16, 2, 256): 168,
+    (BF16, 8, 16, 2, 256): 176,
     (FP16, 1, 32, 8, 128): 168,
     (FP32, 1, 32, 8, 128): 128,
     (FP32, 8, 32, 8, 64): 128,
@@ -84,6 +84,21 @@ def loads(kernel: CompiledKernel) -> Counter[str]:
     return Counter(name for name in names if name.startswith("LDG") and name != "LDGDEPBAR")
 
 
+def main_loop(kernel: CompiledKernel) -> Counter[str]:
+    """Instructions of the innermost loop that multiplies."""
+    instructions = _instructions(_dump(kernel.asm["cubin"])[0])
+    names = [(address, re.sub(r"^@!?U?P\w+\s+", "", text).split()[0]) for address, text in instructions]
+    loops = [
+        (int(target, 16), address)
+        for address, text in instructions
+        for target in re.findall(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
+        if int(target, 16) < address
+    ]
+    bodies = [Counter(name for at, name in names if head <= at <= end) for head, end in loops]
+    multiplying = [body for body in bodies if any(name.startswith("HMMA") for name in body)]
+    return min(multiplying, key=Counter.total)
+
+
 @pytest.mark.parametrize(("shape", "registers"), SHAPES.items(), ids=str)
 def test_kernels_keep_to_registers_and_read_16_bytes_at_once(
     launched: list[CompiledKernel], shape: tuple[torch.dtype, int, int, int, int], registers: int
@@ -100,6 +115,18 @@ def test_kernels_keep_to_registers_and_read_16_bytes_at_once(
     assert set(reads) == {"LDG.E.128", "LDGSTS.E.BYPASS.128"}
     assert reads["LDGSTS.E.BYPASS.128"] >= 4 * reads["LDG.E.128"] or shape[1] > 1
     assert "LDG.E.128" in loads(combine) or shape[4] < 128
+
+
+@pytest.mark.parametrize(("Q", "instructions"), [(1, 350), (5, 520)])
+def test_a_step_of_64_positions_takes_few_instructions(
+    launched: list[CompiledKernel], Q: int, instructions: int
+) -> None:
+    call(BF16, Q, 32, 8, 128)
+    step = main_loop(launched[0])
+    assert sum(step.values()) <= instructions
+    # 32 KB by 128 lanes, 16 bytes each: nothing is read twice. Warps meet to compare peaks and to share weights.
+    assert step["LDGSTS.E.BYPASS.128"] == 32768 / 128 / 16
+    assert step["BAR.SYNC.DEFER_BLOCKING"] <= 6
 
 
 def test_the_usual_shape_leaves_room_for_three_programs_a_processor(launched: list[CompiledKernel]) -> None:

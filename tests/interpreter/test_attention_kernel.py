@@ -116,7 +116,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "last split dropped": (edited(parts, "tl.cdiv(blocks, each)", "blocks // each"), cases.check_many_splits),
     "a split's end forgotten": (edited(split, "begin + size, length", "length, length"), cases.check_many_splits),
     "splits not rescaled": (edited(combine, "peak - tl.max(peak, 0)", "peak - peak"), cases.check_many_splits),
-    "sums not rescaled": (edited(split, "total * kept", "total"), cases.check_many_splits),
+    "sums not rescaled": (edited(split, "total * kept[:, None]", "total"), cases.check_many_splits),
     "values not rescaled": (edited(split, "weighted * kept[:, None]", "weighted"), cases.check_many_splits),
     "heads and tokens swapped": (
         edited(split, "head * G + m % G", "head + m % G * (H // G)"),
