@@ -144,7 +144,7 @@ class HFSession:
         where = torch.tensor(rows, device=ids.device)
         for start in range(0, width, CHUNK):
             stop = min(start + CHUNK, width)
-            last = torch.tensor([size - 1 - start for size in sizes], device=ids.device).clamp(max=stop - start - 1)
+            last = torch.tensor([min(size, stop) - 1 - start for size in sizes], device=ids.device)
             positions = torch.arange(start, stop, device=ids.device).expand(len(rows), -1)
             span = Span(where, start, stop, row=rows[0])
             with at_each_rows(last, stop - start, self._head) as pick:

@@ -200,4 +200,15 @@ def test_what_is_not_a_number_stays_in_its_row_and_its_batch() -> None:
         assert logits.isfinite().all(-1).tolist() == [True, False, True]
         (logits,) = session.decode(tokens)
     assert logits.isfinite().all(-1).tolist() == [True, False, False]
+    session.prefill([[prompts[1], prompts[0]]])  # reads beyond row 1's end, where the last batch left what it had
+    assert bool(session.decode(torch.tensor([5, 5]))[0].isfinite().all())
     assert torch.equal(session.prefill([prompts])[0], expected)
+
+
+def test_a_model_left_in_training_mode_has_no_dropout_here() -> None:
+    plain = make_model("gpt2", seed=1)
+    expected = full_logits(plain, prompts_of(LENGTHS))
+    plain.train()
+    session = HFBackbone(stream_model("m", plain), 0).session(5, 40)
+    assert_equal(session.prefill([prompts_of(LENGTHS)])[0], expected, 0)
+    assert plain.training
