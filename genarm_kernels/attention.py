@@ -110,16 +110,16 @@ def split_kernel(
     tl.store(sums + out[:, None] * D + d[None, :], weighted, mask=is_query[:, None] & in_head[None, :])
 
 
-@triton.jit(do_not_specialize=["positions", "window"])
+@triton.jit(do_not_specialize=["positions", "window", "S"])
 def combine_kernel(
     lengths, sums, peaks, totals, out, positions, window, S,
     Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr, WINDOWED: tl.constexpr,
-    BLOCK: tl.constexpr, S_BLOCK: tl.constexpr, D_BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, D_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, token and head): the splits of one query, added in one order whatever the row's length."""
+    """Program (row, token and head): the splits of one query, in one order whatever the lengths of row and cache."""
     row, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
     _, _, _, count = row_splits(lengths, row, positions, window, Q, WINDOWED, BLOCK)
-    s, d = tl.arange(0, S_BLOCK), tl.arange(0, D_BLOCK)
+    s, d = tl.arange(0, _SPLITS), tl.arange(0, D_BLOCK)
     at = (row * Q * H + place) * S + s
     peak = tl.load(peaks + at, mask=s < count, other=LOWEST)
     share = tl.exp2(peak - tl.max(peak, 0))
@@ -195,7 +195,11 @@ def decode_attention(
     scale = query.shape[3] ** -0.5 if scale is None else scale
     if query.numel() == 0 or key_cache.shape[1] == 0:
         return torch.zeros_like(query, memory_format=torch.contiguous_format)
-    if query.device.type == "cuda" or INTERPRETED:
+    if query.device.type == "cuda":
+        # Triton launches on the current device, whatever the tensors' is.
+        with torch.cuda.device(query.device):
+            return _launch(query, key_cache, value_cache, lengths, scale, window)
+    if INTERPRETED:
         return _launch(query, key_cache, value_cache, lengths, scale, window)
     return eager_attention(query, key_cache, value_cache, lengths, scale, window, longest, even)
 
@@ -224,6 +228,6 @@ def _launch(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale:
     launch = combine_kernel[(R, Q * H)]
     launch(
         lengths, sums, peaks, totals, out, T, window, S,
-        S_BLOCK=triton.next_power_of_2(S), D_BLOCK=D_BLOCK, **shared, num_warps=COMBINE_WARPS,
+        D_BLOCK=D_BLOCK, **shared, num_warps=COMBINE_WARPS,
     )  # fmt: skip
     return out

@@ -156,15 +156,14 @@ def test_kernels_fit_every_device(
     assert all(kernel.metadata.shared <= SHARED_BYTES[capability] for kernel in launched)
 
 
-def test_what_varies_from_step_to_step_compiles_nothing(launched: list[CompiledKernel]) -> None:
-    found = []
-    for R, T in ((1, 4096), (3, 4096), (16, 8000), (2, 320)):
+def test_neither_the_batch_nor_the_cache_s_length_compiles_anything(launched: list[CompiledKernel]) -> None:
+    # One machine code is also one order of sums, so a row has the same bits in any batch and cache.
+    found = set()
+    for R, T in ((1, 4096), (3, 4096), (16, 8000), (2, 320), (1, 33)):
         call(BF16, 1, 8, 2, 64, R=R, T=T)
-        found.append([kernel.hash for kernel in launched])
+        found.add(tuple(kernel.hash for kernel in launched))
         launched.clear()
-    # The combining kernel is compiled for the number of splits.
-    assert len({split for split, _ in found}) == 1
-    assert len({combine for _, combine in found}) <= 3
+    assert len(found) == 1
 
 
 def test_rows_and_positions_are_addressed_in_64_bits(launched: list[CompiledKernel]) -> None:
