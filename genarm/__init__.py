@@ -7,6 +7,7 @@ out = decoder.generate(input_ids, weights={"helpful": 1.0}, max_new_tokens=64)
 from typing import TYPE_CHECKING
 
 from .errors import (
+    CacheMemoryError,
     GenARMError,
     InvalidArgumentError,
     LoadingError,
@@ -21,16 +22,17 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .decoder import GuidedDecoder, generate
+    from .decoder import GuidedDecoder
     from .dropin import custom_generate
     from .output import GenerationOutput, GenerationStats, StreamStep
+    from .reuse import generate
 
 __version__ = "0.1.0"
 
 # What needs torch and transformers is imported on first use, so that `genarm --help` answers at once.
 _LAZY = {
     "GuidedDecoder": "decoder",
-    "generate": "decoder",
+    "generate": "reuse",
     "custom_generate": "dropin",
     "GenerationOutput": "output",
     "GenerationStats": "output",
@@ -51,6 +53,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "CacheMemoryError",
     "GenARMError",
     "GenerationOutput",
     "GenerationStats",

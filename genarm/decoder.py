@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .engine.engine import Engine
+from .engine.memory import largest_batch
 from .errors import InvalidArgumentError, UnsupportedModelError
 from .loading import (
     RewardModels,
@@ -29,6 +30,7 @@ from .request import Options, Request, prepare
 from .results import Batch
 
 NO_LIMIT = 2**31
+EngineName = Literal["auto", "eager", "hf"]
 
 
 class GuidedDecoder:
@@ -39,10 +41,15 @@ class GuidedDecoder:
         reward_models: {name: model}, or a list (named reward_0, …); each a loaded model, a PeftModel, or the path or
             hub id of a full model or of a PEFT LoRA adapter. An adapter without a base of its own goes on the base.
         tokenizer: the base's tokenizer, compared with those found beside reward models. Not needed to decode ids.
-        max_batch_size: sequences decoded at once; larger batches run in chunks with the same result.
-        max_length: prompt plus new tokens, at most; lowered to what every model's positions allow.
+        max_batch_size: sequences decoded at once; larger batches run in chunks with the same result. "auto" takes as
+            many as fit the free memory at ``max_length`` tokens each. None sets no limit: a call is one chunk.
+        max_length: prompt plus new tokens, at most; lowered to what every model's positions allow. None: those alone.
+        engine: "auto" decodes with the fused decoder and CUDA graphs wherever they apply; "eager" without graphs; "hf"
+            with transformers' own forward pass.
     Raises:
         GenARMError: one subclass a cause, before anything is decoded.
+
+    Fused layers of a loaded model share their storage with it: its q, k and v, gate and up projections become views.
     """
 
     def __init__(
@@ -51,18 +58,18 @@ class GuidedDecoder:
         reward_models: RewardModels = None,
         tokenizer: Any = None,
         *,
-        max_batch_size: int = 8,
-        max_length: int = 4096,
+        max_batch_size: int | Literal["auto"] | None = 8,
+        max_length: int | None = 4096,
+        engine: EngineName = "auto",
         trust_remote_code: bool = False,
         _base_name: str | None = None,
+        _hold_weakly: bool = False,
     ) -> None:
         if not isinstance(base_model, nn.Module):
             raise InvalidArgumentError(
                 f"base_model is a {type(base_model).__name__}: pass a loaded model, or a path to from_pretrained"
             )
-        for name, value in (("max_batch_size", max_batch_size), ("max_length", max_length)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 1")
+        _check_limits(max_batch_size, max_length, engine)
         parameter = next(base_model.parameters(), None)
         if parameter is None:
             raise UnsupportedModelError(
@@ -71,18 +78,26 @@ class GuidedDecoder:
         source = Source(parameter.dtype, parameter.device, trust_remote_code)
         base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
         self.tokenizer = tokenizer
-        self.models: list[CausalModel] = build_models(
-            base_model, name_rewards(reward_models), tokenizer, source, base_name
-        )
-        self.max_batch_size = max_batch_size
-        positions = [model.max_positions for model in self.models if model.max_positions]
-        self.max_length = min([max_length, *positions])
+        rewards = name_rewards(reward_models)
+        self.models: list[CausalModel] = build_models(base_model, rewards, tokenizer, source, base_name)
+        if _hold_weakly:
+            given = [base_model, *(reward for reward in rewards.values() if isinstance(reward, nn.Module))]
+            self.models = [model.held_weakly(given) for model in self.models]
         self.vocab_size = min(model.vocab_size for model in self.models)
+        positions = [model.max_positions for model in self.models if model.max_positions]
+        self.max_length = min([NO_LIMIT if max_length is None else max_length, *positions])
+        plan = Plan(self.models, fuse=engine != "hf")
+        if max_batch_size == "auto":
+            max_batch_size = largest_batch(plan.backbones, self.max_length, self.device)
+        self.max_batch_size = NO_LIMIT if max_batch_size is None else max_batch_size
         self.engine = Engine(
             tuple(model.name for model in self.models),
-            Plan(self.models),
+            plan,
             self.vocab_size,
             self.device,
+            graphs=engine == "auto",
+            max_batch_size=max_batch_size,
+            max_length=None if max_length is None else self.max_length,
         )
 
     @classmethod
@@ -94,8 +109,9 @@ class GuidedDecoder:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         tokenizer: Any = None,
-        max_batch_size: int = 8,
-        max_length: int = 4096,
+        max_batch_size: int | Literal["auto"] | None = 8,
+        max_length: int | None = 4096,
+        engine: EngineName = "auto",
         trust_remote_code: bool = False,
     ) -> GuidedDecoder:
         """Load a base and its reward models from folders or the hub (safetensors only).
@@ -115,6 +131,7 @@ class GuidedDecoder:
             tokenizer if tokenizer is not None else load_tokenizer(base_model, trust_remote_code),
             max_batch_size=max_batch_size,
             max_length=max_length,
+            engine=engine,
             trust_remote_code=trust_remote_code,
             _base_name=str(base_model),
         )
@@ -210,27 +227,12 @@ class GuidedDecoder:
         return batch.output()
 
 
-def generate(
-    base_model: nn.Module,
-    input_ids: PromptInput,
-    reward_models: RewardModels = None,
-    weights: Mapping[str, float] | Sequence[float] | Sequence[Mapping[str, float]] | Tensor | None = None,
-    *,
-    attention_mask: Tensor | None = None,
-    tokenizer: Any = None,
-    max_batch_size: int | None = None,
-    max_length: int | None = None,
-    **options: Any,
-) -> GenerationOutput:
-    """Guided decoding of a loaded model in one call; ``options`` are those of ``GuidedDecoder.generate``.
-
-    Paths in ``reward_models`` are read at every call: for repeated calls keep a GuidedDecoder, or pass loaded models.
-    """
-    decoder = GuidedDecoder(
-        base_model,
-        reward_models,
-        tokenizer,
-        max_batch_size=NO_LIMIT if max_batch_size is None else max_batch_size,
-        max_length=NO_LIMIT if max_length is None else max_length,
-    )
-    return decoder.generate(input_ids, attention_mask, weights=weights, **options)
+def _check_limits(max_batch_size: object, max_length: object, engine: object) -> None:
+    for name, value in (("max_batch_size", max_batch_size), ("max_length", max_length)):
+        if value is None or (name == "max_batch_size" and value == "auto"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            extra = ", 'auto'" if name == "max_batch_size" else ""
+            raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 1{extra}, or None")
+    if engine not in get_args(EngineName):
+        raise InvalidArgumentError(f"engine is {engine!r}: pass one of {', '.join(map(repr, get_args(EngineName)))}")

@@ -23,11 +23,11 @@ from transformers import (
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from .decoder import NO_LIMIT, GuidedDecoder
 from .errors import UnsupportedGenerationError
 from .guidance import PerRow, Weights
 from .loading import RewardModels
 from .prompts import PromptInput
+from .reuse import shared_decoder
 
 # Warpers the sampler has itself, in the one order in which it applies them: class -> (our keyword, its attribute).
 NATIVE: tuple[tuple[type, str, str], ...] = (
@@ -71,7 +71,7 @@ def custom_generate(
     _check_mode(config, input_ids)
     _check_inputs(model, kwargs)
     batch, width = input_ids.shape
-    decoder = GuidedDecoder(model, reward_models, max_batch_size=batch, max_length=NO_LIMIT)
+    decoder = shared_decoder(model, reward_models)
     copies = config.num_return_sequences or 1
     record = Record(
         input_ids.to(decoder.device),

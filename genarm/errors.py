@@ -48,6 +48,10 @@ class PromptError(GenARMError, ValueError):
     """One row's prompt cannot be decoded: empty, too long, or with ids outside the vocabulary."""
 
 
+class CacheMemoryError(GenARMError, MemoryError):
+    """The key-value cache of a batch would not fit in the memory that is free."""
+
+
 class NumericalError(GenARMError, ArithmeticError):
     """A model's logits held NaN or +inf, or nothing was left to draw from, in one row."""
 

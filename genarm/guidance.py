@@ -24,6 +24,18 @@ LogitBias = Mapping[int, float] | Tensor | None
 AllowedTokens = Sequence[int] | Tensor | None
 
 
+# The value at which a setting does nothing; no temperature does nothing.
+OFF = {
+    "temperature": None,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "base_min_p": 0.0,
+    "base_top_p": 1.0,
+    "repetition_penalty": 1.0,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Guidance:
     """All a step reads besides logits. B rows, M = K + 1 models, V ids.
@@ -54,6 +66,15 @@ class Guidance:
         picked = {f.name: pick(getattr(self, f.name)) for f in fields(self) if f.name != "bias"}
         bias = self.bias[rows] if self.bias is not None and self.bias.dim() == 2 else self.bias
         return replace(self, bias=bias, **picked)  # type: ignore[arg-type]
+
+    def in_tensors(self) -> Guidance:
+        """The same with a tensor [B] for everything that is on, so that other values need no other captured step."""
+        rows = {
+            name: torch.full_like(self.seeds, value, dtype=torch.int64 if name == "top_k" else torch.float32)
+            for name, off in OFF.items()
+            if not isinstance(value := getattr(self, name), Tensor) and value != off
+        }
+        return replace(self, **rows)
 
     @property
     def filters(self) -> dict[str, Any]:

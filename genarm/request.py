@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor
 
-from .engine.run import Edit, Halt, Job
+from .engine.job import Edit, Halt, Job
 from .errors import GenARMError, InvalidArgumentError, RewardNameError
 from .guidance import (
     AllowedTokens,

@@ -15,8 +15,9 @@ from torch import Tensor
 from ..errors import GenARMError, NumericalError
 from ..output import FinishReason
 from .engine import Engine
+from .job import Job
 from .readback import Readback
-from .run import Job, Run
+from .run import Run
 from .state import EOS, GOING_ON, STOP
 
 REASONS: dict[int, FinishReason] = {EOS: "eos", STOP: "stop"}
@@ -49,11 +50,11 @@ class Decoding:
             for report in self._reports(run):
                 emitted = self._read(*report)
                 self._clock(time.perf_counter() - started)
-                self._keep_logprobs(run)
                 yield emitted
                 started = time.perf_counter()
                 if all(reason is not None for reason in self.reasons):
-                    return
+                    break
+            self._keep_logprobs(run)
 
     def _reports(self, run: Run) -> Iterator[list[list[int]]]:
         readback = Readback(run.state.report, self.engine.lag(self.job))
@@ -66,8 +67,8 @@ class Decoding:
 
     def _read(self, tokens: list[int], ends: list[int], status: list[int]) -> list[int | None]:
         """A step's report -> the tokens that count."""
-        emitted: list[int | None] = [None] * len(tokens)
-        for row, token in enumerate(tokens):
+        emitted: list[int | None] = [None] * len(self.reasons)
+        for row, token in enumerate(tokens[: len(self.reasons)]):  # beyond them are a captured step's idle rows
             if self.reasons[row] is not None:
                 continue
             if status[row]:
@@ -95,7 +96,9 @@ class Decoding:
         self.reasons[row] = "error"
 
     def _keep_logprobs(self, run: Run) -> None:
-        self.logprobs, self.model_logprobs = run.state.logprobs, run.state.model_logprobs
+        if run.state.logprobs is not None and run.state.model_logprobs is not None:  # written over by the next job
+            self.logprobs = run.state.logprobs[:, : self.steps].clone()
+            self.model_logprobs = run.state.model_logprobs[:, : self.steps].clone()
 
     def _clock(self, seconds: float) -> None:
         """The first step's time is the prefill's, with its draw."""

@@ -6,7 +6,8 @@ filters and flags are tensors, and keep their addresses as long as the batch run
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from genarm_kernels import GuidedSample
 from ..guidance import Guidance
 
 GOING_ON, EOS, STOP, ERROR = range(4)
-NO_TOKEN = -1
-ANY_TOKEN = -2
+# Ids that no model has: before the first token, whatever there is in a stop sequence, and filling that matches nothing.
+NO_TOKEN, ANY_TOKEN, NEVER = -1, -2, -3
+FILL = 4
 
 
 @dataclass(slots=True)
@@ -70,6 +72,27 @@ class State:
             ends.masked_fill_((tokens[:, None] == self.eos_ids).any(1), EOS)
         return ends
 
+    def load(self, other: State) -> None:
+        """Take over another state of the same ``shapes``, value by value: the addresses stay."""
+        for own, new in zip(self._tensors(), other._tensors(), strict=True):
+            own.copy_(new)
+
+    def shapes(self) -> tuple[object, ...]:
+        """What two states must share for one captured step to serve both."""
+        guidance = tuple(getattr(self.guidance, field.name) for field in fields(self.guidance))
+        fixed = tuple(value for value in guidance if not isinstance(value, Tensor))
+        present = tuple(getattr(self, field.name) is not None for field in fields(self))
+        return (self.pad_id, fixed, present, tuple((tensor.shape, tensor.dtype) for tensor in self._tensors()))
+
+    def _tensors(self) -> list[Tensor]:
+        own = [getattr(self, field.name) for field in fields(self)]
+        guidance = [getattr(self.guidance, field.name) for field in fields(self.guidance)]
+        return [value for value in (*own, *guidance) if isinstance(value, Tensor)]
+
+    def finish_from(self, row: int) -> None:
+        """The rows from here on are idle: there to fill a captured step's batch."""
+        self.reasons[row:] = EOS
+
     def stop_rows(self, stopped: Tensor) -> None:
         """End the rows, [B] bool, that a criterion of the caller has stopped."""
         self.reasons.masked_fill_((self.reasons == GOING_ON) & stopped, STOP)
@@ -90,8 +113,8 @@ def new_state(
     """Buffers for a batch whose base prompts are B 1-D int64 tensors."""
     device, batch = prompts[0].device, len(prompts)
     lengths = torch.tensor([len(row) for row in prompts], device=device)
-    longest = max(map(len, stop), default=0)
-    stops = [[ANY_TOKEN] * (longest - len(entry)) + list(entry) for entry in stop]
+    longest = -(-max(map(len, stop), default=0) // FILL) * FILL
+    stops = _filled([[ANY_TOKEN] * (longest - len(entry)) + list(entry) for entry in stop], [NEVER] * longest)
     shape = (batch, max_new_tokens)
 
     def unknown(*shape: int) -> Tensor | None:
@@ -105,7 +128,7 @@ def new_state(
         generated=torch.full(shape, pad_id, device=device),
         reasons=torch.full_like(lengths, GOING_ON),
         report=torch.zeros(3, batch, dtype=torch.int64, device=device),
-        eos_ids=torch.tensor(sorted(eos_ids), dtype=torch.int64, device=device),
+        eos_ids=torch.tensor(_filled(sorted(eos_ids), NEVER), dtype=torch.int64, device=device),
         stops=torch.tensor(stops, dtype=torch.int64, device=device).view(len(stops), longest),
         tail=torch.arange(1 - longest, 1, device=device),
         pad_id=pad_id,
@@ -113,6 +136,11 @@ def new_state(
         logprobs=unknown(*shape),
         model_logprobs=unknown(*shape, models),
     )
+
+
+def _filled(entries: list[Any], filling: Any) -> list[Any]:
+    """A multiple of FILL entries, so that states seldom differ in their shapes."""
+    return entries + [filling] * (-len(entries) % FILL)
 
 
 def _seen(guidance: Guidance, prompts: list[Tensor], vocab_size: int) -> Tensor | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import ref
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
@@ -15,6 +16,9 @@ from torch import nn
 
 from ..errors import UnsupportedModelError
 from .lora import LoraAdapter
+
+# -> a module, for as long as it lives
+Hold = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,28 @@ class CausalModel:
     """
 
     name: str
-    module: Any
+    hold: Hold
     adapter: LoraAdapter | None = None
-    without: Any = None
+    hold_without: Hold | None = None
     accepts: frozenset[str] = frozenset()
+
+    @property
+    def module(self) -> Any:
+        return self.hold()
+
+    @property
+    def without(self) -> Any:
+        return None if self.hold_without is None else self.hold_without()
+
+    def held_weakly(self, modules: Sequence[nn.Module]) -> CausalModel:
+        """The same without a hold on those of ``modules`` it uses, which live as long as their owner keeps them."""
+        hold, without = self.hold, self.hold_without
+        for module in modules:
+            if self.module is module:
+                hold = ref(module)
+            if self.without is module:
+                without = ref(module)
+        return replace(self, hold=hold, hold_without=without)
 
     @property
     def config(self) -> Any:
@@ -113,7 +135,7 @@ def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None,
         )
     if next(inner.parameters()).device.type == "meta":
         raise UnsupportedModelError(f"{name} is on the meta device (not loaded, or offloaded): load it on cpu or cuda")
-    return CausalModel(name, module, adapter, without, accepts)
+    return CausalModel(name, lambda: module, adapter, (lambda: without) if without is not None else None, accepts)
 
 
 def _can_generate(inner: Any) -> bool:

@@ -70,15 +70,22 @@ class FusedBackbone:
         row = 2 * len(parts.layers) * parts.kv_heads * parts.head_dim * parts.head.weight.element_size()
         return row * length * batch * len(self.streams)
 
-    def session(self, batch: int, length: int) -> FusedSession:
+    def session(self, batch: int, length: int, cache: Tensor | None = None) -> FusedSession:
+        """``cache``: zeros of at least ``cache_bytes`` bytes, uint8, to be used as the session's; default its own."""
         self._bind()
-        return FusedSession(self, batch, length)
+        return FusedSession(self, batch, length, cache)
+
+    @property
+    def generation(self) -> int:
+        """Which layout of the weights sessions read; a session of an older one should not be kept."""
+        self._bind()
+        return self._generation
 
 
 class FusedSession:
     """S·B rows of one backbone while they decode, in a static cache."""
 
-    def __init__(self, backbone: FusedBackbone, batch: int, length: int) -> None:
+    def __init__(self, backbone: FusedBackbone, batch: int, length: int, cache: Tensor | None = None) -> None:
         self.batch = batch
         self.length = length
         self.streams = len(backbone.streams)
@@ -88,7 +95,10 @@ class FusedSession:
         rows, like = self.streams * batch, self.parts.head.weight
         shape = (len(self.columns), 2, rows, self.parts.kv_heads, length, self.parts.head_dim)
         # Zeros: what lies beyond a row's length is multiplied by a weight of zero, which NaN would survive.
-        self.cache = torch.zeros(shape, dtype=like.dtype, device=like.device).transpose(3, 4)
+        size = backbone.cache_bytes(batch, length)
+        if cache is None:
+            cache = torch.zeros(size, dtype=torch.uint8, device=like.device)
+        self.cache = cache[:size].view(like.dtype).view(shape).transpose(3, 4)
         self.lengths = torch.zeros(rows, dtype=torch.int32, device=like.device)
         self.cos, self.sin = rotary_tables(self.parts.rotary, length, like.device)
         self._stream_of_row = torch.arange(self.streams, dtype=torch.int32, device=like.device).repeat_interleave(batch)

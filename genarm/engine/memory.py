@@ -1,0 +1,54 @@
+"""How much key-value cache fits, said before any of it is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import CacheMemoryError
+from ..models.backbone import Backbone
+
+MOST_SEQUENCES = 256
+# Left for activations, logits and whatever else runs.
+SHARE = 0.9
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can be had on a device now, None where the system does not say."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + idle
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+
+
+def cache_bytes(backbones: Sequence[Backbone], batch: int, length: int) -> int:
+    """Bytes of all streams' caches for so many sequences of so many tokens."""
+    return sum(backbone.cache_bytes(batch, length) for backbone in backbones)
+
+
+def check_fit(backbones: Sequence[Backbone], batch: int, length: int, device: torch.device) -> None:
+    """Raise CacheMemoryError where a batch's cache would not fit."""
+    needed, free = cache_bytes(backbones, batch, length), free_bytes(device)
+    if free is not None and needed > free * SHARE:
+        streams = sum(len(backbone.streams) for backbone in backbones)
+        raise CacheMemoryError(
+            f"the key-value cache of {batch} sequences of {length} tokens in {streams} streams takes {needed} bytes, "
+            f"and {free} are free on {device}: lower max_batch_size, max_length or max_new_tokens, or free some memory"
+        )
+
+
+def largest_batch(backbones: Sequence[Backbone], length: int, device: torch.device) -> int:
+    """How many sequences of ``length`` tokens fit, at least 1."""
+    free = free_bytes(device)
+    if free is None:
+        return 1
+    each = max(cache_bytes(backbones, 1, length), 1)
+    return max(1, min(MOST_SEQUENCES, int(free * SHARE) // each))
