@@ -112,6 +112,55 @@ def generate(
 
 
 @app.command()
+def bench(
+    base: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the base model.", show_default="the embedded base")
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH", help="A reward model, repeatable; or an embedded one by its name (art, science, ...)."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts decoded at once.")] = 1,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of a prompt; they are random.")] = 256,
+    new_tokens: Annotated[int, typer.Option(min=2, help="New tokens a prompt.")] = 33,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each way of decoding is measured, in turn.")] = 5,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A trace of one guided call, for chrome://tracing or Perfetto.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The figures as JSON.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository brings along.")
+    ] = False,
+) -> int:
+    """Measure what guidance costs here: plain against guided decoding with the same base, in turn.
+
+    Steps are timed whole and apart from the prompt's pass. A ratio is the median of the rounds' own ratios.
+    """
+    from rich.console import Console
+
+    from . import benchmark
+
+    options = benchmark.Options(
+        base=base,
+        rewards=reward or (),
+        batch_size=batch_size,
+        context=context,
+        new_tokens=new_tokens,
+        rounds=rounds,
+        dtype=dtype,
+        device=device,
+        trace=trace,
+        output=json,
+        trust_remote_code=trust_remote_code,
+    )
+    return benchmark.run(options, Console())
+
+
+@app.command()
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
