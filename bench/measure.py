@@ -58,6 +58,9 @@ class Clock:
     def __call__(self) -> float:
         return self.seconds
 
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+
 
 CLOCK = Clock()
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from bench import decode_targets
+from bench.verdict import line
+
 Row = dict[str, Any]
 Key = tuple[str, str, int, int, int]  # implementation, filters, B, M, V
 
@@ -17,11 +20,13 @@ BOTH = "top_k+top_p"
 
 
 def has_digest(record: Row) -> bool:
-    """Whether the rows compare implementations."""
-    return any("implementation" in row["notes"] for row in record["rows"])
+    """Whether the rows compare implementations, or ways of decoding."""
+    return decode_targets.is_decode(record) or any("implementation" in row["notes"] for row in record["rows"])
 
 
 def digest(record: Row) -> list[str]:
+    if decode_targets.is_decode(record):
+        return decode_targets.digest(record)
     rows = {key(row): row for row in record["rows"]}
     ratios = {peer: compare(rows, peer) for peer in PEERS}
     lines = [f"  {len(rows)} rows", *compared(rows, ratios)]
@@ -78,15 +83,6 @@ def judged(rows: dict[Key, Row], ratios: dict[str, dict[Key, float]]) -> list[st
         for peer, target in FASTER_THAN.items()
     ]
     return lines
-
-
-def line(name: str, value: float | None, target: float, most: bool = False) -> str:
-    """One target: at least, or at most."""
-    bound = f"{'≤' if most else '≥'} {target:g}"
-    if value is None:
-        return f"  {name:<50} {'-':>8}  target {bound:<7} NOT MEASURED"
-    met = value <= target if most else value >= target
-    return f"  {name:<50} {value:>8.3g}  target {bound:<7} {'met' if met else 'NOT MET'}"
 
 
 def where(place: Key) -> str:

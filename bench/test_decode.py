@@ -1,0 +1,76 @@
+"""Guided decoding against plain decoding and against what else one could write (docs/benchmarks.md, "Decoding").
+
+    python -m pytest bench/test_decode.py -m "not full"
+
+A case's contenders are measured in turn in one process when the first of them is asked for. Each has its own row, whose
+ratios are the medians of the rounds' ratios. Without a GPU it measures a small model and tiny shapes.
+"""
+
+import statistics
+
+import pytest
+import torch
+
+from bench import measure
+from bench.decode_cases import OURS, Case, Contender, cpu_cases, gpu_cases
+from bench.decode_rounds import DEVICE, GPU, PLAIN, measured, missing, plain_of
+
+DTYPE = torch.bfloat16
+CASES = [
+    pytest.param(
+        case,
+        contender,
+        id=f"{case.name}-{contender.name}",
+        marks=[pytest.mark.full] if case.full else [],
+    )
+    for case in (gpu_cases() if GPU else cpu_cases())
+    for contender in case.contenders
+]
+
+
+@pytest.mark.benchmark(timer=measure.CLOCK)
+@pytest.mark.parametrize(("case", "contender"), CASES)
+def test_decode(benchmark, case: Case, contender: Contender) -> None:
+    if reason := missing(contender):
+        pytest.skip(f"NOT MEASURED: {reason}")
+    bandwidth = measure.copy_bandwidth(DEVICE)
+    found = measured(case, DTYPE)
+    if contender in found.too_large:
+        pytest.skip("NOT MEASURED: out of memory")
+    assert contender not in found.failed, found.failed[contender]
+    steps = iter(found.step_seconds(contender))
+    benchmark.pedantic(lambda: measure.CLOCK.advance(next(steps)), rounds=len(found.rounds))
+    seconds, floor = benchmark.stats.stats.median, found.floors[contender.K].total
+    own = found.ratios(contender, plain_of(contender.K)) if contender.way != OURS else None
+    benchmark.extra_info.update(
+        {
+            "contender": contender.way,
+            "K": contender.K,
+            "model": case.model,
+            "rewards": case.rewards,
+            "part": case.part,
+            "B": case.batch,
+            "context": case.context,
+            "dtype": str(DTYPE).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "engine": found.engines.get(contender, "transformers"),
+            "steps": case.tokens - 1,
+            "tokens/s": case.batch / seconds,
+            "bytes": floor,
+            "GB/s": floor / seconds / 1e9,
+            "share_of_copy": floor / seconds / bandwidth,
+            "copy_GB/s": bandwidth / 1e9,
+            **spread("ratio", found.ratios(contender, PLAIN)),
+            **spread("over_ours", own),
+            "host_gap": found.host_gap(contender),
+            "first_ms": found.first_seconds(contender) * 1e3,
+        }
+    )
+
+
+def spread(name: str, values: list[float] | None) -> dict[str, float | None]:
+    """Median and quartiles of the rounds' ratios."""
+    if values is None:
+        return {name: None}
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {name: middle, f"{name}_low": low, f"{name}_high": high}
