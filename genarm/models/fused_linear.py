@@ -18,7 +18,8 @@ from genarm_kernels.lora import Lora
 RANK_MULTIPLE = 16  # whole 16-byte loads, and the width of a tensor-core tile
 
 # One adapter on one fused layer: for each of the T linears A [r, in] and B [out, r], or None where it is left out.
-Pairs = Sequence[tuple[Tensor, Tensor] | None]
+Pair = tuple[Tensor, Tensor] | None
+Pairs = Sequence[Pair]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,49 +38,50 @@ class FusedLinear:
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self.linears = list(linears)
         self.widths = tuple(linear.out_features for linear in linears)
-        self._adapters = 0
         self._rank = 0
+        self._weight: Tensor | None = None
+        self._bias: Tensor | None = None
         self._up: Tensor | None = None  # [A, N, rank]
-        self._weight, self._bias = self._own()
-        self._seen = self._pointers()
+        self._seen: list[int] = []
 
     @property
     def is_current(self) -> bool:
         """Whether the layers' parameters still are the views they were made."""
         return self._seen == self._pointers()
 
-    def fuse(self, adapters: Sequence[Pairs]) -> None:
-        """Put A adapters behind the linears' rows, in place of those that were there."""
-        N, inputs = sum(self.widths), self.linears[0].in_features
-        like = self.linears[0].weight
+    def fuse(self, adapters: Sequence[Pairs]) -> list[list[Pair]]:
+        """Put A adapters behind the linears' rows, in place of those that were there -> the same as views of these."""
+        N, like, targets = sum(self.widths), self.linears[0].weight.data, len(self.widths)
         rank = max((pair[0].shape[0] for pairs in adapters for pair in pairs if pair), default=0)
         rank = -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
-        targets = len(self.widths)
         height = N + len(adapters) * targets * rank
-        weight = like.new_zeros(height, inputs)
+        weight = self._in_place() if height == N else None
+        if weight is None:
+            weight = like.new_empty(height, like.shape[1])
+            weight[N:] = 0
+            self._move_to(weight)
         up = like.new_zeros(len(adapters), N, rank)
-        start = 0
-        for target, (linear, width) in enumerate(zip(self.linears, self.widths, strict=True)):
-            weight[start : start + width] = linear.weight.data
-            linear.weight.data = weight[start : start + width]
-            for index, pairs in enumerate(adapters):
-                pair = pairs[target]
+        shrinks = weight[N:].view(len(adapters), targets, rank, like.shape[1])
+        starts = [sum(self.widths[:target]) for target in range(targets)]
+        kept: list[list[Pair]] = []
+        for index, pairs in enumerate(adapters):
+            kept.append([None] * targets)
+            for target, pair in enumerate(pairs):
                 if pair is not None:
-                    down, back = pair
-                    first = N + (index * targets + target) * rank
-                    weight[first : first + len(down)] = down
-                    up[index, start : start + width, : len(down)] = back
-            start += width
-        self._weight = weight
+                    own = slice(starts[target], starts[target] + self.widths[target])
+                    down, back = shrinks[index, target, : len(pair[0])], up[index, own, : len(pair[0])]
+                    down.copy_(pair[0])
+                    back.copy_(pair[1])
+                    kept[index][target] = down, back
+        self._weight, self._up, self._rank = weight, up if rank else None, rank
         self._bias = self._joined_bias(height)
-        self._adapters, self._rank = len(adapters), rank
-        self._up = up if rank else None
         self._seen = self._pointers()
+        return kept
 
     def columns(self, adapters: int) -> Columns:
         """The layers' own rows and those of the first ``adapters`` adapters."""
-        N, targets = sum(self.widths), len(self.widths)
-        height = N + adapters * targets * self._rank
+        assert self._weight is not None, "fuse() comes first"
+        height = sum(self.widths) + adapters * len(self.widths) * self._rank
         bias = None if self._bias is None else self._bias[:height]
         lora = None
         if adapters and self._up is not None:
@@ -87,34 +89,30 @@ class FusedLinear:
             lora = Lora(self._up[:adapters], nobody, self.widths)
         return Columns(self._weight[:height], bias, lora)
 
-    def _own(self) -> tuple[Tensor, Tensor | None]:
-        """The linears' rows as one matrix: a view where they already lie one behind the other, else a new one."""
-        weights = [linear.weight.data for linear in self.linears]
-        first = weights[0]
+    def _in_place(self) -> Tensor | None:
+        """The linears' rows as one matrix where they already lie one behind the other."""
+        first = self.linears[0].weight.data
         after = first.data_ptr()
-        for weight in weights:
+        for linear in self.linears:
+            weight = linear.weight.data
             if weight.data_ptr() != after or not weight.is_contiguous() or not _same_storage(weight, first):
-                return self._copied()
+                return None
             after += weight.numel() * weight.element_size()
-        rows = sum(self.widths)
-        whole = first.as_strided((rows, first.shape[1]), (first.shape[1], 1))
-        return whole, self._joined_bias(rows)
+        return first.as_strided((sum(self.widths), first.shape[1]), (first.shape[1], 1))
 
-    def _copied(self) -> tuple[Tensor, Tensor | None]:
-        like = self.linears[0].weight
-        weight = like.new_empty(sum(self.widths), self.linears[0].in_features)
+    def _move_to(self, matrix: Tensor) -> None:
+        """Make the linears' weights the matrix's first rows."""
         start = 0
         for linear, width in zip(self.linears, self.widths, strict=True):
-            weight[start : start + width] = linear.weight.data
-            linear.weight.data = weight[start : start + width]
+            matrix[start : start + width] = linear.weight.data
+            linear.weight.data = matrix[start : start + width]
             start += width
-        return weight, self._joined_bias(len(weight))
 
     def _joined_bias(self, height: int) -> Tensor | None:
         """[height]: the linears' biases, 0 where there is none, or None where none has one."""
         if all(linear.bias is None for linear in self.linears):
             return None
-        bias = self.linears[0].weight.new_zeros(height)
+        bias = self.linears[0].weight.data.new_zeros(height)
         start = 0
         for linear, width in zip(self.linears, self.widths, strict=True):
             if linear.bias is not None:

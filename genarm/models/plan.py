@@ -7,10 +7,10 @@ from typing import Any
 
 from .backbone import Backbone
 from .causal import CausalModel, inner_model
-from .families import altered_parts, why_not
+from .families import altered_parts, lora_targets, why_not
 from .hf import HFBackbone
 from .stream_adapter import Layers, fingerprint, stream_layers
-from .transformer import FusedBackbone, targets
+from .transformer import FusedBackbone
 
 
 class Plan:
@@ -27,6 +27,7 @@ class Plan:
     def backbones(self) -> list[Backbone]:
         seen = self._fingerprints()
         if seen != self._seen:
+            self._seen, self._backbones = [], []  # the old ones' adapters need no rows any more
             self._backbones = build_backbones(self._models, self._fuse)
             self._seen = seen
         return self._backbones
@@ -37,8 +38,8 @@ class Plan:
 
 def _fingerprint(model: CausalModel) -> tuple[Any, ...]:
     inner = inner_model(model.module)
-    parameter = next(inner.parameters())
-    return parameter.dtype, parameter.device, altered_parts(inner), fingerprint(model)
+    kinds = {(parameter.dtype, parameter.device) for parameter in inner.parameters()}
+    return kinds, [id(part) for part in inner.modules()], altered_parts(inner), fingerprint(model)
 
 
 def build_backbones(models: Sequence[CausalModel], fuse: bool = True) -> list[Backbone]:
@@ -63,4 +64,4 @@ def _fusable(model: CausalModel) -> Layers | None:
     if why_not(inner) is not None:
         return None
     layers = stream_layers(model)
-    return layers if layers is not None and layers.keys() <= targets(inner) else None
+    return layers if layers is not None and layers.keys() <= lora_targets(inner) else None

@@ -33,9 +33,17 @@ def stream_layers(model: CausalModel) -> Layers | None:
 
 
 def fingerprint(model: CausalModel) -> tuple[Any, ...]:
-    """Something that differs whenever ``stream_layers`` would: another active adapter, a merge, a training step."""
+    """Something that differs whenever ``stream_layers`` would: another active adapter, scaling or merge, a training
+    step."""
     return tuple(
-        (name, tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters, *_versions(layer))
+        (
+            name,
+            tuple(layer.active_adapters),
+            tuple(layer.merged_adapters),
+            layer.disable_adapters,
+            tuple(getattr(layer, "scaling", {}).items()),
+            *_versions(layer),
+        )
         for name, layer in _tuner_layers(model)
     )
 
