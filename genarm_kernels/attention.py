@@ -167,6 +167,7 @@ def decode_attention(
     *,
     longest: int | None = None,
     even: bool = False,
+    finite: bool = False,
 ) -> Tensor:
     """Attention of each row's last Q tokens over its cached positions, causal among the Q.
 
@@ -182,7 +183,9 @@ def decode_attention(
         scale: of the scores, D^−0.5 by default.
         window: 0, or how many positions up to its own a query sees.
         longest: a bound on lengths that the host knows, 1 to T: on a CPU nothing beyond it is touched.
-        even: whether the host promises every length to be `longest`. Both are for the CPU, a GPU reads lengths.
+        even: whether the host promises every length to be `longest`.
+        finite: whether it promises that no NaN or infinity lies behind a row's length in the caches, where lengths
+            differ; otherwise a CPU looks for one. These three are for the CPU: a GPU reads lengths and no further.
 
     Returns:
         [R, Q, H, D] in query's dtype, 0 for a query that sees nothing.
@@ -201,7 +204,7 @@ def decode_attention(
             return _launch(query, key_cache, value_cache, lengths, scale, window)
     if INTERPRETED:
         return _launch(query, key_cache, value_cache, lengths, scale, window)
-    return eager_attention(query, key_cache, value_cache, lengths, scale, window, longest, even)
+    return eager_attention(query, key_cache, value_cache, lengths, scale, window, longest, even, finite)
 
 
 def _launch(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int) -> Tensor:

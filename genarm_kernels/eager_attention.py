@@ -18,6 +18,7 @@ def eager_attention(
     window: int,
     longest: int,
     even: bool,
+    finite: bool,
 ) -> Tensor:
     """decode_attention of checked arguments; nothing beyond `longest` is read."""
     R, Q, H, D = query.shape
@@ -30,7 +31,7 @@ def eager_attention(
         heads = query.reshape(R, Q, H_kv, H // H_kv, D).transpose(1, 2).reshape(R, H_kv, -1, D)
     seen = None if even and Q == 1 else _seen(lengths, Q, H // H_kv, first, longest, window)
     out = scaled_dot_product_attention(heads, k, v, attn_mask=seen, scale=scale)
-    if not even and bool(out.sum().isnan()):
+    if not (even or finite) and bool(out.sum().isnan()):
         # What lies behind a row's length may be NaN, which a weight of 0 does not stop.
         live = (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None, :, None]
         out = scaled_dot_product_attention(heads, k.where(live, 0), v.where(live, 0), attn_mask=seen, scale=scale)
