@@ -21,6 +21,7 @@ COLOURS = {0: "#000000", 1: "#0072B2", 2: "#009E73", 3: "#D55E00"}
 MARKERS = {0: "o", 1: "s", 2: "^", 3: "D"}
 SWEEPS = {"batch": "B", "context": "context"}
 TITLES = {"B": "sequences in the batch", "context": "tokens cached a sequence"}
+FEWEST = 3  # points that make a sweep
 KINDS = {"lora": "LoRA reward models", "separate": "separate reward models"}
 
 
@@ -37,7 +38,7 @@ def panels(record: Row, along: str) -> dict[str, list[Row]]:
     for (model, rewards, fixed), rows in groups.items():
         points = len({row["notes"][along] for row in rows})
         where = f"context {fixed:,}" if across == "context" else f"batch {fixed}"
-        if points > max(1, widest.get(f"{model} {rewards}", 1)):
+        if points > widest.get(f"{model} {rewards}", FEWEST - 1):
             widest[f"{model} {rewards}"] = points
             found = {title: own for title, own in found.items() if not title.startswith(f"{model}, {KINDS[rewards]}")}
             found[f"{model}, {KINDS[rewards]}\n{where}"] = rows
@@ -73,10 +74,11 @@ def draw(record: Row, along: str, path: Path) -> bool:
         grid[0][0].set_ylabel("time of a step (ms)")
         grid[1][0].set_ylabel("over plain decoding")
         handles, names = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="upper right", ncols=len(names), frameon=False, fontsize=9)
+        place = {"loc": "upper left", "bbox_to_anchor": (0.0, 0.955)}
+        figure.legend(handles, names, ncols=len(names), frameon=False, fontsize=9, **place)
         figure.suptitle(f"decoding: cost along the {along.replace('B', 'batch')}", x=0.01, ha="left", fontweight="bold")
         figure.text(0.01, 0.01, label(record), fontsize=8, color="#555555")
-        figure.tight_layout(rect=(0, 0.03, 1, 0.97))
+        figure.tight_layout(rect=(0, 0.03, 1, 0.94))
         figure.savefig(path, dpi=150)
         plt.close(figure)
     return True
@@ -100,15 +102,25 @@ def _panel(times: Any, ratios: Any, rows: list[Row], along: str) -> None:
             [note[along] for note in notes], [note["ratio"] for note in notes], yerr=spread, capsize=3, **look
         )
     times.plot([], [], color="#666666", linewidth=1, linestyle=(0, (4, 3)), label="byte floor / copy bandwidth")
-    times.set_yscale("log")
+    _plain_log(times)
     places = sorted({row["notes"][along] for row in rows})
     for panel in (times, ratios):
         panel.set_xscale("log", base=2)
         panel.set_xticks(places, [f"{place:,}" for place in places])
-        panel.minorticks_off()
+        panel.xaxis.minorticks_off()
         panel.grid(axis="y", color="#dddddd", linewidth=0.6)
     ratios.set_ylim(bottom=min(0.9, ratios.get_ylim()[0]))
     ratios.set_xlabel(TITLES[along])
+
+
+def _plain_log(panel: Any) -> None:
+    """A logarithmic axis with numbers that are read as they stand."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def main(source: Path, folder: Path) -> None:

@@ -16,6 +16,7 @@ from bench.decode_cases import OURS, Case, Contender, ours
 from bench.decode_models import Family, StepBytes, family, step_bytes
 from bench.decode_peers import Decode, Generate, Loop, Ours, Stream, Timing
 from genarm.benchmark import rotate
+from genarm.errors import CacheMemoryError
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
@@ -74,7 +75,7 @@ def measured(case: Case, dtype: torch.dtype = torch.bfloat16) -> Measured:
         try:
             _warm_up(contender, decode, prompts, case.tokens)
             ready[contender] = decode
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, CacheMemoryError):
             found.too_large.add(contender)
         except Exception:  # one peer's failure is not the others'
             found.failed[contender] = traceback.format_exc()
