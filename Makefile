@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test bench roofline kernels-report lint types clean
+.PHONY: demo test bench bench-decode roofline kernels-report lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -19,6 +19,12 @@ test: $(VENV)/.dev
 # Without a GPU: the CPU paths at small shapes.
 bench: $(VENV)/.dev
 	bench/device.sh
+
+# Whole decoding steps: the digest, the rows as tables, and a picture a sweep.
+bench-decode: $(VENV)/.dev
+	SUITES=decode bench/device.sh
+	$(BIN)/python -m bench.decode_table out/device/decode.json > out/device/decode.md
+	$(BIN)/python -m bench.decode_plot out/device/decode.json out/device
 
 roofline: $(VENV)/.dev
 	$(BIN)/python -m bench.roofline out/device/sampling.json out/roofline.png

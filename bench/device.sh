@@ -2,6 +2,7 @@
 # One command for a machine with a GPU: tests/gpu, then every latency suite of bench/, within 9 minutes.
 # Writes one JSON a suite into $OUT (default ./out/device) and prints a short digest last. A suite that fails or is
 # stopped at the end of its time still leaves the rows it finished. FULL=1 with a larger BUDGET runs the whole grid.
+# SUITES="decode linear" runs those and no tests.
 # Without a GPU it still runs: the GPU tests skip and the suites measure the CPU path at small shapes.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -43,15 +44,19 @@ run() { # suite, how many come after it, then pytest's arguments
   echo "== $suite took until second $((SECONDS - STARTED))"
 }
 
-# Whole steps first: what the rest measures is part of them.
-suites=(bench/test_decode.py)
+suites=(decode) # whole steps first: what the rest measures is part of them
 for file in bench/test_*.py; do
-  [ "$file" = "${suites[0]}" ] || suites+=("$file")
+  suite="$(basename "$file" .py)"
+  [ "$suite" = test_decode ] || suites+=("${suite#test_}")
 done
-run gpu_tests "${#suites[@]}" tests/gpu
+if [ -n "${SUITES:-}" ]; then
+  read -ra suites <<<"$SUITES"
+else
+  run gpu_tests "${#suites[@]}" tests/gpu
+fi
 for index in "${!suites[@]}"; do
-  suite="$(basename "${suites[$index]}" .py)"
-  run "${suite#test_}" $((${#suites[@]} - index - 1)) "${suites[$index]}" -m "$SELECT" --benchmark-quiet
+  suite="${suites[$index]}"
+  run "$suite" $((${#suites[@]} - index - 1)) "bench/test_$suite.py" -m "$SELECT" --benchmark-quiet
 done
 
 "$PYTHON" -m bench.report digest "$OUT"

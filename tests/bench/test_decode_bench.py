@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import decode_cases, decode_plot, decode_rounds, decode_table, decode_targets, targets
+from bench import decode_cases, decode_floors, decode_plot, decode_rounds, decode_table, decode_targets, targets
 from bench.decode_cases import COMPILED, HAND_MADE, Case, Contender, cpu_cases, gpu_cases, ours
 from bench.decode_models import Family, cache_bytes, config, family, random_model, step_bytes, weight_bytes
 from bench.decode_peers import Timing
@@ -209,3 +209,10 @@ def test_what_is_no_sweep_is_not_drawn(tmp_path: Path, capsys: pytest.CaptureFix
             decode_table.load(source)
     with pytest.raises(SystemExit, match="cannot be read"):
         decode_table.load(tmp_path / "absent.json")
+
+
+def test_the_floor_of_guidance_on_an_8b_model() -> None:
+    rows = [line.split(" | ") for line in decode_floors.table().splitlines() if line.startswith("| Llama-3.1-8B")]
+    floors = {(row[1], row[2]): [float(value.strip(" |")) for value in row[4:]] for row in rows}
+    assert floors["1", "1,024"] == [1.014, 1.029, 1.043]
+    assert floors["1", "3,072"] == [1.032, 1.063, 1.095]
