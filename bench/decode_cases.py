@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 
 OURS = "ours"
+SMOKE = "smoke"  # cases that show that everything runs, and whose figures mean nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def gpu_cases() -> list[Case]:
 
 def cpu_cases() -> list[Case]:
     tiny = [
-        Case("tiny", rewards, batch, context, ours(0, 1, 3), 3, tokens=9)
+        Case("tiny", rewards, batch, context, ours(0, 1, 3), 3, tokens=9, part=SMOKE)
         for rewards, batch, context in (("lora", 1, 16), ("lora", 4, 16), ("lora", 1, 64), ("separate", 1, 16))
     ]
     sweep = [

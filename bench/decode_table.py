@@ -2,7 +2,8 @@
 
     python -m bench.decode_table out/device/decode.json
 
-One table a case, in the order they were measured; a column that no row has a figure for is left out.
+One table a case, in the order they were measured; a column that no row has a figure for is left out, and so are cases
+that only show that everything runs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.decode_cases import SMOKE
 from bench.roofline import label
 
 Row = dict[str, Any]
@@ -46,7 +48,9 @@ def cases(record: Row) -> dict[tuple[Any, ...], list[Row]]:
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in record["rows"]:
         notes = row["notes"]
-        found.setdefault(tuple(notes[key] for key in ("model", "rewards", "B", "context", "part")), []).append(row)
+        case = tuple(notes[key] for key in ("model", "rewards", "B", "context", "part"))
+        if notes["part"] != SMOKE:
+            found.setdefault(case, []).append(row)
     return found
 
 

@@ -176,11 +176,11 @@ def test_a_cpu_has_targets_of_its_own() -> None:
 
 
 def test_rows_become_tables() -> None:
-    made = record([cpu_cases()[0]])
+    made = record(cpu_cases()[:2])
     for row in made["rows"]:
         row["notes"]["host_gap"] = None
     text = decode_table.tables(made)
-    assert "host gap" not in text and "over genarm" in text and "c0ffee" in text
+    assert "host gap" not in text and "over genarm" in text and "c0ffee" in text and "tiny" not in text
     assert "**small**, LoRA reward models on the base, batch 1, context 256, bfloat16; 9 rounds of 32 steps" in text
     assert "| genarm | 1 | 4.16 |" in text and "| 1.04 (1.03–1.05) |" in text
     assert "host gap" in decode_table.tables(record([cpu_cases()[0]]))
