@@ -132,13 +132,15 @@ def draw(logits: Iterable[Tensor], greedy: bool) -> Tensor:
 
 
 class Generate:
-    """transformers' generate, on a static cache with its own compilation where asked, with or without guidance."""
+    """transformers' generate, with or without guidance; on a static cache of ``static`` tokens it compiles the step."""
 
-    def __init__(self, model: Any, rewards: Sequence[Stream] = (), static: bool = False) -> None:
+    def __init__(self, model: Any, rewards: Sequence[Stream] = (), static: int = 0) -> None:
         self.model = model
         self.rewards = rewards
-        self.options = {"cache_implementation": "static"} if static else {}
+        # One cache for all calls: generate would make a new one each time, and record its graphs again.
+        self.cache = StaticCache(config=model.config, max_cache_len=static) if static else None
 
+    @torch.inference_mode()
     def __call__(self, prompts: Tensor, tokens: int, greedy: bool = False) -> Timing:
         stamp = Stamp(tokens)
         processors = LogitsProcessorList([stamp])
@@ -146,15 +148,16 @@ class Generate:
             processors.insert(0, Guide(self.rewards))
         sampling = {"do_sample": False} if greedy else {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
         started = finish(prompts.device)
-        with torch.inference_mode():
-            sequences = self.model.generate(
-                prompts,
-                attention_mask=torch.ones_like(prompts),
-                max_new_tokens=tokens,
-                logits_processor=processors,
-                **sampling,
-                **self.options,
-            )
+        if self.cache is not None:
+            self.cache.reset()
+        sequences = self.model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            past_key_values=self.cache,
+            max_new_tokens=tokens,
+            logits_processor=processors,
+            **sampling,
+        )
         return Timing(stamp.times[0] - started, stamp.times[-1] - stamp.times[0], sequences)
 
 

@@ -123,7 +123,7 @@ def build(models: Family, case: Case, backend: str = "inductor") -> dict[Contend
         elif contender.way.startswith("loop"):
             decoders[contender] = Loop([Stream(models.base, length, compiled, backend), *streams(K, compiled)])
         else:
-            decoders[contender] = Generate(models.base, streams(K, compiled), static=compiled)
+            decoders[contender] = Generate(models.base, streams(K, compiled), static=length if compiled else 0)
     return decoders
 
 
