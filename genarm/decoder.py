@@ -91,10 +91,9 @@ class GuidedDecoder:
             max_batch_size = largest_batch(plan.backbones, self.max_length, self.device)
         self.max_batch_size = NO_LIMIT if max_batch_size is None else max_batch_size
         self.engine = Engine(
-            tuple(model.name for model in self.models),
+            self.models,
             plan,
             self.vocab_size,
-            self.device,
             graphs=engine == "auto",
             max_batch_size=max_batch_size,
             max_length=None if max_length is None else self.max_length,

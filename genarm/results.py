@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .engine.job import slot_length
 from .engine.loop import Decoding
 from .errors import GenARMError
 from .output import FinishReason, GenerationOutput, GenerationStats, StreamStep
@@ -35,6 +36,8 @@ class Batch:
         batch = len(self.request.prompts.rows)
         finished = torch.zeros(batch, dtype=torch.bool)
         finished[list(self.request.errors)] = True
+        if len(self.chunks) > 1:  # one that would not fit is said before the others run
+            self.decoder.engine.check([self._size(rows) for rows in self.chunks])
         for rows in self.chunks:
             decoding = Decoding(self.decoder.engine, self.request.job(self.decoder, rows))
             self.done.append(decoding)
@@ -48,6 +51,11 @@ class Batch:
         errors = self.errors()
         if len(errors) == batch:
             raise _all_failed(errors)
+
+    def _size(self, rows: list[int]) -> tuple[int, int]:
+        """Sequences and tokens that a chunk's cache holds."""
+        longest = max(len(stream.rows[row]) for stream in self.request.streams for row in rows)
+        return len(rows), slot_length(longest, self.request.max_new_tokens)
 
     def errors(self) -> dict[int, GenARMError]:
         """The error of each failed row, prompts and decoding together."""
@@ -104,7 +112,7 @@ class Batch:
             steps=sum(decoding.steps for decoding in self.done),
             prefill_seconds=sum(decoding.prefill_seconds for decoding in self.done),
             decode_seconds=sum(decoding.decode_seconds for decoding in self.done),
-            engine=self.decoder.engine.kind,
+            engine=next((one.kind for one in self.done if one.kind), "") or self.decoder.engine.kind,
         )
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import Lock
 
 import torch
 
 from ..models.backbone import Backbone
+from ..models.causal import CausalModel
 from ..models.plan import Plan
 from ..models.transformer import FusedBackbone
-from .captured import CapturedRuns
+from .captured import CapturedRuns, cache_size
 from .job import Job
-from .memory import check_fit
-from .run import Run
+from .memory import cache_bytes, check_fit
+from .run import Run, paths
+
+CAPTURING_DEVICES = {"cuda"}
 
 
 class Engine:
-    """Runs jobs on the backbones of M models, the base's first. ``names`` are the models'.
+    """Runs jobs on the backbones of M models, the base's first.
 
     ``graphs``: capture the step on CUDA where every model runs on the fused decoder. ``max_batch_size`` and
     ``max_length`` are what a cache is made for once and for all; None where calls decide.
@@ -26,31 +28,33 @@ class Engine:
 
     def __init__(
         self,
-        names: tuple[str, ...],
+        models: Sequence[CausalModel],
         plan: Plan,
         vocab_size: int,
-        device: torch.device,
         graphs: bool = True,
         max_batch_size: int | None = None,
         max_length: int | None = None,
     ) -> None:
-        self.names = names
+        self.names = tuple(model.name for model in models)
         self.plan = plan
         self.vocab_size = vocab_size
-        self.device = device
-        self.graphs = graphs and device.type == "cuda"
-        self._captured = CapturedRuns(vocab_size, max_batch_size, max_length, device)
-        self._captured_run = Lock()  # while it is on its way a second one would write over its buffers
+        self.graphs = graphs
+        self._base = models[0]
+        self._captured = CapturedRuns(vocab_size, max_batch_size, max_length)
 
     @property
     def backbones(self) -> list[Backbone]:
         return self.plan.backbones
 
     @property
+    def device(self) -> torch.device:
+        """Where the models are now."""
+        return self._base.device
+
+    @property
     def kind(self) -> str:
-        """Which paths run, the base's first, and whether their steps are captured."""
-        paths = "+".join(dict.fromkeys(backbone.kind for backbone in self.backbones))
-        return f"{paths} (CUDA graphs)" if self._captures(self.backbones) else paths
+        """Which paths a job takes, the base's first, and whether its steps are captured."""
+        return paths(self.backbones, bool(self._capturable(self.backbones)))
 
     @property
     def captures(self) -> int:
@@ -59,20 +63,33 @@ class Engine:
 
     def lag(self, job: Job) -> int:
         """How many steps the host reads behind. The caller's own Python code, if there is any, waits for every step."""
-        return int(self.device.type == "cuda" and not job.interrupts)
+        return int(job.device.type == "cuda" and not job.interrupts)
+
+    def check(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Raise CacheMemoryError where a job of one of these sizes, sequences and tokens, would not fit."""
+        backbones = self.backbones
+        captured = bool(self._capturable(backbones))
+        needed = [cache_size(*size) for size in sizes] if captured else sizes
+        largest = max(needed, key=lambda size: cache_bytes(backbones, *size))
+        check_fit(backbones, *largest, self.device, self._captured.held_bytes if captured else 0)
 
     @contextmanager
     def run(self, job: Job) -> Iterator[Run]:
-        """Buffers for a job, given back at the end."""
+        """Buffers for a job, given back at the end. One that finds the captured ones taken has its own."""
         backbones = self.backbones
-        if self._captures(backbones) and self._captured_run.acquire(blocking=False):
+        capturable = self._capturable(backbones)
+        layouts = [backbone.generation for backbone in capturable]  # new ones end captured runs that nobody has taken
+        if capturable and self._captured.take():
             try:
-                yield self._captured.run(job, [one for one in backbones if isinstance(one, FusedBackbone)])
+                yield self._captured.run(job, capturable, layouts)
             finally:
-                self._captured_run.release()
+                self._captured.give_back()
             return
-        check_fit(backbones, job.batch, job.length, self.device)
+        check_fit(backbones, job.batch, job.length, job.device)
         yield Run(job, backbones, [one.session(job.batch, job.length) for one in backbones], self.vocab_size)
 
-    def _captures(self, backbones: Sequence[Backbone]) -> bool:
-        return self.graphs and all(isinstance(backbone, FusedBackbone) for backbone in backbones)
+    def _capturable(self, backbones: Sequence[Backbone]) -> list[FusedBackbone]:
+        """The backbones if their steps are captured, else none."""
+        fused = [backbone for backbone in backbones if isinstance(backbone, FusedBackbone)]
+        captured = self.graphs and self.device.type in CAPTURING_DEVICES and len(fused) == len(backbones)
+        return fused if captured else []

@@ -7,16 +7,21 @@ filters, flags. A job is loaded by copying its values there. Batches are padded 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..models.backbone import Backbone, Session
 from .job import Job
 from .run import Run
+from .state import State
 
 WARM_UP_STEPS = 2
 Replay = Callable[[], object]
+_ONE_AT_A_TIME = Lock()  # of a process, torch asks
 
 
 def bucket(batch: int) -> int:
@@ -25,25 +30,44 @@ def bucket(batch: int) -> int:
 
 
 class CapturedRun(Run):
-    """A Run over static buffers. ``captures`` counts its graphs: one, or two where the caller's code runs between."""
+    """A Run over static buffers. Where the caller's code runs in every step, only the forward passes are captured.
+
+    ``pool`` and ``launched``, an event, are shared by all runs on one cache; None on a CPU.
+    """
+
+    captured = True
 
     def __init__(
-        self, job: Job, backbones: Sequence[Backbone], sessions: Sequence[Session], vocab_size: int, pool: Any
+        self,
+        job: Job,
+        backbones: Sequence[Backbone],
+        sessions: Sequence[Session],
+        vocab_size: int,
+        pool: Any,
+        launched: Any,
     ) -> None:
         super().__init__(job, backbones, sessions, vocab_size)
+        self.state = self.state.copied()  # the caller's tensors stay as they are
         self._pool = pool
+        self._launched = launched
         self._replay: Replay | None = None
+        self._decoded: list[Tensor] = []  # where a replay leaves the logits
 
-    @property
-    def captures(self) -> int:
-        return int(self._replay is not None)
-
-    def load(self, job: Job) -> None:
+    def load(self, job: Job, state: State) -> None:
         """Take a job; the first one also captures the step, over a state that is then written over."""
+        if self._launched is not None:  # the last job's steps may be on another stream
+            self._launched.wait(torch.cuda.current_stream(job.device))
         if self._replay is None:
-            with torch.no_grad():
-                self._replay = capture(self._whole_step if not job.interrupts else self.decode, self._pool)
-        super().load(job)
+            self._replay = capture(self.decode if job.interrupts else self._whole_step, self._pool, job.device)
+            self._decoded = self._logits
+        self.job = job
+        self.state.load(state)
+
+    def launch(self, step: int) -> Tensor:
+        report = super().launch(step)
+        if self._launched is not None:
+            self._launched.record(torch.cuda.current_stream(report.device))
+        return report
 
     def _whole_step(self) -> None:
         self.decode()
@@ -53,20 +77,26 @@ class CapturedRun(Run):
         assert self._replay is not None
         self._replay()
         if self.job.interrupts:
+            self._logits = self._decoded
             self.draw(step)
 
 
-def capture(step: Callable[[], object], pool: Any) -> Replay:
+def capture(step: Callable[[], object], pool: Any, device: torch.device) -> Replay:
     """Record what a step launches on the device. Run first for real, so that kernels are compiled and memory is laid
     out when the recording starts."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    side = _side_stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with _ONE_AT_A_TIME, torch.cuda.device(device), torch.cuda.stream(side):
         for _ in range(WARM_UP_STEPS):
             step()
-    torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        step()
+        graph = torch.cuda.CUDAGraph()
+        # Meanwhile other threads may allocate, and wait for what they launched.
+        with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+            step()
     return graph.replay
+
+
+@cache
+def _side_stream(device: torch.device) -> Any:
+    """The same for every capture, or they would not share the pool's memory."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -44,14 +44,15 @@ class Job:
 
     @property
     def length(self) -> int:
-        """Tokens a slot has to hold, that of a step launched before the last one was read included."""
-        return max(len(row) for rows in self.prompts for row in rows) + self.max_new_tokens + 1
+        """Tokens a slot has to hold."""
+        return slot_length(max(len(row) for rows in self.prompts for row in rows), self.max_new_tokens)
 
     @property
     def interrupts(self) -> bool:
         """Whether Python code of the caller runs in every step."""
         return self.edit is not None or self.halt is not None
 
+    @torch.inference_mode(False)  # the caller's next step may be outside of the mode this one is in
     def state(self, vocab_size: int) -> State:
         """The buffers of its steps, as they are before the first one."""
         state = new_state(
@@ -79,3 +80,8 @@ class Job:
         """The same in tensors whose sizes many jobs share, so that one captured step serves them all."""
         width = -(-self.max_new_tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
         return replace(self, guidance=self.guidance.in_tensors(), width=width)
+
+
+def slot_length(longest_prompt: int, max_new_tokens: int) -> int:
+    """Tokens of a prompt and what follows, that of a step launched before the last one was read included."""
+    return longest_prompt + max_new_tokens + 1

@@ -37,6 +37,7 @@ class Decoding:
     steps: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    kind: str = ""  # the paths that ran
 
     def run(self) -> Iterator[list[int | None]]:
         """Decode; after each step yield the token each row got, or None."""
@@ -55,6 +56,7 @@ class Decoding:
                 if all(reason is not None for reason in self.reasons):
                     break
             self._keep_logprobs(run)
+            self.kind = run.kind
 
     def _reports(self, run: Run) -> Iterator[list[list[int]]]:
         readback = Readback(run.state.report, self.engine.lag(self.job))

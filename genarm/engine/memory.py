@@ -11,8 +11,10 @@ from ..errors import CacheMemoryError
 from ..models.backbone import Backbone
 
 MOST_SEQUENCES = 256
-# Left for activations, logits and whatever else runs.
+# Of what is free; the rest is left for activations, logits and whatever else runs.
 SHARE = 0.9
+# Of what is free when a decoder is made, which may be less when it decodes.
+AUTO_SHARE = 0.8
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -34,21 +36,23 @@ def cache_bytes(backbones: Sequence[Backbone], batch: int, length: int) -> int:
     return sum(backbone.cache_bytes(batch, length) for backbone in backbones)
 
 
-def check_fit(backbones: Sequence[Backbone], batch: int, length: int, device: torch.device) -> None:
-    """Raise CacheMemoryError where a batch's cache would not fit."""
+def check_fit(backbones: Sequence[Backbone], batch: int, length: int, device: torch.device, reclaimed: int = 0) -> None:
+    """Raise CacheMemoryError where a batch's cache would not fit. ``reclaimed``: bytes in use that it would replace."""
     needed, free = cache_bytes(backbones, batch, length), free_bytes(device)
-    if free is not None and needed > free * SHARE:
+    if free is not None and needed > free * SHARE + reclaimed:
         streams = sum(len(backbone.streams) for backbone in backbones)
         raise CacheMemoryError(
             f"the key-value cache of {batch} sequences of {length} tokens in {streams} streams takes {needed} bytes, "
-            f"and {free} are free on {device}: lower max_batch_size, max_length or max_new_tokens, or free some memory"
+            f"and {free + reclaimed} are free on {device}: lower max_batch_size, max_length or max_new_tokens, or free "
+            "some memory"
         )
 
 
 def largest_batch(backbones: Sequence[Backbone], length: int, device: torch.device) -> int:
-    """How many sequences of ``length`` tokens fit, at least 1."""
+    """How many sequences of ``length`` tokens fit, at least 1: a power of two, as captured steps are."""
     free = free_bytes(device)
     if free is None:
         return 1
-    each = max(cache_bytes(backbones, 1, length), 1)
-    return max(1, min(MOST_SEQUENCES, int(free * SHARE) // each))
+    each = max(cache_bytes(backbones, 1, length + 1), 1)  # with the token of a step launched ahead
+    count = max(1, min(MOST_SEQUENCES, int(free * AUTO_SHARE) // each))
+    return 1 << (count.bit_length() - 1)

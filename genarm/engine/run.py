@@ -21,6 +21,8 @@ Step = Callable[[], object]
 class Run:
     """A job on its way. Every step is launched without waiting for the one before."""
 
+    captured = False
+
     def __init__(self, job: Job, backbones: Sequence[Backbone], sessions: Sequence[Session], vocab_size: int) -> None:
         self.job = job
         self.backbones = list(backbones)
@@ -29,10 +31,10 @@ class Run:
         self.state: State = job.state(vocab_size)
         self._logits: list[Tensor] = []
 
-    def load(self, job: Job) -> None:
-        """Take another job whose state has the same shapes."""
-        self.job = job
-        self.state.load(job.state(self.vocab_size))
+    @property
+    def kind(self) -> str:
+        """The paths that ran, the base's first, and whether their steps are captured."""
+        return paths(self.backbones, self.captured)
 
     @torch.no_grad()
     def launch(self, step: int) -> Tensor:
@@ -85,3 +87,8 @@ class Run:
             for stream, rows in zip(backbone.streams, own, strict=True)
         }
         return [logits[stream] for stream in range(len(self.job.prompts))]
+
+
+def paths(backbones: Sequence[Backbone], captured: bool) -> str:
+    """The backbones' kinds in words."""
+    return "+".join(dict.fromkeys(one.kind for one in backbones)) + " (CUDA graphs)" * captured

@@ -6,7 +6,7 @@ filters and flags are tensors, and keep their addresses as long as the batch run
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -72,6 +72,11 @@ class State:
             ends.masked_fill_((tokens[:, None] == self.eos_ids).any(1), EOS)
         return ends
 
+    def copied(self) -> State:
+        """The same in tensors of its own, the guidance's included."""
+        own: State = _copied(replace(self, guidance=_copied(self.guidance)))
+        return own
+
     def load(self, other: State) -> None:
         """Take over another state of the same ``shapes``, value by value: the addresses stay."""
         for own, new in zip(self._tensors(), other._tensors(), strict=True):
@@ -97,6 +102,14 @@ class State:
         """End the rows, [B] bool, that a criterion of the caller has stopped."""
         self.reasons.masked_fill_((self.reasons == GOING_ON) & stopped, STOP)
         self.report[1].copy_(self.reasons)
+
+
+def _copied(holder: Any) -> Any:
+    values = {field.name: getattr(holder, field.name) for field in fields(holder)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(
+        holder, **{name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    )
 
 
 def new_state(

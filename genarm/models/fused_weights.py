@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,8 @@ class FusedWeights:
 
     Decoders come and go, each with its adapters: the rows hold the union of what the living ones use, and are laid out
     anew when one needs an adapter that is not there. ``generation`` counts the layouts. Adapters are held once: those
-    that ``admit`` gives back are views of the rows.
+    that ``admit`` gives back are views of the rows. ``readers`` keep sessions; their ``forget`` is called ahead of a
+    new layout, so that idle ones do not keep the old one alive.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -62,6 +63,7 @@ class FusedWeights:
         self._complete = False
         self._generation = 0
         self._users: WeakKeyDictionary[Any, list[Layers]] = WeakKeyDictionary()
+        self.readers: WeakSet[Any] = WeakSet()
         self._lock = RLock()
 
     @property
@@ -104,16 +106,23 @@ class FusedWeights:
     def _wanted(self) -> list[Layers]:
         return [one for adapters in self._users.values() for one in adapters]
 
+    def _missing(self) -> list[Layers]:
+        """Adapters that somebody wants and the rows do not hold, each once."""
+        missing: list[Layers] = []
+        for one in self._wanted():
+            if not _is_in(one, [*self._adapters, *missing]):
+                missing.append(one)
+        return missing
+
     def _refresh(self) -> None:
         """Lay the rows out anew if an adapter is missing, or the model's parameters were replaced."""
-        wanted = self._wanted()
-        kept = [one for one in self._adapters if _is_in(one, wanted)]
-        for one in wanted:
-            if not _is_in(one, kept):
-                kept.append(one)
-        missing = any(not _is_in(one, self._adapters) for one in kept)
-        if self._complete and not missing and all(linear.is_current for fused in self._fused for linear in fused):
+        current = all(linear.is_current for fused in self._fused for linear in fused)
+        if self._complete and current and not self._missing():
             return
+        for reader in list(self.readers):
+            reader.forget()
+        wanted = self._wanted()  # what readers let go of is not among it
+        kept = [one for one in self._adapters if _is_in(one, wanted)] + self._missing()
         self._complete = False  # until the last layer: where memory runs out, some are laid out and some are not
         self._adapters = kept
         # Parameters become views of the rows, and must be trainable later.
