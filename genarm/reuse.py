@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
-from weakref import WeakKeyDictionary, finalize
+from weakref import WeakKeyDictionary, finalize, ref
 
 from torch import Tensor, nn
 
@@ -18,9 +20,24 @@ from .prompts import PromptInput
 MOST_DECODERS = 4
 Key = tuple[Any, ...]
 
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A decoder, what is held so that its id stays its own, and what ends the entry with a reward module."""
+
+    decoder: GuidedDecoder
+    held: list[Any]
+    endings: list[Any]
+
+    def drop(self) -> None:
+        for ending in self.endings:
+            ending.detach()
+
+
 # Decoders hold neither the base nor the caller's reward models: these end with their owner's last reference, and take
 # with them what was kept.
-_KEPT: WeakKeyDictionary[nn.Module, OrderedDict[Key, tuple[GuidedDecoder, Any]]] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[nn.Module, OrderedDict[Key, Kept]] = WeakKeyDictionary()
+_LOCK = RLock()
 
 
 def generate(
@@ -55,24 +72,38 @@ def shared_decoder(
     rewards = name_rewards(reward_models)
     if not isinstance(base_model, nn.Module):
         return GuidedDecoder(base_model, rewards)  # which says what is wrong with it
-    kept = _KEPT.setdefault(base_model, OrderedDict())
     specifications = tuple((name, _identity(reward)) for name, reward in rewards.items())
-    key = (specifications, id(tokenizer), max_batch_size, max_length)
-    if key in kept:
-        kept.move_to_end(key)
-        return kept[key][0]
-    decoder = GuidedDecoder(
-        base_model, rewards, tokenizer, max_batch_size=max_batch_size, max_length=max_length, _hold_weakly=True
-    )
-    # What is known by its id is held, so that the id stays its own; a module instead takes the entry with it.
-    held = [tokenizer, *(reward for reward in rewards.values() if not isinstance(reward, nn.Module))]
-    kept[key] = (decoder, held)
-    for reward in rewards.values():
-        if isinstance(reward, nn.Module) and reward is not base_model:
-            finalize(reward, kept.pop, key, None)
-    while len(kept) > MOST_DECODERS:
-        kept.popitem(last=False)
-    return decoder
+    parameter = next(base_model.parameters(), None)
+    where = None if parameter is None else (parameter.device, parameter.dtype)  # adapters were read for that
+    key = (specifications, where, id(tokenizer), max_batch_size, max_length)
+    with _LOCK:  # of two threads with the same models the second finds what the first has made
+        kept = _KEPT.setdefault(base_model, OrderedDict())
+        if key in kept:
+            kept.move_to_end(key)
+            return kept[key].decoder
+        decoder = GuidedDecoder(
+            base_model, rewards, tokenizer, max_batch_size=max_batch_size, max_length=max_length, _hold_weakly=True
+        )
+        modules = [reward for reward in rewards.values() if isinstance(reward, nn.Module) and reward is not base_model]
+        held = [tokenizer, *(reward for reward in rewards.values() if not isinstance(reward, nn.Module))]
+        kept[key] = Kept(decoder, held, [_at_the_end(module, base_model, key) for module in modules])
+        while len(kept) > MOST_DECODERS:
+            kept.popitem(last=False)[1].drop()
+        return decoder
+
+
+def _at_the_end(reward: nn.Module, base: nn.Module, key: Key) -> Any:
+    """The entry goes with the reward module, whose id may become another's. Until then this holds nothing of it."""
+    ending = finalize(reward, _forget, ref(base), key)
+    ending.atexit = False
+    return ending
+
+
+def _forget(base: Callable[[], nn.Module | None], key: Key) -> None:
+    module = base()
+    kept = None if module is None else _KEPT.get(module)
+    if kept is not None and key in kept:
+        kept.pop(key).drop()
 
 
 def _identity(reward: RewardModel) -> Key:
@@ -82,5 +113,5 @@ def _identity(reward: RewardModel) -> Key:
     folder = Path(reward).expanduser()
     if not folder.is_dir():
         return (str(reward),)
-    files = sorted(folder.iterdir())
-    return (str(reward), *((file.name, stat.st_mtime_ns, stat.st_size) for file in files for stat in [file.stat()]))
+    found = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
+    return (str(folder.resolve()), *((name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in found))

@@ -11,11 +11,10 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ..errors import CacheMemoryError
 from ..models.transformer import FusedBackbone
 from .graphs import CapturedRun, bucket
 from .job import Job
-from .memory import cache_bytes, check_fit
+from .memory import IDLE_CACHES, cache_bytes, check_fit, fits
 
 MOST_RUNS = 16
 LENGTH_MULTIPLE = 512
@@ -41,6 +40,7 @@ class CapturedRuns:
         self._taken = Lock()
         self._outdated = False
         self.captures = 0
+        IDLE_CACHES.add(self)
 
     def take(self) -> bool:
         """Whether no other job runs on them, so that this one may."""
@@ -57,7 +57,12 @@ class CapturedRuns:
         if self.take():
             self.give_back()
 
-    @property
+    def give_up(self) -> None:
+        """Memory is short: let go of everything, unless a job is on its way."""
+        if self.take():
+            self._clear()
+            self.give_back()
+
     def held_bytes(self) -> int:
         """What a larger cache would replace."""
         return sum(cache.numel() for cache in self._caches)
@@ -114,12 +119,10 @@ class CapturedRuns:
         """All that may be asked for, if it fits, else what the job needs."""
         batch, length = self._limits
         most = max(needed[0], self._size[0], bucket(batch or 1)), max(needed[1], self._size[1], (length or 0) + 1)
-        try:
-            check_fit(backbones, *most, device, self.held_bytes)
-        except CacheMemoryError:
-            check_fit(backbones, *needed, device, self.held_bytes)
-            return needed
-        return most
+        if fits(backbones, *most, device, self.held_bytes()):
+            return most
+        check_fit(backbones, *needed, device, self.held_bytes)
+        return needed
 
     def _clear(self) -> None:
         """Let go of graphs, caches and weights; how much was asked for is remembered."""

@@ -71,7 +71,7 @@ class Engine:
         captured = bool(self._capturable(backbones))
         needed = [cache_size(*size) for size in sizes] if captured else sizes
         largest = max(needed, key=lambda size: cache_bytes(backbones, *size))
-        check_fit(backbones, *largest, self.device, self._captured.held_bytes if captured else 0)
+        check_fit(backbones, *largest, self.device, self._captured.held_bytes)
 
     @contextmanager
     def run(self, job: Job) -> Iterator[Run]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import torch
 
@@ -15,6 +17,8 @@ MOST_SEQUENCES = 256
 SHARE = 0.9
 # Of what is free when a decoder is made, which may be less when it decodes.
 AUTO_SHARE = 0.8
+# What keeps caches between jobs: ``give_up`` lets go of them where no job runs.
+IDLE_CACHES: WeakSet[Any] = WeakSet()
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -36,16 +40,33 @@ def cache_bytes(backbones: Sequence[Backbone], batch: int, length: int) -> int:
     return sum(backbone.cache_bytes(batch, length) for backbone in backbones)
 
 
-def check_fit(backbones: Sequence[Backbone], batch: int, length: int, device: torch.device, reclaimed: int = 0) -> None:
-    """Raise CacheMemoryError where a batch's cache would not fit. ``reclaimed``: bytes in use that it would replace."""
-    needed, free = cache_bytes(backbones, batch, length), free_bytes(device)
-    if free is not None and needed > free * SHARE + reclaimed:
-        streams = sum(len(backbone.streams) for backbone in backbones)
-        raise CacheMemoryError(
-            f"the key-value cache of {batch} sequences of {length} tokens in {streams} streams takes {needed} bytes, "
-            f"and {free + reclaimed} are free on {device}: lower max_batch_size, max_length or max_new_tokens, or free "
-            "some memory"
-        )
+def fits(backbones: Sequence[Backbone], batch: int, length: int, device: torch.device, reclaimed: int = 0) -> bool:
+    """Whether a batch's cache does. ``reclaimed``: bytes in use that it would replace."""
+    free = free_bytes(device)
+    return free is None or cache_bytes(backbones, batch, length) <= free * SHARE + reclaimed
+
+
+def check_fit(
+    backbones: Sequence[Backbone],
+    batch: int,
+    length: int,
+    device: torch.device,
+    reclaimed: Callable[[], int] = lambda: 0,
+) -> None:
+    """Raise CacheMemoryError where a batch's cache would not fit, with every idle cache given up."""
+    if fits(backbones, batch, length, device, reclaimed()):
+        return
+    for cache in list(IDLE_CACHES):
+        cache.give_up()
+    if fits(backbones, batch, length, device, reclaimed()):
+        return
+    streams = sum(len(backbone.streams) for backbone in backbones)
+    free = (free_bytes(device) or 0) + reclaimed()
+    raise CacheMemoryError(
+        f"the key-value cache of {batch} sequences of {length} tokens in {streams} streams takes "
+        f"{cache_bytes(backbones, batch, length)} bytes, and {free} are free on {device}: lower max_batch_size, "
+        "max_length or max_new_tokens, or free some memory"
+    )
 
 
 def largest_batch(backbones: Sequence[Backbone], length: int, device: torch.device) -> int:
