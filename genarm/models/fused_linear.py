@@ -30,6 +30,7 @@ class Columns:
     weight: Tensor
     bias: Tensor | None
     lora: Lora | None
+    transposed: Tensor  # the weight, [in, N + shrinks]
 
 
 class FusedLinear:
@@ -43,6 +44,7 @@ class FusedLinear:
         self._bias: Tensor | None = None
         self._up: Tensor | None = None  # [A, N, rank]
         self._seen: list[int] = []
+        self._columns: dict[int, Columns] = {}
 
     @property
     def is_current(self) -> bool:
@@ -76,10 +78,16 @@ class FusedLinear:
         self._weight, self._up, self._rank = weight, up if rank else None, rank
         self._bias = self._joined_bias(height)
         self._seen = self._pointers()
+        self._columns.clear()
         return kept
 
     def columns(self, adapters: int) -> Columns:
-        """The layers' own rows and those of the first ``adapters`` adapters."""
+        """The layers' own rows and those of the first ``adapters`` adapters, one object until the next ``fuse``."""
+        if adapters not in self._columns:
+            self._columns[adapters] = self._view(adapters)
+        return self._columns[adapters]
+
+    def _view(self, adapters: int) -> Columns:
         assert self._weight is not None, "fuse() comes first"
         height = sum(self.widths) + adapters * len(self.widths) * self._rank
         bias = None if self._bias is None else self._bias[:height]
@@ -87,7 +95,8 @@ class FusedLinear:
         if adapters and self._up is not None:
             nobody = torch.empty(0, dtype=torch.int32, device=self._up.device)
             lora = Lora(self._up[:adapters], nobody, self.widths)
-        return Columns(self._weight[:height], bias, lora)
+        weight = self._weight[:height]
+        return Columns(weight, bias, lora, weight.t())
 
     def _in_place(self) -> Tensor | None:
         """The linears' rows as one matrix where they already lie one behind the other."""

@@ -30,6 +30,13 @@ class Chunk:
     spans: list[Span]
     ends: list[int]
 
+    def segments(self) -> Iterator[tuple[int, int, int]]:
+        """(slot, first token, the one after the last) of each span."""
+        start = 0
+        for span in self.spans:
+            yield span.row, start, start + span.count
+            start += span.count
+
 
 def unique_prompts(prompts: Sequence[Sequence[Tensor]]) -> Unique:
     """S lists of B prompts, row s·B + b: rows of one stream share a prompt, rows of two streams never do."""

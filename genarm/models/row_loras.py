@@ -24,6 +24,29 @@ class RowLoras(NamedTuple):
     down: Lora | None
 
 
+NO_LORAS = RowLoras(None, None, None, None)
+# (adapter or −1, first token, the one after the last), one behind the other
+Segments = Sequence[tuple[int, int, int]]
+
+
+def expand_segments(z: Tensor, lora: Lora | None, segments: Segments) -> Tensor:
+    """z [N, out + shrinks] -> [N, out], a view in which every segment has its adapter's expand added.
+
+    For many tokens: a product a segment and target, where the decoding kernels read B anew for each row.
+    """
+    if lora is None:
+        return z
+    targets, rank, width = len(lora.widths), lora.rank, sum(lora.widths)
+    for adapter, start, stop in segments:
+        first = 0
+        for target, columns in enumerate(lora.widths if adapter >= 0 else ()):
+            shrink = width + (adapter * targets + target) * rank
+            h, up = z[start:stop, shrink : shrink + rank], lora.up[adapter, first : first + columns]
+            z[start:stop, first : first + columns].addmm_(h, up.t())
+            first += columns
+    return z[:, :width]
+
+
 def row_loras(layers: Sequence[LayerTensors], adapters: Tensor) -> list[RowLoras]:
     """Every layer's expands for rows with these adapters, [N] int32, −1 for none."""
     masks: dict[int, Tensor] = {}

@@ -20,11 +20,12 @@ from genarm_kernels.lora import Lora, expand
 
 from .attention import prefill_attention
 from .causal import CausalModel, inner_model
+from .cpu_step import CPUStep, suits
 from .families import Parts, rotary_tables
 from .fused_linear import Columns
 from .fused_weights import FusedWeights, Tensors, fused_weights
 from .packing import Chunk, chunks, unique_prompts
-from .row_loras import RowLoras, head_lora, lora_on_rows, row_loras, without_head
+from .row_loras import NO_LORAS, Segments, expand_segments, head_lora, lora_on_rows, row_loras, without_head
 from .stream_adapter import Layers
 
 CHUNK_TOKENS = 8192
@@ -90,15 +91,19 @@ class FusedSession:
         if cache is None:
             cache = torch.zeros(size, dtype=torch.uint8, device=like.device)
         # [L, 2, R, T, H_kv, D], and layer by layer its keys and values
-        self.cache = cache[:size].view(like.dtype).view(shape).transpose(3, 4)
+        slots = cache[:size].view(like.dtype).view(shape)
+        self.cache = slots.transpose(3, 4)
         self._keys_and_values = [(layer[0], layer[1]) for layer in self.cache]
         self.lengths = torch.zeros(rows, dtype=torch.int32, device=like.device)
         self.cos, self.sin = rotary_tables(parts.rotary, length, like.device)
         self._stream_of_row = torch.arange(self.streams, dtype=torch.int32, device=like.device).repeat_interleave(batch)
-        self._adapter_of_stream = torch.tensor(adapters, dtype=torch.int32, device=like.device)
-        self._loras = row_loras(tensors.layers, self._adapter_of_stream[self._stream_of_row])
+        self._adapters = adapters
         self._head_expand = self._head_loras(self._stream_of_row)
         self._longest, self._even = 0, True
+        row_adapters = torch.tensor(adapters, dtype=torch.int32, device=like.device)[self._stream_of_row]
+        step = (slots, self.lengths, self.cos, self.sin)
+        self._cpu = CPUStep(parts, tensors, row_adapters, *step) if suits(tensors) else None
+        self._loras = [] if self._cpu else row_loras(tensors.layers, row_adapters)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> list[Tensor]:
@@ -108,7 +113,10 @@ class FusedSession:
         self._longest += 1
         with torch.autocast(tokens.device.type, enabled=False):
             hidden = self._tensors.embedding[tokens].repeat(self.streams, 1)
-            hidden = self._forward(hidden, positions, None, self._loras, self._attend_one)
+            if self._cpu is not None:
+                hidden = self._cpu(hidden, positions, self._longest, self._even)
+            else:
+                hidden = self._forward(hidden, positions, None, None, self._attend_one)
             return list(self._logits(hidden, self._head_expand).chunk(self.streams))
 
     @torch.no_grad()
@@ -135,9 +143,9 @@ class FusedSession:
             window = self._tensors.layers[layer].window
             return prefill_attention(query, *self._keys_and_values[layer], chunk.spans, self._parts.scale, window)
 
-        loras = row_loras(self._tensors.layers, self._adapter_of_stream[self._stream_of_row[chunk.slots]])
+        segments = [(self._adapters[slot // self.batch], start, stop) for slot, start, stop in chunk.segments()]
         hidden = self._tensors.embedding[chunk.ids]
-        return self._forward(hidden, chunk.positions, chunk.slots, loras, attend)[chunk.ends]
+        return self._forward(hidden, chunk.positions, chunk.slots, segments, attend)[chunk.ends]
 
     def _share(self, sources: list[int]) -> None:
         """Copy prompts to the rows that share them. ``sources`` names the row that read each one's."""
@@ -161,17 +169,19 @@ class FusedSession:
         )
 
     def _forward(
-        self, residual: Tensor, positions: Tensor, slots: Tensor | None, loras: list[RowLoras], attend: Attend
+        self, residual: Tensor, positions: Tensor, slots: Tensor | None, segments: Segments | None, attend: Attend
     ) -> Tensor:
         """Every layer over [N, H] tokens at ``positions`` of cache rows ``slots`` -> final hidden states [N, H].
 
-        ``residual`` is written over.
+        ``segments`` says which of many tokens have which adapter, whose expands are then products of their own; without
+        it the tokens are the session's rows, one each. ``residual`` is written over.
         """
         eps, z, before = self._parts.eps, None, None
-        for index, (layer, lora) in enumerate(zip(self._tensors.layers, loras, strict=True)):
+        for index, layer in enumerate(self._tensors.layers):
+            lora = self._loras[index] if segments is None else NO_LORAS
             x = add_rms_norm(z, residual, layer.attention_norm, eps, before)
             query = rotary_store(
-                linear(x, layer.qkv),
+                linear(x, layer.qkv, segments),
                 self.cos,
                 self.sin,
                 positions,
@@ -183,10 +193,10 @@ class FusedSession:
                 layer.k_norm,
                 eps,
             )
-            z = linear(attend(index, query).flatten(1), layer.out)
+            z = linear(attend(index, query).flatten(1), layer.out, segments)
             x = add_rms_norm(z, residual, layer.mlp_norm, eps, lora.out)
-            x = swiglu(linear(x, layer.gate_up), lora.gate_up)
-            z = linear(x, layer.down)
+            x = swiglu(linear(x, layer.gate_up, segments), lora.gate_up)
+            z = linear(x, layer.down, segments)
             before = lora.down
         return add_rms_norm(z, residual, self._tensors.norm, eps, before)
 
@@ -202,6 +212,7 @@ class FusedSession:
         return None if self._head_lora is None else lora_on_rows(self._head_lora[1], streams, {}, dense=True)
 
 
-def linear(x: Tensor, columns: Columns) -> Tensor:
-    """[N, in] -> [N, out + shrinks]."""
-    return skinny_linear(x, columns.weight, columns.bias)
+def linear(x: Tensor, columns: Columns, segments: Segments | None) -> Tensor:
+    """[N, in] -> [N, out + shrinks], or [N, out] with the expands of ``segments`` added."""
+    z = skinny_linear(x, columns.weight, columns.bias)
+    return z if segments is None else expand_segments(z, columns.lora, segments)

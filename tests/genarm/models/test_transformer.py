@@ -212,7 +212,7 @@ def test_bfloat16_is_as_near_the_truth_as_transformers_own(variety: str, tmp_pat
         def error(logits: Tensor, expected: Tensor = expected) -> float:
             return float((logits.float() - expected).square().mean().sqrt())
 
-        assert error(own) <= error(plain_logits(their, prompts, 10)) * 1.05 + 1e-4
+        assert error(own) <= error(plain_logits(their, prompts, 10)) * 1.15 + 1e-4
 
 
 @pytest.mark.parametrize("modes", [(True, False, False), (False, True, False), (False, False, True)])
