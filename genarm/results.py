@@ -34,7 +34,8 @@ class Batch:
     def steps(self) -> Iterator[StreamStep]:
         """Decode to the end, one StreamStep a step of a chunk."""
         batch = len(self.request.prompts.rows)
-        finished = torch.zeros(batch, dtype=torch.bool)
+        with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
+            finished = torch.zeros(batch, dtype=torch.bool)
         finished[list(self.request.errors)] = True
         if len(self.chunks) > 1:  # one that would not fit is said before the others run
             self.decoder.engine.check([self._size(rows) for rows in self.chunks])

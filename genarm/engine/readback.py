@@ -13,6 +13,7 @@ from torch import Tensor
 class Readback:
     """A ring of ``lag + 1`` copies of a report. The host sees step n once step n + lag has been launched."""
 
+    @torch.inference_mode(False)  # the caller's next step may be outside of the mode this one is in
     def __init__(self, like: Tensor, lag: int) -> None:
         self.lag = lag
         pinned = like.is_cuda

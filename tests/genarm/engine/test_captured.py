@@ -1,0 +1,387 @@
+"""Captured steps, on a CPU by recording (recorded.py): the eager engine's results, whatever changes between replays."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from weakref import ref
+
+import pytest
+import torch
+from families import make_model, random_prompts, save_adapter
+from recorded import record_on_cpu
+
+import genarm
+from genarm import GenerationOutput, GuidedDecoder
+from genarm.engine import captured, graphs
+from genarm.engine.graphs import bucket
+from genarm.engine.run import Run
+
+PROMPTS = random_prompts([6, 11, 3, 1, 17, 4, 9, 2, 5], seed=1)
+EOS = list(range(3, 15))
+OPTIONS: dict[str, Any] = {"max_new_tokens": 10, "seed": 3, "return_logprobs": True, "eos_token_id": EOS}
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    return make_model("llama", seed=1)
+
+
+@pytest.fixture(scope="module")
+def rewards(base: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """An adapter on the base's weights, and a model of its own: two backbones."""
+    folder = tmp_path_factory.mktemp("adapters") / "a"
+    return {"a": save_adapter(base, "llama", folder, seed=4), "b": make_model("qwen3", seed=2, hidden=16)}
+
+
+@pytest.fixture(autouse=True)
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    record_on_cpu(monkeypatch)
+
+
+@pytest.fixture
+def eager(base: Any, rewards: dict[str, Any]) -> GuidedDecoder:
+    return GuidedDecoder(base, rewards, engine="eager", max_batch_size=16)
+
+
+@pytest.fixture
+def decoder(base: Any, rewards: dict[str, Any]) -> GuidedDecoder:
+    return GuidedDecoder(base, rewards, max_batch_size=16, max_length=100)
+
+
+def assert_same(found: GenerationOutput, expected: GenerationOutput) -> None:
+    assert torch.equal(found.sequences, expected.sequences)
+    assert found.finish_reasons == expected.finish_reasons
+    assert {row: str(error) for row, error in found.errors.items()} == {
+        row: str(error) for row, error in expected.errors.items()
+    }
+    for ours, theirs in (found.logprobs, expected.logprobs), (found.model_logprobs, expected.model_logprobs):
+        assert (ours is None) == (theirs is None)
+        if ours is not None and theirs is not None:
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5, equal_nan=True)
+
+
+def test_every_batch_is_the_eager_one(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
+    """One capture a bucket; idle rows do nothing to the others."""
+    for batch in range(1, 10):
+        found = decoder.generate(PROMPTS[:batch], **OPTIONS)
+        assert_same(found, eager.generate(PROMPTS[:batch], **OPTIONS))
+        assert found.stats.engine == "fused (CUDA graphs)"
+        assert decoder.engine.captures == (1, 2, 3, 3, 4, 4, 4, 4, 5)[batch - 1] == bucket(batch).bit_length()
+    assert len(set(found.finish_reasons)) > 1
+
+
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"seed": 4},
+    {"weights": {"a": -0.5, "b": 2.0}},
+    {"weights": [{"a": float(row), "b": 0.0} for row in range(4)]},
+    {"beta": 0.5, "base_weight": 0.7},
+    {"temperature": 0.3},
+    {"temperature": [0.0, 1.0, 2.0, 0.5]},
+    {"eos_token_id": [7, *range(60, 70)]},
+    {"max_new_tokens": 3},
+    {"reward_prompts": {"b": random_prompts([2, 20, 9, 3], seed=9)}},
+]
+# Values of what is on keep their capture, switching a kind of setting on or off needs another.
+SETTINGS: list[list[dict[str, Any]]] = [
+    [{"top_k": 5}, {"top_k": 60}, {"top_k": [1, 0, 97, 40]}],
+    [{"top_p": 0.5, "min_p": 0.01}, {"top_p": 0.99, "min_p": 0.2}, {"top_p": [0.1, 1.0, 0.6, 0.9], "min_p": 0.3}],
+    [{"base_min_p": 0.1}, {"base_min_p": [0.0, 0.5, 0.01, 1.0]}],
+    [{"base_top_p": 0.9}, {"base_top_p": 0.2}],
+    [{"logit_bias": {5: 3.0}}, {"allowed_tokens": [5, 6, 7]}, {"logit_bias": torch.linspace(-1, 1, 97)}],
+    [{"repetition_penalty": 1.3}, {"repetition_penalty": [0.7, 1.0, 2.0, 5.0]}],
+    [{"stop": [[50], [40, 41]]}, {"stop": [[51, 52, 53], *([k] for k in range(30, 33))]}],
+]
+
+
+def test_one_captured_step_serves_all_that_differ_in_values(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
+    seen = set()
+    for change in [*CHANGES, *CHANGES[::-1]]:
+        found = decoder.generate(PROMPTS[:4], **OPTIONS | change)
+        assert_same(found, eager.generate(PROMPTS[:4], **OPTIONS | change))
+        seen.add(str(found.sequences.tolist()))
+    assert len(seen) >= len(CHANGES) - 1
+    assert decoder.engine.captures == 1
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "+".join(settings[0]))
+def test_filters_biases_and_stops_are_values_too(
+    settings: list[dict[str, Any]], decoder: GuidedDecoder, eager: GuidedDecoder
+) -> None:
+    for setting in [*settings, *settings[::-1]]:
+        found = decoder.generate(PROMPTS[:4], **OPTIONS | setting)
+        assert_same(found, eager.generate(PROMPTS[:4], **OPTIONS | setting))
+    assert decoder.engine.captures == 1
+    assert_same(decoder.generate(PROMPTS[:4], **OPTIONS), eager.generate(PROMPTS[:4], **OPTIONS))
+    assert decoder.engine.captures == 2
+
+
+def test_log_probs_are_another_step(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
+    for wanted in (True, False, True, False):
+        options = OPTIONS | {"return_logprobs": wanted}
+        assert_same(decoder.generate(PROMPTS[:2], **options), eager.generate(PROMPTS[:2], **options))
+    assert decoder.engine.captures == 2
+
+
+def test_the_callers_tensors_stay_as_they_are(decoder: GuidedDecoder) -> None:
+    bias, seeds = torch.linspace(-1, 1, 97), torch.arange(4)
+    flat = torch.tensor(0.5).expand(97)
+    for given in (bias, flat):
+        kept = given.clone(), seeds.clone()
+        decoder.generate(PROMPTS[:4], **OPTIONS | {"logit_bias": given, "seed": seeds})
+        decoder.generate(PROMPTS[:4], **OPTIONS | {"logit_bias": {3: 9.0}, "seed": 12})
+        assert torch.equal(given, kept[0]) and torch.equal(seeds, kept[1])
+
+
+def test_the_step_used_least_recently_goes_first(decoder: GuidedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured, "MOST_RUNS", 2)
+    for batch, captures in ((1, 1), (2, 2), (1, 2), (4, 3), (1, 3), (2, 4), (1, 4), (4, 5)):
+        decoder.generate(PROMPTS[:batch], **OPTIONS)
+        assert decoder.engine.captures == captures
+        assert len(decoder.engine._captured._runs) <= 2
+
+
+def sizes(decoder: GuidedDecoder) -> list[int]:
+    return [cache.numel() for cache in decoder.engine._captured._caches]
+
+
+def test_one_cache_is_made_for_a_decoders_limits(decoder: GuidedDecoder) -> None:
+    decoder.generate(PROMPTS[:1], **OPTIONS)
+    caches = [cache.data_ptr() for cache in decoder.engine._captured._caches]
+    length = max(101, captured.LENGTH_MULTIPLE)
+    assert sizes(decoder) == [backbone.cache_bytes(16, length) for backbone in decoder.engine.backbones]
+    decoder.generate(PROMPTS, **OPTIONS | {"max_new_tokens": 80})
+    assert [cache.data_ptr() for cache in decoder.engine._captured._caches] == caches
+
+
+def test_without_limits_the_cache_grows_with_what_is_asked_for(
+    base: Any, rewards: dict[str, Any], eager: GuidedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captured, "LENGTH_MULTIPLE", 16)
+    decoder = GuidedDecoder(base, rewards, max_batch_size=None, max_length=None)
+    held = []
+    for batch, tokens in ((1, 5), (3, 5), (2, 5), (1, 60), (3, 5), (4, 60)):
+        options = OPTIONS | {"max_new_tokens": tokens}
+        assert_same(decoder.generate(PROMPTS[:batch], **options), eager.generate(PROMPTS[:batch], **options))
+        held.append((sizes(decoder), decoder.engine.captures))
+    expected = [(1, 16), (4, 32), (4, 32), (4, 80), (4, 80), (4, 80)]
+    assert [size for size, _ in held] == [
+        [backbone.cache_bytes(*size) for backbone in decoder.engine.backbones] for size in expected
+    ]
+    assert [captures for _, captures in held] == [1, 2, 3, 4, 5, 5]
+
+
+def test_other_adapters_on_the_weights_end_captured_steps(
+    base: Any, rewards: dict[str, Any], eager: GuidedDecoder, decoder: GuidedDecoder, tmp_path: Path
+) -> None:
+    """Idle steps let go of the old layout as soon as there is a new one, not at the next call."""
+    expected = eager.generate(PROMPTS[:3], **OPTIONS)
+    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), expected)
+    (run,) = decoder.engine._captured._runs.values()
+    old = ref(run)
+    del run
+    other = GuidedDecoder(base, {"c": save_adapter(base, "llama", tmp_path / "c", seed=7, r=12)})
+    gc.collect()
+    assert old() is None and not decoder.engine._captured._caches
+    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), expected)
+    assert decoder.engine.captures == 2
+    other.generate(PROMPTS[:3], **OPTIONS)
+    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), expected)
+    assert (decoder.engine.captures, other.engine.captures) == (2, 1)
+
+
+def test_a_stream_outlives_a_new_layout(
+    base: Any, eager: GuidedDecoder, decoder: GuidedDecoder, tmp_path: Path
+) -> None:
+    expected = eager.generate(PROMPTS[:3], **OPTIONS)
+    steps = decoder.stream(PROMPTS[:3], **OPTIONS)
+    tokens = [next(steps).tokens, next(steps).tokens]
+    GuidedDecoder(base, {"c": save_adapter(base, "llama", tmp_path / "c", seed=7, r=20)}).generate(PROMPTS, **OPTIONS)
+    tokens += [step.tokens for step in steps]
+    for row, own in enumerate(expected.tokens):
+        assert torch.cat([step[row] for step in tokens]).tolist() == own.tolist()
+    assert not decoder.engine._captured._runs, "the old layout goes with the stream's end"
+    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), expected)
+
+
+@pytest.mark.parametrize(
+    "part", ["lm_head", "model.norm", "model.layers.1.mlp.down_proj", "model.layers.0.input_layernorm"]
+)
+def test_weights_that_move_or_change_are_seen(part: str, rewards: dict[str, Any], tmp_path: Path) -> None:
+    model = make_model("llama", seed=5)
+    decoder, eager = (
+        GuidedDecoder(model, {"b": rewards["b"]}),
+        GuidedDecoder(model, {"b": rewards["b"]}, engine="eager"),
+    )
+    decoder.generate(PROMPTS[:2], **OPTIONS)
+    weight = model.get_submodule(part).weight
+    with torch.no_grad():
+        weight.mul_(-0.5)
+    assert_same(decoder.generate(PROMPTS[:2], **OPTIONS), eager.generate(PROMPTS[:2], **OPTIONS))
+    assert decoder.engine.captures == 1, "changed in place, they are where the step reads them"
+    weight.data = weight.data * 1.5
+    assert_same(decoder.generate(PROMPTS[:2], **OPTIONS), eager.generate(PROMPTS[:2], **OPTIONS))
+    assert decoder.engine.captures == 2
+
+
+def test_a_second_stream_has_buffers_of_its_own(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
+    calls = [OPTIONS, OPTIONS | {"seed": 8, "temperature": 2.0}]
+    expected = [eager.generate(PROMPTS[:3], **call) for call in calls]
+    streams = [decoder.stream(PROMPTS[:3], **call) for call in calls]
+    tokens: list[list[list[int]]] = [[[], [], []] for _ in streams]
+    for pair in zip(*streams, strict=False):
+        for own, step in zip(tokens, pair, strict=True):
+            for row, new in enumerate(step.tokens):
+                own[row] += new.tolist()
+    shortest = min(len(output.tokens[row]) for output in expected for row in range(3))
+    for own, output in zip(tokens, expected, strict=True):
+        for row in range(3):
+            assert own[row] == output.tokens[row].tolist()[: len(own[row])] and len(own[row]) >= shortest
+    assert decoder.engine.captures == 1
+
+
+def test_which_path_ran_is_said_of_each_call(decoder: GuidedDecoder) -> None:
+    stream = decoder.stream(PROMPTS[:1], **OPTIONS)
+    next(stream)
+    assert decoder.generate(PROMPTS[:1], **OPTIONS).stats.engine == "fused"
+    del stream
+    assert decoder.generate(PROMPTS[:1], **OPTIONS).stats.engine == "fused (CUDA graphs)"
+
+
+def test_a_stream_left_half_way_leaves_nothing_behind(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
+    stream = decoder.stream(PROMPTS[:4], **OPTIONS | {"seed": 99})
+    next(stream)
+    next(stream)
+    del stream
+    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), eager.generate(PROMPTS[:3], **OPTIONS))
+    assert decoder.engine.captures == 1
+
+
+def test_threads_share_a_decoder(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
+    expected = [eager.generate(PROMPTS[:3], **OPTIONS | {"seed": seed}) for seed in range(4)]
+    found: dict[int, GenerationOutput] = {}
+    threads = [
+        Thread(target=lambda seed=seed: found.update({seed: decoder.generate(PROMPTS[:3], **OPTIONS | {"seed": seed})}))
+        for seed in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, output in enumerate(expected):
+        assert_same(found[seed], output)
+
+
+class Spoil:
+    """A caller's processor that sees the scores, and bans what it has banned before."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.shapes.append((*ids.shape, *scores.shape))
+        return scores.scatter(1, scores.argmax(1, keepdim=True), -torch.inf) if ids.shape[1] % 2 else scores
+
+
+def test_processors_and_criteria_run_between_captured_forward_passes(
+    decoder: GuidedDecoder, eager: GuidedDecoder
+) -> None:
+    """The rows there are, not a bucket's; one captured forward pass for every call."""
+    outputs = []
+    for which in (eager, decoder, decoder):
+        spoil, lengths = Spoil(), []
+
+        def edit(generated: torch.Tensor, scores: torch.Tensor, spoil: Spoil = spoil) -> torch.Tensor:
+            return spoil(generated, scores)
+
+        def halt(generated: torch.Tensor, lengths: list[int] = lengths) -> torch.Tensor:
+            lengths.append(generated.shape[1])
+            return generated[:, -1] % 5 == 0
+
+        request = which.prepare(PROMPTS[:3], **OPTIONS)
+        outputs.append(which.run(replace(request, edit=edit, halt=halt)))
+        assert {shape[0] for shape in spoil.shapes} == {3} == {shape[2] for shape in spoil.shapes}
+        assert lengths == list(range(1, outputs[-1].stats.steps + 1))
+    assert_same(outputs[1], outputs[0])
+    assert_same(outputs[2], outputs[0])
+    assert "stop" in outputs[0].finish_reasons
+    assert decoder.engine.captures == 1
+
+
+def test_generate_of_transformers_captures_its_forward_passes(base: Any, rewards: dict[str, Any]) -> None:
+    ids = torch.stack([row[:3] for row in PROMPTS[:3]])
+    call: dict[str, Any] = {"max_new_tokens": 8, "do_sample": True, "top_k": 30, "seed": 3, "eos_token_id": EOS}
+    call |= {"custom_generate": genarm.custom_generate, "reward_models": rewards, "no_repeat_ngram_size": 2}
+    found = base.generate(ids, **call)
+    again = base.generate(ids, **call)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genarm.engine.engine.CAPTURING_DEVICES", set())
+        expected = base.generate(ids, **call)
+    assert torch.equal(found, expected) and torch.equal(again, expected)
+
+
+def test_a_failed_row_leaves_nothing_to_the_next_job(base: Any, eager: GuidedDecoder, decoder: GuidedDecoder) -> None:
+    """NaN in one row's cache, beyond the lengths of whatever lies there next."""
+    long = random_prompts([60, 60], seed=3, vocab=90)
+    embedding = base.model.embed_tokens.weight
+    kept = embedding.data[95].clone()
+    long[0][10:] = 95
+    options = OPTIONS | {"eos_token_id": [], "logit_bias": {95: -torch.inf}}
+    with torch.no_grad():
+        embedding[95] = torch.nan
+    failed = decoder.generate(long, **options)
+    assert failed.finish_reasons == ["error", "length"] and list(failed.errors) == [0]
+    assert any(bool(cache.view(torch.float32).isnan().any()) for cache in decoder.engine._captured._caches)
+    with torch.no_grad():
+        embedding[95] = kept
+    for batch in (1, 2, 4, 9):
+        found = decoder.generate(PROMPTS[:batch], **OPTIONS)
+        assert_same(found, eager.generate(PROMPTS[:batch], **OPTIONS))
+
+
+@pytest.mark.parametrize("where", ["capture", "load", "launch"])
+def test_what_fails_half_way_gives_the_buffers_back(
+    where: str, decoder: GuidedDecoder, eager: GuidedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = eager.generate(PROMPTS[:2], **OPTIONS)
+    with monkeypatch.context() as patch:
+        owner = {"capture": graphs, "load": graphs.CapturedRun, "launch": Run}[where]
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("out of memory")
+
+        patch.setattr(owner, where, fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            decoder.generate(PROMPTS[:2], **OPTIONS)
+    found = decoder.generate(PROMPTS[:2], **OPTIONS)
+    assert_same(found, expected)
+    assert found.stats.engine == "fused (CUDA graphs)" and decoder.engine.captures == 1
+
+
+def test_modes_may_change_from_call_to_call(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
+    """A step captured under inference mode serves calls outside of it, and a stream may leave it."""
+    expected = eager.generate(PROMPTS[:3], **OPTIONS)
+    for mode in (True, False, True):
+        with torch.inference_mode(mode):
+            found = decoder.generate(PROMPTS[:3], **OPTIONS)
+        assert_same(found, expected)
+    assert decoder.engine.captures == 1
+    for which in (decoder, eager):
+        with torch.inference_mode():
+            stream = which.stream(PROMPTS[:3], **OPTIONS)
+            tokens = [next(stream).tokens]
+        tokens += [step.tokens for step in stream]
+        assert torch.cat([step[0] for step in tokens]).tolist() == expected.tokens[0].tolist()
+
+
+def test_a_decoder_and_its_buffers_end_together(base: Any, rewards: dict[str, Any]) -> None:
+    decoder = GuidedDecoder(base, rewards)
+    decoder.generate(PROMPTS[:2], **OPTIONS)
+    held = ref(decoder.engine._captured)
+    del decoder
+    gc.collect()
+    assert held() is None

@@ -1,0 +1,74 @@
+"""A CUDA graph in torch operations on a CPU: what a step launches is recorded once, and replayed on the same tensors.
+
+As on a GPU, Python does not run again: numbers that the recording saw are baked in, results land where they landed, and
+what would wait for the device or copy from the host is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+import genarm_kernels
+from genarm.engine import engine, graphs
+from genarm.models import transformer
+from genarm_kernels.eager_attention import eager_attention
+
+REFUSED = {"aten::_local_scalar_dense", "aten::nonzero", "aten::lift_fresh", "aten::masked_select", "aten::is_pinned"}
+
+
+class Recording(TorchDispatchMode):
+    """The operations that run inside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert operation.name() not in REFUSED, f"{operation.name()} cannot be captured"
+        indices = tree_flatten(args[1:])[0] if "index" in operation.name() else []
+        assert all(not isinstance(one, Tensor) or one.dtype != torch.bool for one in indices), "indexed by a mask"
+        out = operation(*args, **(kwargs or {}))
+        self.calls.append((operation, args, kwargs or {}, out))
+        return out
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for operation, args, kwargs, out in self.calls:
+            again = operation(*args, **kwargs)
+            for old, new in zip(tree_flatten(out)[0], tree_flatten(again)[0], strict=True):
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def capture(step: Callable[[], object], _pool: object, _device: torch.device) -> Callable[[], object]:
+    """In place of ``genarm.engine.graphs.capture``."""
+    for _ in range(graphs.WARM_UP_STEPS):
+        step()
+    recording = Recording()
+    with recording:
+        step()
+    return recording.replay
+
+
+def kernel_attention(
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int, **_: object
+) -> Tensor:
+    """decode_attention as the kernel does it: by the lengths on the device alone, nothing behind them read."""
+    live = (torch.arange(keys.shape[1]) < lengths[:, None])[:, :, None, None]
+    keys, values = torch.where(live, keys, 0), torch.where(live, values, 0)
+    return eager_attention(query, keys, values, lengths, scale, window, keys.shape[1], False, True)
+
+
+def record_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders on a CPU capture their steps."""
+    monkeypatch.setattr(engine, "CAPTURING_DEVICES", {"cpu"})
+    monkeypatch.setattr(graphs, "capture", capture)
+    monkeypatch.setattr(genarm_kernels, "decode_attention", kernel_attention)
+    monkeypatch.setattr(transformer, "suits", lambda *_: False, raising=False)  # the step that a GPU takes
