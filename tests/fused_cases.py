@@ -93,14 +93,17 @@ def continued(prompts: list[Tensor], steps: int, seed: int = 3) -> list[Tensor]:
 def plain_logits(plain: Any, prompts: list[Tensor], steps: int) -> Tensor:
     """[steps + 1, B, V] after each prompt and each token behind it, in one plain forward pass a row."""
     with torch.no_grad():
-        rows = [plain(input_ids=row[None]).logits[0, -steps - 1 :] for row in continued(prompts, steps)]
+        rows = [
+            plain(input_ids=row[None].to(plain.device)).logits[0, -steps - 1 :] for row in continued(prompts, steps)
+        ]
     return torch.stack(rows, 1)
 
 
 def stream_logits(decoder: GuidedDecoder, prompts: list[list[Tensor]], steps: int, spare: int = 3) -> list[Tensor]:
     """[M] of [steps + 1, B, V], one session a backbone, fed with the same tokens."""
     batch = len(prompts[0])
-    tails = torch.stack(random_prompts([steps] * batch, seed=3))
+    prompts = [[prompt.to(decoder.device) for prompt in own] for own in prompts]
+    tails = torch.stack(random_prompts([steps] * batch, seed=3)).to(decoder.device)
     length = max(len(row) for rows in prompts for row in rows) + steps + spare
     found: dict[int, Tensor] = {}
     for backbone in decoder.engine.backbones:
@@ -117,7 +120,11 @@ def kinds(decoder: GuidedDecoder) -> list[str]:
 
 
 def assert_streams_are(
-    decoder: GuidedDecoder, plain: list[Any], prompts: list[list[Tensor]] | None = None, steps: int = 5
+    decoder: GuidedDecoder,
+    plain: list[Any],
+    prompts: list[list[Tensor]] | None = None,
+    steps: int = 5,
+    tolerance: float = 1e-4,
 ) -> None:
     """Every stream is its plain model, in ragged rows, from the prompt on."""
     prompts = prompts or [random_prompts([5, 13, 1], seed=1)] * len(plain)
@@ -125,7 +132,7 @@ def assert_streams_are(
     for stream, (model, own) in enumerate(zip(plain, prompts, strict=True)):
         expected = plain_logits(model, own, steps)
         error = float((found[stream] - expected.float()).abs().max())
-        assert error < 1e-4, f"stream {stream}: logits up to {float(expected.abs().max()):.1f} are {error:.1e} off"
+        assert error < tolerance, f"stream {stream}: logits up to {float(expected.abs().max()):.1f} are {error:.1e} off"
 
 
 def untouched(model: Any) -> Any:

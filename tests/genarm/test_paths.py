@@ -13,7 +13,6 @@ from torch import Tensor
 
 import genarm_kernels
 from genarm import GuidedDecoder
-from genarm.engine.engine import Engine
 from genarm.models.plan import Plan
 from genarm_kernels import philox
 
@@ -25,8 +24,7 @@ PROMPTS = random_prompts([6, 13, 1, 13], seed=1)
 
 def on_transformers(decoder: GuidedDecoder) -> GuidedDecoder:
     """The same decoder on the other path."""
-    engine = decoder.engine
-    decoder.engine = Engine(engine.names, Plan(decoder.models, fuse=False), engine.vocab_size, engine.device)
+    decoder.engine.plan = Plan(decoder.models, fuse=False)
     return decoder
 
 
