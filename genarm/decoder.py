@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Unpack, get_args
@@ -22,6 +23,7 @@ from .loading import (
     resolve_device,
     resolve_dtype,
 )
+from .models.attention import AttentionName
 from .models.causal import CausalModel, inner_model
 from .models.plan import Plan
 from .output import GenerationOutput, StreamStep
@@ -46,6 +48,8 @@ class GuidedDecoder:
         max_length: prompt plus new tokens, at most; lowered to what every model's positions allow. None: those alone.
         engine: "auto" decodes with the fused decoder and CUDA graphs wherever they apply; "eager" without graphs; "hf"
             with transformers' own forward pass.
+        attention: what attends from the newest tokens on CUDA: "kernel" is genarm_kernels.decode_attention, "flash-attn"
+            that package's. Prompts take flash-attn wherever it is installed.
     Raises:
         GenARMError: one subclass a cause, before anything is decoded.
 
@@ -61,6 +65,7 @@ class GuidedDecoder:
         max_batch_size: int | Literal["auto"] | None = 8,
         max_length: int | None = 4096,
         engine: EngineName = "auto",
+        attention: AttentionName = "kernel",
         trust_remote_code: bool = False,
         _base_name: str | None = None,
         _hold_weakly: bool = False,
@@ -69,7 +74,8 @@ class GuidedDecoder:
             raise InvalidArgumentError(
                 f"base_model is a {type(base_model).__name__}: pass a loaded model, or a path to from_pretrained"
             )
-        _check_limits(max_batch_size, max_length, engine)
+        _check_limits(max_batch_size, max_length)
+        _check_paths(engine, attention)
         parameter = next(base_model.parameters(), None)
         if parameter is None:
             raise UnsupportedModelError(
@@ -86,7 +92,7 @@ class GuidedDecoder:
         self.vocab_size = min(model.vocab_size for model in self.models)
         positions = [model.max_positions for model in self.models if model.max_positions]
         self.max_length = min([NO_LIMIT if max_length is None else max_length, *positions])
-        plan = Plan(self.models, fuse=engine != "hf")
+        plan = Plan(self.models, fuse=engine != "hf", attention=attention)
         if max_batch_size == "auto":
             max_batch_size = largest_batch(plan.backbones, self.max_length, self.device)
         self.max_batch_size = NO_LIMIT if max_batch_size is None else max_batch_size
@@ -111,6 +117,7 @@ class GuidedDecoder:
         max_batch_size: int | Literal["auto"] | None = 8,
         max_length: int | None = 4096,
         engine: EngineName = "auto",
+        attention: AttentionName = "kernel",
         trust_remote_code: bool = False,
     ) -> GuidedDecoder:
         """Load a base and its reward models from folders or the hub (safetensors only).
@@ -131,6 +138,7 @@ class GuidedDecoder:
             max_batch_size=max_batch_size,
             max_length=max_length,
             engine=engine,
+            attention=attention,
             trust_remote_code=trust_remote_code,
             _base_name=str(base_model),
         )
@@ -226,12 +234,20 @@ class GuidedDecoder:
         return batch.output()
 
 
-def _check_limits(max_batch_size: object, max_length: object, engine: object) -> None:
+def _check_limits(max_batch_size: object, max_length: object) -> None:
     for name, value in (("max_batch_size", max_batch_size), ("max_length", max_length)):
         if value is None or (name == "max_batch_size" and value == "auto"):
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             extra = ", 'auto'" if name == "max_batch_size" else ""
             raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 1{extra}, or None")
-    if engine not in get_args(EngineName):
-        raise InvalidArgumentError(f"engine is {engine!r}: pass one of {', '.join(map(repr, get_args(EngineName)))}")
+
+
+def _check_paths(engine: object, attention: object) -> None:
+    for name, value, choices in (("engine", engine, EngineName), ("attention", attention, AttentionName)):
+        if value not in get_args(choices):
+            raise InvalidArgumentError(f"{name} is {value!r}: pass one of {', '.join(map(repr, get_args(choices)))}")
+    if attention == "flash-attn" and importlib.util.find_spec("flash_attn") is None:
+        raise InvalidArgumentError(
+            "attention is 'flash-attn', which is not installed: pip install flash-attn, or leave it at 'kernel'"
+        )

@@ -20,7 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import genarm_kernels
 
-Backend = Literal["kernel", "flash-attn"]
+# What attends from the newest tokens.
+AttentionName = Literal["kernel", "flash-attn"]
 # Tokens of a span that share a mask: [PIECE, positions] bits at most, and under a window few positions too many.
 PIECE = 1024
 
@@ -75,7 +76,8 @@ def decode_attention(
     *,
     longest: int | None = None,
     even: bool = False,
-    backend: Backend = "kernel",
+    finite: bool = False,
+    backend: AttentionName = "kernel",
 ) -> Tensor:
     """genarm_kernels.decode_attention, or flash-attn's kernel for the same.
 
@@ -84,7 +86,7 @@ def decode_attention(
     """
     if backend == "kernel":
         return genarm_kernels.decode_attention(
-            query, key_cache, value_cache, lengths, scale, window, longest=longest, even=even
+            query, key_cache, value_cache, lengths, scale, window, longest=longest, even=even, finite=finite
         )
     if not _flash_takes(query, key_cache, value_cache):
         raise ValueError(

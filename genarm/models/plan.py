@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .attention import AttentionName
 from .backbone import Backbone
 from .causal import CausalModel, inner_model
 from .families import altered_parts, lora_targets, why_not
@@ -17,18 +18,18 @@ class Plan:
     """The backbones of M models, chosen again when one of them was altered: an adapter switched, merged or trained,
     hooks put on, its weights moved or cast."""
 
-    def __init__(self, models: Sequence[CausalModel], fuse: bool = True) -> None:
+    def __init__(self, models: Sequence[CausalModel], fuse: bool = True, attention: AttentionName = "kernel") -> None:
         self._models = list(models)
-        self._fuse = fuse
+        self._options = (fuse, attention)
         self._seen = self._fingerprints()
-        self._backbones = build_backbones(self._models, fuse)
+        self._backbones = build_backbones(self._models, *self._options)
 
     @property
     def backbones(self) -> list[Backbone]:
         seen = self._fingerprints()
         if seen != self._seen:
             self._seen, self._backbones = [], []  # the old ones' adapters need no rows any more
-            self._backbones = build_backbones(self._models, self._fuse)
+            self._backbones = build_backbones(self._models, *self._options)
             self._seen = seen
         return self._backbones
 
@@ -42,7 +43,9 @@ def _fingerprint(model: CausalModel) -> tuple[Any, ...]:
     return kinds, [id(part) for part in inner.modules()], altered_parts(inner), fingerprint(model)
 
 
-def build_backbones(models: Sequence[CausalModel], fuse: bool = True) -> list[Backbone]:
+def build_backbones(
+    models: Sequence[CausalModel], fuse: bool = True, attention: AttentionName = "kernel"
+) -> list[Backbone]:
     """One FusedBackbone for all streams on one set of weights that it can run, an HFBackbone for each of the others."""
     shared: dict[int, list[tuple[int, Layers]]] = {}
     backbones: list[Backbone] = []
@@ -54,7 +57,7 @@ def build_backbones(models: Sequence[CausalModel], fuse: bool = True) -> list[Ba
             shared.setdefault(id(inner_model(model.module)), []).append((stream, layers))
     for entries in shared.values():
         streams, layers_of = zip(*entries, strict=True)
-        backbones.append(FusedBackbone(models[streams[0]], streams, layers_of))
+        backbones.append(FusedBackbone(models[streams[0]], streams, layers_of, attention))
     return sorted(backbones, key=lambda backbone: backbone.streams)
 
 

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import genarm_kernels
 from genarm_kernels import add_rms_norm, rotary_store, skinny_linear, swiglu
 from genarm_kernels.lora import Lora, expand
 
-from .attention import prefill_attention
+from .attention import AttentionName, decode_attention, prefill_attention
 from .causal import CausalModel, inner_model
 from .cpu_step import CPUStep, suits
 from .families import Parts, rotary_tables
@@ -38,8 +37,15 @@ class FusedBackbone:
 
     kind = "fused"
 
-    def __init__(self, model: CausalModel, streams: Sequence[int], layers: Sequence[Layers]) -> None:
+    def __init__(
+        self,
+        model: CausalModel,
+        streams: Sequence[int],
+        layers: Sequence[Layers],
+        attention: AttentionName = "kernel",
+    ) -> None:
         self.streams = tuple(streams)
+        self._attention = attention
         self.weights: FusedWeights = fused_weights(inner_model(model.module))
         bodies = [without_head(entry) for entry in layers]
         held = iter(self.weights.admit(self, [body for body in bodies if body]))
@@ -62,7 +68,9 @@ class FusedBackbone:
             tensors = self.weights.tensors([adapter for adapter in self._adapters if adapter])
             places = iter(tensors.adapters)
             adapters = [-1 if adapter is None else next(places) for adapter in self._adapters]
-            return FusedSession(self.weights.parts, tensors, adapters, self._head_lora, batch, length, cache)
+            return FusedSession(
+                self.weights.parts, tensors, adapters, self._head_lora, batch, length, cache, self._attention
+            )
 
 
 class FusedSession:
@@ -77,8 +85,10 @@ class FusedSession:
         batch: int,
         length: int,
         cache: Tensor | None = None,
+        attention: AttentionName = "kernel",
     ) -> None:
         self.batch = batch
+        self._attention = attention
         self.length = length
         self.streams = len(adapters)
         self._parts = parts
@@ -158,7 +168,7 @@ class FusedSession:
 
     def _attend_one(self, layer: int, query: Tensor) -> Tensor:
         """[R, H, D], one new token a row, over everything cached."""
-        return genarm_kernels.decode_attention(
+        return decode_attention(
             query[:, None],
             *self._keys_and_values[layer],
             self.lengths,
@@ -166,6 +176,8 @@ class FusedSession:
             self._tensors.layers[layer].window,
             longest=self._longest,
             even=self._even,
+            finite=True,
+            backend=self._attention,
         )
 
     def _forward(
