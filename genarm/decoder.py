@@ -48,7 +48,7 @@ class GuidedDecoder:
         max_length: prompt plus new tokens, at most; lowered to what every model's positions allow. None: those alone.
         engine: "auto" decodes with the fused decoder and CUDA graphs wherever they apply; "eager" without graphs; "hf"
             with transformers' own forward pass.
-        attention: what attends from the newest tokens on CUDA: "kernel" is genarm_kernels.decode_attention, "flash-attn"
+        attention: what attends from new tokens on CUDA: "kernel" is genarm_kernels.decode_attention, "flash-attn"
             that package's. Prompts take flash-attn wherever it is installed.
     Raises:
         GenARMError: one subclass a cause, before anything is decoded.
