@@ -1,0 +1,132 @@
+"""How a step is recorded: what is asked of torch and in which order, without a device."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from genarm.engine import branches, graphs
+from genarm.engine.branches import side_by_side
+from genarm.engine.graphs import bucket, capture
+
+
+def test_buckets_are_powers_of_two() -> None:
+    assert [bucket(batch) for batch in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 16]
+    assert all(bucket(1 << n) == 1 << n for n in range(12))
+
+
+class Stream:
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name = log, name
+
+    def wait_stream(self, other: Stream) -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+
+class Device:
+    """torch.cuda as far as it is used, writing down what happens."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.log: list[str] = []
+        self.made = 0
+        self.current = Stream(self.log, "main")
+        self.capturing = False
+        for name in ("device", "stream", "graph", "Stream", "CUDAGraph", "current_stream"):
+            patch.setattr(torch.cuda, name, getattr(self, name))
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+
+    def Stream(self, _device: Any) -> Stream:
+        self.made += 1
+        return Stream(self.log, f"side {self.made}")
+
+    def current_stream(self, _device: Any = None) -> Stream:
+        return self.current
+
+    @contextmanager
+    def device(self, device: Any) -> Any:
+        self.log.append(f"on {device}")
+        yield
+
+    @contextmanager
+    def stream(self, stream: Stream) -> Any:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def CUDAGraph(self) -> Any:
+        log = self.log
+
+        class Graph:
+            def replay(self) -> None:
+                log.append("replay")
+
+        return Graph()
+
+    @contextmanager
+    def graph(self, _graph: Any, pool: Any, stream: Stream, capture_error_mode: str) -> Any:
+        self.log.append(f"record on {stream.name} in {pool}, {capture_error_mode}")
+        self.capturing = True
+        with self.stream(stream):
+            yield
+        self.capturing = False
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Any:
+    graphs._side_stream.cache_clear()
+    branches._streams.cache_clear()
+    yield Device(monkeypatch)
+    graphs._side_stream.cache_clear()
+    branches._streams.cache_clear()
+
+
+def test_a_step_runs_aside_before_it_is_recorded_there(device: Device) -> None:
+    replays = []
+    for _ in range(2):
+        step = lambda: device.log.append(f"step on {device.current.name}")  # noqa: E731
+        replays.append(capture(step, "pool", torch.device("cuda", 1)))
+    once = ["side 1 waits for main", "on cuda:1", *["step on side 1"] * graphs.WARM_UP_STEPS]
+    once += ["record on side 1 in pool, thread_local", "step on side 1"]
+    assert device.log == once * 2, "the same stream, or captures would not share the pool's memory"
+    assert device.current.name == "main"
+    device.log.clear()
+    replays[0]()
+    assert device.log == ["replay"]
+
+
+def test_a_recording_that_fails_leaves_the_callers_stream(device: Device) -> None:
+    def step() -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        capture(step, None, torch.device("cuda", 0))
+    assert device.current.name == "main"
+    assert not graphs._ONE_AT_A_TIME.locked()
+
+
+def test_branches_of_a_recording_fork_and_join(device: Device) -> None:
+    def branch(name: str) -> Any:
+        def run() -> list[Any]:
+            device.log.append(f"{name} on {device.current.name}")
+            return [name]
+
+        return run
+
+    calls = [branch("a"), branch("b"), branch("c")]
+    cuda = torch.device("cuda", 0)
+    assert side_by_side(calls, cuda) == [["a"], ["b"], ["c"]]
+    assert device.log == ["a on main", "b on main", "c on main"], "without a recording one after the other"
+    device.log.clear()
+    device.capturing = True
+    assert side_by_side(calls, cuda) == [["a"], ["b"], ["c"]]
+    forks = ["side 1 waits for main", "b on side 1", "side 2 waits for main", "c on side 2"]
+    assert device.log == [*forks, "a on main", "main waits for side 1", "main waits for side 2"]
+    device.log.clear()
+    assert side_by_side(calls[:1], cuda) == [["a"]]
+    assert device.log == ["a on main"]
+    assert side_by_side(calls, torch.device("cpu")) == [["a"], ["b"], ["c"]]
