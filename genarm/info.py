@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from .models.families import FAMILIES
+
 PACKAGES = ("torch", "triton", "transformers", "peft")
 
 
@@ -49,7 +51,7 @@ def collect() -> Info:
     devices = _devices()
     versions = {"genarm": _version("genarm"), "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
-    return Info(versions, devices, [_sampling(devices), *_model_path()])
+    return Info(versions, devices, [_sampling(devices), *_model_path(devices)])
 
 
 def show(info: Info, console: Console) -> None:
@@ -102,14 +104,32 @@ def interpreted() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def _model_path() -> list[Backend]:
-    flash = _version("flash-attn")
+def _model_path(devices: list[Device]) -> list[Backend]:
+    families = ", ".join(sorted(name.removesuffix("ForCausalLM") for name in FAMILIES))
     return [
         Backend(
-            "models", "transformers' own forward with a DynamicCache", "any causal LM of transformers runs this way"
+            f"models: {families}",
+            "fused decoder",
+            "the base and its LoRA reward models in one pass over shared weights; with hooks, other adapters or "
+            "quantised weights as other models",
         ),
-        Backend(
-            "flash-attn", "not used", f"{flash} is installed; " * bool(flash) + "this version calls no kernel of it"
-        ),
-        Backend("CUDA graphs", "not used", "this version has none: every step is launched from Python"),
+        Backend("models: others", "transformers' forward, static cache", "any model that calls attention by name"),
+        Backend("models: the rest", "transformers' forward, padded", "masks, positions or caches of the model's own"),
+        _flash_attention(devices),
+        _graphs(devices),
     ]
+
+
+def _flash_attention(devices: list[Device]) -> Backend:
+    version = _version("flash-attn")
+    if version is None:
+        return Backend("flash-attn", "not used", "not installed: torch's attention reads prompts")
+    if not devices:
+        return Backend("flash-attn", "not used", f"{version} is installed; no CUDA device")
+    return Backend("flash-attn", "prompts", f"{version} is installed; bfloat16 and float16 on CUDA, fused decoder")
+
+
+def _graphs(devices: list[Device]) -> Backend:
+    if not devices:
+        return Backend("CUDA graphs", "not used", "no CUDA device: every step is launched from Python")
+    return Backend("CUDA graphs", "one a step", 'where every model runs fused; engine="eager" does without')

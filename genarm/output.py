@@ -14,8 +14,11 @@ FinishReason = Literal["eos", "length", "stop", "error"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationStats:
-    """Counts of tokens (over all rows) and seconds of one call. ``engine`` names the path that ran.
+    """Counts of tokens (over all rows) and seconds of one call.
 
+    ``engine`` names the paths that ran, the base's first, joined by "+": "fused" for the fused decoder, "hf" for
+    transformers' forward pass on a static cache, "hf-padded" for the same padded on a cache of its own; followed by
+    " (CUDA graphs)" where steps were captured.
     ``tokens_per_second`` is new tokens over prefill and decode seconds, all rows together. ``drafted`` and
     ``accepted`` count speculative tokens and are 0 without speculation.
     """
@@ -27,7 +30,7 @@ class GenerationStats:
     decode_seconds: float
     drafted: int = 0
     accepted: int = 0
-    engine: str = "hf"
+    engine: str = "fused"
 
     @property
     def tokens_per_second(self) -> float:

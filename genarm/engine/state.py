@@ -16,7 +16,7 @@ from genarm_kernels import GuidedSample
 
 from ..guidance import Guidance
 
-GOING_ON, EOS, STOP, ERROR = range(4)
+GOING_ON, EOS, STOP, ERROR = range(4)  # going on is 0, as a status without fault is
 # Ids that no model has: before the first token, whatever there is in a stop sequence, and filling that matches nothing.
 NO_TOKEN, ANY_TOKEN, NEVER = -1, -2, -3
 FILL = 4
@@ -43,11 +43,11 @@ class State:
 
     def advance(self, sample: GuidedSample) -> None:
         """Take a step's draw: write the tokens, see which rows have finished, count on."""
-        live = (self.reasons == GOING_ON) & (sample.status == 0)
+        live = (self.reasons | sample.status) == 0
         kept = torch.where(live, sample.tokens, self.pad_id)
         self.generated.index_copy_(1, self.step, kept[:, None])
         code = torch.where(live, self._ends(sample.tokens), ERROR)
-        self.reasons.copy_(torch.where(self.reasons == GOING_ON, code, self.reasons))
+        torch.where(self.reasons == GOING_ON, code, self.reasons, out=self.reasons)
         self.tokens.copy_(sample.tokens)
         if self.seen is not None:
             self.seen.scatter_(1, sample.tokens[:, None], True)

@@ -31,7 +31,8 @@ def test_it_prints_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"versions", "devices", "backends"}
     assert set(found["versions"]) == {"genarm", "python", "torch", "triton", "transformers", "peft"}
-    assert {backend["part"] for backend in found["backends"]} == {"sampling", "models", "flash-attn", "CUDA graphs"}
+    parts = [backend["part"].partition(":")[0] for backend in found["backends"]]
+    assert parts == ["sampling", "models", "models", "models", "flash-attn", "CUDA graphs"]
     assert all(backend["uses"] and backend["why"] for backend in found["backends"])
 
 
@@ -60,7 +61,41 @@ def test_a_device_is_shown_with_its_memory(capsys: pytest.CaptureFixture[str]) -
     assert "Imaginary" in text and "3.0 GiB" in text and "not installed" in text
 
 
-def test_an_installed_flash_attention_is_said_to_go_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "_version", lambda package: "2.8" if package == "flash-attn" else None)
+DEVICE = info.Device("Imaginary", 2**34, "9.0")
+
+
+def uses(part: str) -> dict[str, str]:
+    return {backend.part: backend.uses for backend in info.collect().backends if backend.part.startswith(part)}
+
+
+def test_every_path_of_a_model_is_named_and_the_families_are_those_that_fuse() -> None:
+    found = uses("models")
+    assert list(found.values()) == [
+        "fused decoder",
+        "transformers' forward, static cache",
+        "transformers' forward, padded",
+    ]
+    assert next(iter(found)) == "models: Llama, Mistral, Qwen2, Qwen3"
+
+
+@pytest.mark.parametrize(
+    ("version", "devices", "words"),
+    [
+        (None, [DEVICE], ("not used", "not installed")),
+        ("2.8", [], ("not used", "2.8 is installed; no CUDA device")),
+        ("2.8", [DEVICE], ("prompts", "2.8 is installed; bfloat16 and float16")),
+    ],
+)
+def test_flash_attention_reads_prompts_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, version: str | None, devices: list[info.Device], words: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(info, "_version", lambda package: version if package == "flash-attn" else None)
+    monkeypatch.setattr(info, "_devices", lambda: devices)
     backend = next(backend for backend in info.collect().backends if backend.part == "flash-attn")
-    assert backend.uses == "not used" and backend.why.startswith("2.8 is installed")
+    assert backend.uses == words[0] and backend.why.startswith(words[1])
+
+
+def test_steps_are_captured_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    for devices, found in (([], "not used"), ([DEVICE], "one a step")):
+        monkeypatch.setattr(info, "_devices", lambda devices=devices: devices)
+        assert uses("CUDA graphs") == {"CUDA graphs": found}
