@@ -310,11 +310,12 @@ def test_memory_that_runs_out_while_fusing_leaves_a_module_that_works(
 
     with monkeypatch.context() as patch:
         patch.setattr(FusedLinear, "_move_to", failing)
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(torch.OutOfMemoryError) as failure:
             GuidedDecoder(base, folders[1:])
     torch.testing.assert_close(plain_logits(base, PROMPTS, 1), plain_logits(plain[0], PROMPTS, 1), atol=1e-6, rtol=0)
-    assert_streams_are(first, plain[:2])
+    assert failure.tb is not None, "whoever keeps the error keeps what the decoder got as far as"
     assert_streams_are(GuidedDecoder(base, folders[1:]), [plain[0], *plain[2:]])
+    assert_streams_are(first, plain[:2])
 
 
 def test_two_threads_make_and_use_decoders_at_once(base: Any, folders: list[Path]) -> None:

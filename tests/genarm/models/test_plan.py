@@ -302,10 +302,55 @@ def test_a_change_between_two_calls_is_noticed(change: Callable[[Any], None]) ->
     assert torch.allclose(before, after, atol=1e-3) is (change is merged), "what this test changes shows"
 
 
+def plain_replaced(base: Any) -> None:
+    base.model.layers[0] = build("llama", seed=9).model.layers[0]
+
+
+def plain_linear_replaced(base: Any) -> None:
+    base.model.layers[1].mlp.up_proj = build("llama", seed=9).model.layers[1].mlp.up_proj
+
+
+def plain_norm_replaced(base: Any) -> None:
+    base.model.norm = build("llama", seed=9).model.norm
+
+
+def plain_head_replaced(base: Any) -> None:
+    base.lm_head = build("llama", seed=9).lm_head
+
+
+def plain_widened(base: Any) -> None:
+    base.to(torch.float64)
+
+
+@pytest.mark.parametrize(
+    "change", [plain_replaced, plain_linear_replaced, plain_norm_replaced, plain_head_replaced, plain_widened]
+)
+def test_a_change_of_a_model_without_adapters_is_noticed(change: Callable[[Any], None]) -> None:
+    base = build("llama")
+    decoder = GuidedDecoder(base)
+    assert_streams_are(decoder, [untouched(base)])
+    change(base)
+    assert kinds(decoder) == (["hf"] if change is plain_widened else ["fused"])
+    assert_streams_are(decoder, [untouched(base)])
+
+
+def test_training_is_noticed_by_every_decoder_on_the_module() -> None:
+    """An adapter's A is read in place by its module, but stands among the rows as it was."""
+    base = build("llama")
+    plain = untouched(base)
+    reward = peft_of(base, LoraConfig(**LORA))
+    decoders = [GuidedDecoder(base, [reward]) for _ in range(2)]
+    for _ in range(2):
+        for decoder in decoders:
+            assert kinds(decoder) == ["fused"]
+            assert_streams_are(decoder, [plain, untouched(reward)])
+        trained_in_a_alone(reward)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_base_that_was_cast_takes_its_adapters_along(dtype: torch.dtype, tmp_path: Path) -> None:
     base = build("llama")
-    folder = save_adapter(base, "llama", tmp_path / "a", seed=4)
+    folder = save_adapter(base, "llama", tmp_path / "a", seed=4, target_modules=[*LLAMA_LINEARS, "lm_head"])
     decoder = GuidedDecoder(base, [folder])
     prompts = random_prompts([5, 9], seed=1)
     exact = decoder.generate(prompts, temperature=0.0, max_new_tokens=4, return_logprobs=True)
