@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genarm_kernels import eager_steps
 from genarm_kernels.arguments import INTERPRETED
+from genarm_kernels.devices import on_device
 from genarm_kernels.groups import starts_rows_at_16_bytes
 from genarm_kernels.lora import Lora, check_columns, expand_columns
 from genarm_kernels.norm import at
@@ -65,7 +66,8 @@ def swiglu(z: Tensor, lora: Lora | None = None) -> Tensor:
         return eager_steps.swiglu(z, lora)
     out = z.new_empty(z.shape[0], I)
     if out.numel():
-        _launch(z, out, lora)
+        with on_device(z.device):
+            _launch(z, out, lora)
     return out
 
 

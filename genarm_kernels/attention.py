@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genarm_kernels.arguments import INTERPRETED
 from genarm_kernels.attention_arguments import check
+from genarm_kernels.devices import on_device
 from genarm_kernels.eager_attention import eager_attention
 from genarm_kernels.groups import INFINITY, LOG2_E, LOWEST
 
@@ -198,12 +199,9 @@ def decode_attention(
     scale = query.shape[3] ** -0.5 if scale is None else scale
     if query.numel() == 0 or key_cache.shape[1] == 0:
         return torch.zeros_like(query, memory_format=torch.contiguous_format)
-    if query.device.type == "cuda":
-        # Triton launches on the current device, whatever the tensors' is.
-        with torch.cuda.device(query.device):
+    if query.is_cuda or INTERPRETED:
+        with on_device(query.device):
             return _launch(query, key_cache, value_cache, lengths, scale, window)
-    if INTERPRETED:
-        return _launch(query, key_cache, value_cache, lengths, scale, window)
     return eager_attention(query, key_cache, value_cache, lengths, scale, window, longest, even, finite)
 
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from triton.runtime import driver
 
 from genarm_kernels.arguments import INTERPRETED
+from genarm_kernels.devices import on_device
 
 MOST_ROWS = 64
 WARPS = 4
@@ -141,7 +142,8 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Te
     if out is not None:
         _check_out(x, weight, out)
     if (INTERPRETED or x.is_cuda) and suits_kernel(x, weight, bias, out):
-        return linear_by_kernel(x, weight, bias, out)
+        with on_device(x.device):
+            return linear_by_kernel(x, weight, bias, out)
     return F.linear(x, weight, bias) if out is None else F.linear(x, weight, bias, out=out)  # type: ignore[call-arg]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from genarm_kernels import eager_steps
 from genarm_kernels.arguments import INTERPRETED
+from genarm_kernels.devices import on_device
 from genarm_kernels.groups import aligned, starts_rows_at_16_bytes
 from genarm_kernels.lora import Lora, check_columns, expand_columns
 
@@ -105,7 +106,8 @@ def add_rms_norm(z: Tensor | None, residual: Tensor, weight: Tensor, eps: float,
     R, N = residual.shape
     normed = residual.new_empty(R, N, dtype=weight.dtype)
     if R:
-        _launch(z, residual, weight, normed, eps, lora)
+        with on_device(residual.device):
+            _launch(z, residual, weight, normed, eps, lora)
     return normed
 
 

@@ -5,7 +5,6 @@ for has no elements. Values of CPU tensors are read in here, where no compiler t
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from genarm_kernels import eager, fused
 from genarm_kernels.arguments import INTERPRETED, GuidedSample, Inputs
+from genarm_kernels.devices import on_device
 from genarm_kernels.library import register
 from genarm_kernels.values import settle
 
@@ -64,18 +64,12 @@ def _on_kernels(inputs: Inputs) -> bool:
     return INTERPRETED or inputs.logits[0].is_cuda
 
 
-def _device(inputs: Inputs) -> AbstractContextManager[Any]:
-    # Triton launches on the current device, whatever the tensors' is.
-    device = inputs.logits[0].device
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def _sample(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, return_logprobs = _inputs(*arguments[:-1]), arguments[-1]
     if inputs.batch_size == 0:
         return _empty_sample(*arguments)
     path: Any = fused if _on_kernels(inputs) else eager
-    with _device(inputs):
+    with on_device(inputs.logits[0].device):
         sample = path.guided_sample(inputs, return_logprobs)
     return tuple(inputs.temperature.new_empty(0) if result is None else result for result in sample)
 
@@ -85,7 +79,7 @@ def _log_probs(*arguments: Any) -> Tensor:
     if inputs.batch_size == 0:
         return _empty_log_probs(*arguments)
     path: Any = fused if _on_kernels(inputs) else eager
-    with _device(inputs):
+    with on_device(inputs.logits[0].device):
         log_probs: Tensor = path.guided_log_probs(inputs)
     return log_probs
 

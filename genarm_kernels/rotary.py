@@ -20,6 +20,7 @@ from torch import Tensor
 
 from genarm_kernels import eager_steps
 from genarm_kernels.arguments import INTERPRETED
+from genarm_kernels.devices import on_device
 from genarm_kernels.lora import Lora, check_columns, expand_columns
 from genarm_kernels.norm import at, sum_eights
 
@@ -163,7 +164,8 @@ def rotary_store(
         )
     query = z.new_empty(z.shape[0], heads, key_cache.shape[3])
     if query.numel():
-        _launch(z, cos, sin, positions, key_cache, value_cache, query, lora, rows, q_norm, k_norm, eps)
+        with on_device(z.device):
+            _launch(z, cos, sin, positions, key_cache, value_cache, query, lora, rows, q_norm, k_norm, eps)
     return query
 
 

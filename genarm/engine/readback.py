@@ -27,7 +27,7 @@ class Readback:
         self._slots[place].copy_(report, non_blocking=True)
         event = self._events[place]
         if event is not None:
-            event.record()
+            event.record(torch.cuda.current_stream(report.device))
         self._sent += 1
 
     @property

@@ -89,3 +89,13 @@ def test_steps_leave_nothing_behind() -> None:
     result = soak(2000, device="cuda")
     assert abs(result.growth) < 1
     assert result.recaptures == 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NOT RUN: this machine has no second CUDA device")
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_models_on_another_device_than_the_current_one(engine: Any, tmp_path: Path) -> None:
+    base, folders = models("llama", tmp_path)
+    options: dict[str, Any] = {"max_new_tokens": 20, "seed": 1, "eos_token_id": []}
+    expected = GuidedDecoder(base, folders, engine=engine).generate(PROMPTS, **options)
+    found = GuidedDecoder(base.to("cuda:1"), folders, engine=engine).generate(PROMPTS, **options)
+    assert [row.tolist() for row in found.tokens] == [row.tolist() for row in expected.tokens]
