@@ -34,6 +34,7 @@ class Counts:
 
     decoders = 0
     adapters = 0
+    seconds = 0.0  # that making one takes at least
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
 
     def counted_init(self: GuidedDecoder, *args: Any, **kwargs: Any) -> None:
         found.decoders += 1
+        time.sleep(found.seconds)
         init(self, *args, **kwargs)
 
     def counted_read(folder: Path) -> Any:
@@ -278,7 +280,7 @@ def test_copies_and_pickles_of_the_model_are_models_of_their_own(base: Any, adap
 
 def test_threads_build_one_decoder(base: Any, adapter: Path, counts: Counts) -> None:
     expected = fresh(base, {"a": adapter})
-    counts.decoders = counts.adapters = 0
+    counts.decoders, counts.adapters, counts.seconds = 0, 0, 0.1
     found: list[Tensor] = []
     errors: list[BaseException] = []
 
