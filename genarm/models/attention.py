@@ -149,8 +149,8 @@ def _torch_prefill(query: Tensor, keys: Tensor, values: Tensor, run: list[Span],
     first = max(span.start - window + 1, 0) if window else 0
     k, v = (_rows(cached[:, first : span.stop], run).transpose(1, 2) for cached in (keys, values))
     G = query.shape[2] // keys.shape[2]
-    if masked and G > 1 and query.device.type == "cuda":
-        # With a mask and shared key heads torch has only its slow way there, which holds all scores.
+    if G > 1 and query.device.type == "cuda" and (masked or query.dtype == torch.float32):
+        # With shared key heads and a mask, or float32, torch has only its slow way there, which holds all scores.
         k, v = k.repeat_interleave(G, 1), v.repeat_interleave(G, 1)
     out = scaled_dot_product_attention(
         query.transpose(1, 2),

@@ -18,7 +18,8 @@ from .hf_attention import attending, attention_configs
 from .hf_cache import DoesNotTakePart, SlotCache, Span
 from .hf_forward import Forward
 from .hf_padded import PaddedSession
-from .hf_prompts import at_each_rows, distinct, in_passes
+from .hf_prompts import at_each_rows, in_passes
+from .packing import distinct
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 CHUNK = 8192  # tokens of prompts in one forward pass

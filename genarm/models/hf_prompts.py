@@ -1,4 +1,4 @@
-"""A batch of prompts: which are the same, which go through the model together, and what of their logits is wanted."""
+"""A batch of prompts: which go through the model together, and what of their logits is wanted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from .hf_cache import DoesNotTakePart
-
-
-def distinct(prompts: Sequence[Tensor]) -> list[int]:
-    """For each of B prompts, 1-D int64, the first row that holds the same."""
-    ids = iter(torch.cat(list(prompts)).tolist())
-    first: dict[tuple[int, ...], int] = {}
-    return [first.setdefault(tuple(next(ids) for _ in range(len(p))), row) for row, p in enumerate(prompts)]
 
 
 def in_passes(rows: Sequence[int], sizes: Sequence[int], tokens: int) -> list[list[int]]:

@@ -1,9 +1,10 @@
-"""Prompts packed one behind the other for prefill: each one once, in chunks that bound the memory of a pass."""
+"""Prompts for prefill: each one once, packed one behind the other in chunks that bound the memory of a pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -30,28 +31,33 @@ class Chunk:
     spans: list[Span]
     ends: list[int]
 
-    def segments(self) -> Iterator[tuple[int, int, int]]:
-        """(slot, first token, the one after the last) of each span."""
+    def segments(self, owners: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+        """(owner, first token, the one after the last) of neighbouring tokens whose slots have one owner."""
         start = 0
-        for span in self.spans:
-            yield span.row, start, start + span.count
-            start += span.count
+        for owner, run in groupby(self.spans, lambda span: owners[span.row]):
+            stop = start + sum(span.count for span in run)
+            yield owner, start, stop
+            start = stop
+
+
+def distinct(prompts: Sequence[Tensor]) -> list[int]:
+    """For each of B prompts, 1-D int64, the first row that holds the same; one wait for their device."""
+    ids = iter(torch.cat(list(prompts)).tolist())
+    first: dict[tuple[int, ...], int] = {}
+    return [first.setdefault(tuple(next(ids) for _ in range(len(p))), row) for row, p in enumerate(prompts)]
 
 
 def unique_prompts(prompts: Sequence[Sequence[Tensor]]) -> Unique:
     """S lists of B prompts, row s·B + b: rows of one stream share a prompt, rows of two streams never do."""
-    found: dict[tuple[int, tuple[int, ...]], int] = {}
     unique = Unique([], [], [])
-    row = 0
-    for stream, rows in enumerate(prompts):
-        for prompt in rows:
-            key = (stream, tuple(prompt.tolist()))
-            if key not in found:
-                found[key] = len(unique.prompts)
-                unique.prompts.append(prompt)
-                unique.slots.append(row)
-            unique.source.append(found[key])
-            row += 1
+    for rows in prompts:
+        first_slot, places = len(unique.source), {}
+        for row, first in enumerate(distinct(rows)):
+            if first == row:
+                places[row] = len(unique.prompts)
+                unique.prompts.append(rows[row])
+                unique.slots.append(first_slot + row)
+            unique.source.append(places[first])
     return unique
 
 

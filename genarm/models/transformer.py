@@ -107,10 +107,10 @@ class FusedSession:
         self.lengths = torch.zeros(rows, dtype=torch.int32, device=like.device)
         self.cos, self.sin = rotary_tables(parts.rotary, length, like.device)
         self._stream_of_row = torch.arange(self.streams, dtype=torch.int32, device=like.device).repeat_interleave(batch)
-        self._adapters = adapters
+        self._adapter_of_row = [adapter for adapter in adapters for _ in range(batch)]
         self._head_expand = self._head_loras(self._stream_of_row)
         self._longest, self._even = 0, True
-        row_adapters = torch.tensor(adapters, dtype=torch.int32, device=like.device)[self._stream_of_row]
+        row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
         step = (slots, self.lengths, self.cos, self.sin)
         self._cpu = CPUStep(parts, tensors, row_adapters, *step) if suits(tensors) else None
         self._loras = [] if self._cpu else row_loras(tensors.layers, row_adapters)
@@ -153,7 +153,7 @@ class FusedSession:
             window = self._tensors.layers[layer].window
             return prefill_attention(query, *self._keys_and_values[layer], chunk.spans, self._parts.scale, window)
 
-        segments = [(self._adapters[slot // self.batch], start, stop) for slot, start, stop in chunk.segments()]
+        segments = list(chunk.segments(self._adapter_of_row))
         hidden = self._tensors.embedding[chunk.ids]
         return self._forward(hidden, chunk.positions, chunk.slots, segments, attend)[chunk.ends]
 
@@ -161,10 +161,11 @@ class FusedSession:
         """Copy prompts to the rows that share them. ``sources`` names the row that read each one's."""
         copies = [row for row, source in enumerate(sources) if row != source]
         device = self.lengths.device
+        targets = torch.tensor(copies, device=device)
         origins = torch.tensor([sources[row] for row in copies], device=device)
-        self.cache[:, :, torch.tensor(copies, device=device), : self._longest] = self.cache[
-            :, :, origins, : self._longest
-        ]
+        for layer in self.cache:  # what is on its way takes memory beside the cache: not all layers at once
+            live = layer[:, :, : self._longest]
+            live[:, targets] = live[:, origins]
 
     def _attend_one(self, layer: int, query: Tensor) -> Tensor:
         """[R, H, D], one new token a row, over everything cached."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from families import random_prompts
 
-from genarm.models.packing import chunks, unique_prompts
+from genarm.models.packing import chunks, distinct, unique_prompts
 
 
 def test_rows_of_one_stream_share_a_prompt_and_streams_never_do() -> None:
@@ -15,6 +17,11 @@ def test_rows_of_one_stream_share_a_prompt_and_streams_never_do() -> None:
     assert unique.slots == [0, 1, 3, 4]
     assert unique.source == [0, 1, 0, 2, 3, 3]
     assert [prompt.tolist() for prompt in unique.prompts] == [row.tolist() for row in (one, other, other, one)]
+
+
+def test_the_first_of_the_same_prompts() -> None:
+    one, other = random_prompts([4, 6], seed=1)
+    assert distinct([one, other, one.clone(), other[:4], other]) == [0, 1, 0, 3, 1]
 
 
 def test_a_prompt_that_begins_another_is_a_prompt_of_its_own() -> None:
@@ -57,3 +64,14 @@ def test_spans_are_where_the_tokens_are() -> None:
             assert chunk.slots[own].tolist() == [span.row] * span.count
             assert chunk.positions[own].tolist() == list(range(span.start, span.stop))
             start = own.stop
+
+
+@pytest.mark.parametrize("most", [4, 7, 8192])
+def test_segments_are_the_tokens_of_neighbours_with_one_owner(most: int) -> None:
+    owners = [-1, -1, 0, 1, 1]
+    unique = unique_prompts([random_prompts([5, 1, 12, 7, 3], seed=1)])
+    for chunk in chunks(unique, most):
+        segments = list(chunk.segments(owners))
+        owned = [owner for owner, start, stop in segments for _ in range(start, stop)]
+        assert owned == [owners[slot] for slot in chunk.slots.tolist()]
+        assert all(one[0] != other[0] and one[2] == other[1] for one, other in pairwise(segments))

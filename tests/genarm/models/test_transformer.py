@@ -20,6 +20,7 @@ from fused_cases import (
 )
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from genarm import GuidedDecoder
 from genarm.models import transformer
@@ -174,6 +175,24 @@ def test_a_shared_prompt_is_read_once(tmp_path: Path, tokens_read: list[int]) ->
     prompts = [[short, long, long.clone(), another, short, long], [long, long, long, long, long, long]]
     assert_streams_are(GuidedDecoder(base, [folder]), plain, prompts)
     assert sum(tokens_read) == (4 + 17 + 17) + 17
+
+
+def test_a_shared_prompt_is_copied_a_layer_at_a_time() -> None:
+    """No tensor on the way is as large as the copies of all layers, which are most of the cache."""
+    (backbone,) = GuidedDecoder(build("llama", num_hidden_layers=12), []).engine.backbones
+    session = backbone.session(8, 256)
+    sizes: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            sizes.append(out.numel() if func.overloadpacket.__name__ == "index" else 0)
+            return out
+
+    prompts = random_prompts([250], seed=1) * 8
+    with Sizes():
+        session.prefill([prompts])
+    assert session.cache[0].numel() / 2 < max(sizes) <= session.cache[0].numel()
 
 
 def test_a_session_reads_another_batch_after_the_first(tmp_path: Path) -> None:
