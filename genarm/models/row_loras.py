@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from genarm_kernels.lora import Lora
 
+from .fused_linear import Columns
 from .fused_weights import LayerTensors
 from .stream_adapter import Layers
 
@@ -49,27 +51,11 @@ def expand_segments(z: Tensor, lora: Lora | None, segments: Segments) -> Tensor:
 
 def row_loras(layers: Sequence[LayerTensors], adapters: Tensor) -> list[RowLoras]:
     """Every layer's expands for rows with these adapters, [N] int32, −1 for none."""
-    masks: dict[int, Tensor] = {}
-    return [
-        RowLoras(
-            *(lora_on_rows(columns.lora, adapters, masks) for columns in (one.qkv, one.out, one.gate_up, one.down))
-        )
-        for one in layers
-    ]
 
+    def on_rows(columns: Columns) -> Lora | None:
+        return None if columns.lora is None else replace(columns.lora, adapters=adapters)
 
-def lora_on_rows(lora: Lora | None, adapters: Tensor, masks: dict[int, Tensor], dense: bool = False) -> Lora | None:
-    """The expand for rows with these adapters; what does not depend on the rows, or not on the layer, is shared.
-
-    ``dense``: in torch operations on a GPU too.
-    """
-    if lora is None:
-        return None
-    own = replace(lora, adapters=adapters)
-    if dense or not adapters.is_cuda:
-        own.__dict__["dense"] = lora.dense
-        own.__dict__["mask"] = masks.setdefault(lora.shrinks, own.mask)
-    return own
+    return [RowLoras(*map(on_rows, (one.qkv, one.out, one.gate_up, one.down))) for one in layers]
 
 
 def without_head(layers: Layers) -> Layers:
@@ -77,15 +63,33 @@ def without_head(layers: Layers) -> Layers:
     return {name: pair for name, pair in layers.items() if name != "lm_head"}
 
 
-def head_lora(pairs: Sequence[tuple[Tensor, Tensor] | None], head: Tensor) -> tuple[Tensor, Lora] | None:
-    """LoRA on the LM head, which may be the embedding too and so stays as it is: A [S·rank, H], and the expand."""
+@dataclass(frozen=True, slots=True)
+class HeadLora:
+    """LoRA on the LM head, which may be the embedding too and so stays as it is: A [S·r, H] and Bᵀ [S·r, V] of S
+    streams, zero for one that has none."""
+
+    down: Tensor
+    up: Tensor
+    streams: int
+
+    def mask(self, streams: Tensor) -> Tensor:
+        """[N, S·r], 1 where a column is of the row's own stream, [N] int32."""
+        owners = torch.arange(self.streams, device=streams.device).repeat_interleave(len(self.down) // self.streams)
+        return (owners == streams[:, None]).to(self.down.dtype)
+
+    def add_to(self, logits: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+        """logits [N, V] of hidden states [N, H], written over and returned."""
+        return logits.addmm_(F.linear(hidden, self.down) * mask, self.up)
+
+
+def head_lora(pairs: Sequence[tuple[Tensor, Tensor] | None], head: Tensor) -> HeadLora | None:
+    """What S streams' adapters, A [r, H] and B [V, r] each or None, do to the head [V, H]; None for nothing."""
     rank = max((len(pair[0]) for pair in pairs if pair), default=0)
     if not rank:
         return None
-    down = head.new_zeros(len(pairs), rank, head.shape[1])
-    up = head.new_zeros(len(pairs), head.shape[0], rank)
+    down, up = (head.new_zeros(len(pairs), rank, size) for size in (head.shape[1], head.shape[0]))
     for index, pair in enumerate(pairs):
         if pair is not None:
             down[index, : len(pair[0])] = pair[0]
-            up[index, :, : len(pair[0])] = pair[1]
-    return down.flatten(0, 1), Lora(up, torch.empty(0), (head.shape[0],))
+            up[index, : len(pair[0])] = pair[1].t()
+    return HeadLora(down.flatten(0, 1), up.flatten(0, 1), len(pairs))

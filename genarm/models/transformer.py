@@ -12,10 +12,8 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from genarm_kernels import add_rms_norm, rotary_store, skinny_linear, swiglu
-from genarm_kernels.lora import Lora, expand
 
 from .attention import AttentionName, decode_attention, prefill_attention
 from .causal import CausalModel, inner_model
@@ -24,7 +22,7 @@ from .families import Parts, rotary_tables
 from .fused_linear import Columns
 from .fused_weights import FusedWeights, Tensors, fused_weights
 from .packing import Chunk, chunks, unique_prompts
-from .row_loras import NO_LORAS, Segments, expand_segments, head_lora, lora_on_rows, row_loras, without_head
+from .row_loras import NO_LORAS, HeadLora, Segments, expand_segments, head_lora, row_loras, without_head
 from .stream_adapter import Layers
 
 CHUNK_TOKENS = 8192
@@ -81,7 +79,7 @@ class FusedSession:
         parts: Parts,
         tensors: Tensors,
         adapters: list[int],
-        head_lora: tuple[Tensor, Lora] | None,
+        head_lora: HeadLora | None,
         batch: int,
         length: int,
         cache: Tensor | None = None,
@@ -108,7 +106,7 @@ class FusedSession:
         self.cos, self.sin = rotary_tables(parts.rotary, length, like.device)
         self._stream_of_row = torch.arange(self.streams, dtype=torch.int32, device=like.device).repeat_interleave(batch)
         self._adapter_of_row = [adapter for adapter in adapters for _ in range(batch)]
-        self._head_expand = self._head_loras(self._stream_of_row)
+        self._head_mask = self._mask_head(self._stream_of_row)
         self._longest, self._even = 0, True
         row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
         step = (slots, self.lengths, self.cos, self.sin)
@@ -127,7 +125,7 @@ class FusedSession:
                 hidden = self._cpu(hidden, positions, self._longest, self._even)
             else:
                 hidden = self._forward(hidden, positions, None, None, self._attend_one)
-            return list(self._logits(hidden, self._head_expand).chunk(self.streams))
+            return list(self._logits(hidden, self._head_mask).chunk(self.streams))
 
     @torch.no_grad()
     def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
@@ -137,7 +135,7 @@ class FusedSession:
         with torch.autocast(device.type, enabled=False):
             last = torch.cat([self._read(chunk) for chunk in chunks(unique, CHUNK_TOKENS)])
             slots = torch.tensor(unique.slots, device=device)
-            logits = self._logits(last, self._head_loras(self._stream_of_row[slots]))
+            logits = self._logits(last, self._mask_head(self._stream_of_row[slots]))
         lengths = [len(unique.prompts[place]) for place in unique.source]
         self.lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
         self._longest, self._even = max(lengths), min(lengths) == max(lengths)
@@ -213,16 +211,14 @@ class FusedSession:
             before = lora.down
         return add_rms_norm(z, residual, self._tensors.norm, eps, before)
 
-    def _logits(self, hidden: Tensor, lora: Lora | None) -> Tensor:
-        """[N, H] -> [N, V]; ``lora`` is the head's."""
+    def _logits(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """[N, H] -> [N, V]; ``mask`` says which of the head's adapters each row has."""
         logits = skinny_linear(hidden, self._tensors.head, self._tensors.head_bias)
-        if self._head_lora is None:
-            return logits
-        return expand(torch.cat([logits, F.linear(hidden, self._head_lora[0])], dim=1), lora)
+        return logits if self._head_lora is None or mask is None else self._head_lora.add_to(logits, hidden, mask)
 
-    def _head_loras(self, streams: Tensor) -> Lora | None:
-        """The expand on the head for rows of these streams, [N] int32."""
-        return None if self._head_lora is None else lora_on_rows(self._head_lora[1], streams, {}, dense=True)
+    def _mask_head(self, streams: Tensor) -> Tensor | None:
+        """For rows of these streams, [N] int32."""
+        return None if self._head_lora is None else self._head_lora.mask(streams)
 
 
 def linear(x: Tensor, columns: Columns, segments: Segments | None) -> Tensor:
