@@ -65,33 +65,40 @@ class Product:
         return self.out
 
 
+class Buffers:
+    """What a layer's step for R rows is computed in, and views of it; layers alike share them."""
+
+    def __init__(self, parts: Parts, layer: LayerTensors, adapters: Tensor) -> None:
+        R, H, H_kv, D = len(adapters), parts.heads, parts.kv_heads, parts.head_dim
+        self.qkv, self.out, self.gate_up, self.down = (Product(columns, adapters) for columns in _products(layer))
+        z = split(self.qkv.out, 1, H + 2 * H_kv)
+        self.query, self.key, self.rotated = z[:, :H], z[:, H : H + H_kv], z[:, : H + H_kv]
+        self.grouped = split(self.query, 1, H_kv)
+        self.new = split(z[:, H:], 1, 2)  # [R, 2, H_kv, D]
+        self.x, self.turned = torch.empty(2, R, H + H_kv, D, dtype=torch.float32).unbind()
+        self.x1, self.x2 = self.x.chunk(2, 2)
+        self.turned1, self.turned2 = self.turned.chunk(2, 2)
+        self.x_halves, self.turned_halves = split(self.x, 2, 2), split(self.turned, 2, 2)
+        self.gate, self.up = self.gate_up.out.chunk(2, 1)
+        self.activation = torch.empty(self.gate.shape, dtype=z.dtype)
+
+
 class CPUStep:
     """One token a row through every layer. ``cache`` is [L, 2, R, H_kv, T, D], ``lengths`` [R] int32."""
 
     def __init__(
         self, parts: Parts, tensors: Tensors, adapters: Tensor, cache: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor
     ) -> None:
-        first, R, D = tensors.layers[0], len(adapters), parts.head_dim
         self._parts, self._layers, self._norm = parts, tensors.layers, tensors.norm
-        self._qkv, self._out = Product(first.qkv, adapters), Product(first.out, adapters)
-        self._gate_up, self._down = Product(first.gate_up, adapters), Product(first.down, adapters)
+        made: dict[object, Buffers] = {}
+        for layer in tensors.layers:
+            if _shapes(layer) not in made:
+                made[_shapes(layer)] = Buffers(parts, layer, adapters)
+        self._buffers = [made[_shapes(layer)] for layer in tensors.layers]
         self._lengths, self._cos, self._sin = lengths, cos, sin
-        self._rows = torch.arange(R)
-        H, H_kv = parts.heads, parts.kv_heads
-        z = split(self._qkv.out, 1, H + 2 * H_kv)
-        self._query, self._key = z[:, :H], z[:, H : H + H_kv]
-        self._rotated = z[:, : H + H_kv]
-        self._grouped = split(self._query, 1, H_kv)
-        self._new = split(z[:, H:], 1, 2)  # [R, 2, H_kv, D]
+        self._rows = torch.arange(len(adapters))
         self._caches = [layer.permute(1, 3, 0, 2, 4) for layer in cache]  # [R, T, 2, H_kv, D] each
         self._keys, self._values = [layer[0] for layer in cache], [layer[1] for layer in cache]
-        self._x, self._turned = torch.empty(2, R, H + H_kv, D, dtype=torch.float32).unbind()
-        self._x1, self._x2 = self._x.chunk(2, 2)
-        self._x_halves = self._x.view(R, H + H_kv, 2, D // 2)
-        self._turned_halves = self._turned.view(R, H + H_kv, 2, D // 2)
-        self._turned1, self._turned2 = self._turned.chunk(2, 2)
-        self._gate, self._up = self._gate_up.out.chunk(2, 1)
-        self._activation = torch.empty(self._gate.shape, dtype=z.dtype)
 
     def __call__(self, residual: Tensor, positions: Tensor, longest: int, even: bool) -> Tensor:
         """residual [R, H] of tokens at ``positions`` [R], written over -> final hidden states [R, H].
@@ -102,34 +109,34 @@ class CPUStep:
         sin = self._sin.index_select(0, positions)[:, None]
         seen = self._seen(longest, even)
         shape, eps = residual.shape[1:], self._parts.eps
-        for index, layer in enumerate(self._layers):
+        for index, (layer, at) in enumerate(zip(self._layers, self._buffers, strict=True)):
             x = F.rms_norm(residual, shape, layer.attention_norm, eps)
-            self._qkv(x, layer.qkv)
-            self._turn(layer, cos, sin)
-            self._caches[index].index_put_((self._rows, positions), self._new)
-            residual.add_(self._out(self._attend(index, longest, *seen[layer.window]), layer.out))
+            at.qkv(x, layer.qkv)
+            self._turn(layer, at, cos, sin)
+            self._caches[index].index_put_((self._rows, positions), at.new)
+            residual.add_(at.out(self._attend(index, at.grouped, longest, *seen[layer.window]), layer.out))
             x = F.rms_norm(residual, shape, layer.mlp_norm, eps)
-            self._gate_up(x, layer.gate_up)
-            torch.ops.aten.silu.out(self._gate, out=self._activation)
-            residual.add_(self._down(self._activation.mul_(self._up), layer.down))
+            at.gate_up(x, layer.gate_up)
+            torch.ops.aten.silu.out(at.gate, out=at.activation)
+            residual.add_(at.down(at.activation.mul_(at.up), layer.down))
         return F.rms_norm(residual, shape, self._norm, eps)
 
-    def _turn(self, layer: LayerTensors, cos: Tensor, sin: Tensor) -> None:
+    def _turn(self, layer: LayerTensors, at: Buffers, cos: Tensor, sin: Tensor) -> None:
         """Queries and keys normalised, where the model does that, and rotated by their positions, in place."""
         if layer.q_norm is not None and layer.k_norm is not None:
             D, eps = self._parts.head_dim, self._parts.eps
-            self._query.copy_(F.rms_norm(self._query, (D,), layer.q_norm, eps))
-            self._key.copy_(F.rms_norm(self._key, (D,), layer.k_norm, eps))
-        self._x.copy_(self._rotated)
-        torch.mul(self._x_halves, cos[:, :, None], out=self._turned_halves)
-        self._turned1.addcmul_(self._x2, sin, value=-1)
-        self._turned2.addcmul_(self._x1, sin)
-        self._rotated.copy_(self._turned)
+            at.query.copy_(F.rms_norm(at.query, (D,), layer.q_norm, eps))
+            at.key.copy_(F.rms_norm(at.key, (D,), layer.k_norm, eps))
+        at.x.copy_(at.rotated)
+        torch.mul(at.x_halves, cos[:, :, None], out=at.turned_halves)
+        at.turned1.addcmul_(at.x2, sin, value=-1)
+        at.turned2.addcmul_(at.x1, sin)
+        at.rotated.copy_(at.turned)
 
-    def _attend(self, index: int, longest: int, first: int, mask: Tensor | None) -> Tensor:
+    def _attend(self, index: int, query: Tensor, longest: int, first: int, mask: Tensor | None) -> Tensor:
         """[R, H·D]: the query heads of a key head are the query tokens of one attention call."""
         keys, values = self._keys[index][:, :, first:longest], self._values[index][:, :, first:longest]
-        out = F.scaled_dot_product_attention(self._grouped, keys, values, attn_mask=mask, scale=self._parts.scale)
+        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=self._parts.scale)
         return out.reshape(len(out), -1)
 
     def _seen(self, longest: int, even: bool) -> dict[int, tuple[int, Tensor | None]]:
@@ -149,14 +156,14 @@ def split(tensor: Tensor, dim: int, parts: int) -> Tensor:
     return tensor.view(*tensor.shape[:dim], parts, tensor.shape[dim] // parts, *tensor.shape[dim + 1 :])
 
 
-def suits(tensors: Tensors) -> bool:
-    """Whether a step runs here: on a CPU, layers alike so that they share buffers, and one dtype throughout."""
-    norms = [tensors.norm, *(norm for layer in tensors.layers for norm in (layer.attention_norm, layer.mlp_norm))]
-    alike = all(_shapes(layer) == _shapes(tensors.layers[0]) for layer in tensors.layers)
-    on_cpu = tensors.head.device.type == "cpu" and not INTERPRETED
-    return on_cpu and alike and all(norm.dtype == tensors.head.dtype for norm in norms)
+def suits(device: torch.device) -> bool:
+    """Whether a step runs here."""
+    return device.type == "cpu" and not INTERPRETED
 
 
-def _shapes(layer: LayerTensors) -> list[object]:
-    groups = (layer.qkv, layer.out, layer.gate_up, layer.down)
-    return [(one.weight.shape, None if one.lora is None else one.lora.up.shape) for one in groups]
+def _shapes(layer: LayerTensors) -> object:
+    return tuple((one.weight.shape, None if one.lora is None else one.lora.up.shape) for one in _products(layer))
+
+
+def _products(layer: LayerTensors) -> tuple[Columns, ...]:
+    return layer.qkv, layer.out, layer.gate_up, layer.down

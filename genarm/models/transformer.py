@@ -110,7 +110,7 @@ class FusedSession:
         self._longest, self._even = 0, True
         row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
         step = (slots, self.lengths, self.cos, self.sin)
-        self._cpu = CPUStep(parts, tensors, row_adapters, *step) if suits(tensors) else None
+        self._cpu = CPUStep(parts, tensors, row_adapters, *step) if suits(like.device) else None
         self._loras = [] if self._cpu else row_loras(tensors.layers, row_adapters)
 
     @torch.no_grad()

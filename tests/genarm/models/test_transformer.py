@@ -177,6 +177,19 @@ def test_a_shared_prompt_is_read_once(tmp_path: Path, tokens_read: list[int]) ->
     assert sum(tokens_read) == (4 + 17 + 17) + 17
 
 
+def test_adapters_on_other_layers_at_other_ranks(tmp_path: Path) -> None:
+    base = build("qwen2", num_hidden_layers=4)
+    settings: list[dict[str, Any]] = [
+        {"layers_to_transform": [1], "r": 17},
+        {"layers_to_transform": [1, 2], "target_modules": ["k_proj", "up_proj", "down_proj"]},
+    ]
+    folders = [save_adapter(base, "llama", tmp_path / str(i), seed=i, **own) for i, own in enumerate(settings)]
+    plain = [untouched(base), *(with_adapter(base, folder) for folder in folders)]
+    decoder = GuidedDecoder(base, folders)
+    assert kinds(decoder) == ["fused"]
+    assert_streams_are(decoder, plain)
+
+
 def test_a_shared_prompt_is_copied_a_layer_at_a_time() -> None:
     """No tensor on the way is as large as the copies of all layers, which are most of the cache."""
     (backbone,) = GuidedDecoder(build("llama", num_hidden_layers=12), []).engine.backbones
