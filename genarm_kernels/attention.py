@@ -168,7 +168,6 @@ def decode_attention(
     *,
     longest: int | None = None,
     even: bool = False,
-    finite: bool = False,
 ) -> Tensor:
     """Attention of each row's last Q tokens over its cached positions, causal among the Q.
 
@@ -184,9 +183,8 @@ def decode_attention(
         scale: of the scores, D^−0.5 by default.
         window: 0, or how many positions up to its own a query sees.
         longest: a bound on lengths that the host knows, 1 to T: on a CPU nothing beyond it is touched.
-        even: whether the host promises every length to be `longest`.
-        finite: whether it promises that no NaN or infinity lies behind a row's length in the caches, where lengths
-            differ; otherwise a CPU looks for one. These three are for the CPU: a GPU reads lengths and no further.
+        even: whether the host promises every length to be `longest`. These two are for the CPU: a GPU reads lengths
+            and no further.
 
     Returns:
         [R, Q, H, D] in query's dtype, 0 for a query that sees nothing.
@@ -202,7 +200,7 @@ def decode_attention(
     if query.is_cuda or INTERPRETED:
         with on_device(query.device):
             return _launch(query, key_cache, value_cache, lengths, scale, window)
-    return eager_attention(query, key_cache, value_cache, lengths, scale, window, longest, even, finite)
+    return eager_attention(query, key_cache, value_cache, lengths, scale, window, longest, even)
 
 
 def _launch(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int) -> Tensor:

@@ -10,17 +10,21 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 def eager_attention(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    lengths: Tensor,
-    scale: float,
-    window: int,
-    longest: int,
-    even: bool,
-    finite: bool,
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int, longest: int, even: bool
 ) -> Tensor:
     """decode_attention of checked arguments; nothing beyond `longest` is read."""
+    out = attend(query, keys, values, lengths, scale, window, longest, even)
+    if even or not bool(out.sum().isnan()):
+        return out
+    # What lies behind a row's length may be NaN, which a weight of 0 does not stop.
+    live = (torch.arange(keys.shape[1], device=lengths.device) < lengths[:, None])[:, :, None, None]
+    return attend(query, keys.where(live, 0), values.where(live, 0), lengths, scale, window, longest, even)
+
+
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int, longest: int, even: bool
+) -> Tensor:
+    """The same of caches that hold finite numbers up to `longest`."""
     R, Q, H, D = query.shape
     H_kv = keys.shape[2]
     first = max(longest - Q + 1 - window, 0) if even and window else 0
@@ -31,10 +35,6 @@ def eager_attention(
         heads = query.reshape(R, Q, H_kv, H // H_kv, D).transpose(1, 2).reshape(R, H_kv, -1, D)
     seen = None if even and Q == 1 else _seen(lengths, Q, H // H_kv, first, longest, window)
     out = scaled_dot_product_attention(heads, k, v, attn_mask=seen, scale=scale)
-    if not (even or finite) and bool(out.sum().isnan()):
-        # What lies behind a row's length may be NaN, which a weight of 0 does not stop.
-        live = (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None, :, None]
-        out = scaled_dot_product_attention(heads, k.where(live, 0), v.where(live, 0), attn_mask=seen, scale=scale)
     if Q == 1:
         return out.reshape(R, 1, H, D)
     return out.view(R, H_kv, Q, -1, D).transpose(1, 2).reshape(R, Q, H, D)

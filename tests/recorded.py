@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten
 import genarm_kernels
 from genarm.engine import engine, graphs
 from genarm.models import transformer
-from genarm_kernels.eager_attention import eager_attention
+from genarm_kernels.eager_attention import attend
 
 REFUSED = {"aten::_local_scalar_dense", "aten::nonzero", "aten::lift_fresh", "aten::masked_select", "aten::is_pinned"}
 
@@ -63,7 +63,7 @@ def kernel_attention(
     """decode_attention as the kernel does it: by the lengths on the device alone, nothing behind them read."""
     live = (torch.arange(keys.shape[1]) < lengths[:, None])[:, :, None, None]
     keys, values = torch.where(live, keys, 0), torch.where(live, values, 0)
-    return eager_attention(query, keys, values, lengths, scale, window, keys.shape[1], False, True)
+    return attend(query, keys, values, lengths, scale, window, keys.shape[1], False)
 
 
 def record_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

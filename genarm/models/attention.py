@@ -73,10 +73,6 @@ def decode_attention(
     lengths: Tensor,
     scale: float | None = None,
     window: int = 0,
-    *,
-    longest: int | None = None,
-    even: bool = False,
-    finite: bool = False,
     backend: AttentionName = "kernel",
 ) -> Tensor:
     """genarm_kernels.decode_attention, or flash-attn's kernel for the same.
@@ -85,9 +81,7 @@ def decode_attention(
         ValueError: for backend "flash-attn" where it is not installed or does not take the tensors.
     """
     if backend == "kernel":
-        return genarm_kernels.decode_attention(
-            query, key_cache, value_cache, lengths, scale, window, longest=longest, even=even, finite=finite
-        )
+        return genarm_kernels.decode_attention(query, key_cache, value_cache, lengths, scale, window)
     if not _flash_takes(query, key_cache, value_cache):
         raise ValueError(
             'backend="flash-attn" needs flash-attn installed and bfloat16 or float16 tensors on CUDA, heads of a '

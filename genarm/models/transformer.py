@@ -173,10 +173,7 @@ class FusedSession:
             self.lengths,
             self._parts.scale,
             self._tensors.layers[layer].window,
-            longest=self._longest,
-            even=self._even,
-            finite=True,
-            backend=self._attention,
+            self._attention,
         )
 
     def _forward(
