@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 from transformers.activations import ACT2FN
 
+from genarm_kernels.attention_arguments import MAX_HEAD_DIM
+
 FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 # Scalings whose frequencies do not depend on the length of the text.
 ROTARY_TYPES = {"default", "linear", "llama3", "yarn"}
@@ -137,6 +139,8 @@ def _strange_weight(model: Any) -> str | None:
         (layer.linears["q_proj"].out_features, layer.linears["k_proj"].out_features) != rows for layer in parts.layers
     ):
         return "its layers differ in their number of heads"
+    if parts.head_dim > MAX_HEAD_DIM:  # of decode_attention
+        return f"its heads have {parts.head_dim} columns, more than {MAX_HEAD_DIM}"
     return None
 
 

@@ -112,6 +112,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         "its rotary scaling 'dynamic'",
     ),
     "another activation": ({"hidden_act": "gelu"}, "its activation is"),
+    "very wide heads": ({"head_dim": 258}, "its heads have 258 columns"),
 }
 
 
