@@ -59,7 +59,8 @@ class CapturedRun(Run):
             self._launched.wait(torch.cuda.current_stream(job.device))
         if self._replay is None:
             self._replay = capture(self.decode if job.interrupts else self._whole_step, self._pool, job.device)
-            self._decoded = self._logits
+            # A whole step's logits are nobody's, so other captures may have their memory.
+            self._decoded, self._logits = self._logits if job.interrupts else [], []
         self.job = job
         self.state.load(state)
 
