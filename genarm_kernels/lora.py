@@ -58,6 +58,11 @@ class Lora:
         return dense.view(-1, N)
 
     @cached_property
+    def dense_float(self) -> Tensor:
+        """`dense` in float32."""
+        return self.dense.float()
+
+    @cached_property
     def stacked(self) -> Tensor:
         """[T, A·rank, W] for targets of one width W: each target's shrinks, adapter by adapter, to its outputs."""
         A, _, rank = self.up.shape
