@@ -75,12 +75,12 @@ class GuidedDecoder:
                 f"base_model is a {type(base_model).__name__}: pass a loaded model, or a path to from_pretrained"
             )
         _check_limits(max_batch_size, max_length)
-        _check_paths(engine, attention)
         parameter = next(base_model.parameters(), None)
         if parameter is None:
             raise UnsupportedModelError(
                 f"base_model ({type(base_model).__name__}) has no weights: pass an AutoModelForCausalLM or a PeftModel"
             )
+        _check_paths(engine, attention, parameter)
         source = Source(parameter.dtype, parameter.device, trust_remote_code)
         base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
         self.tokenizer = tokenizer
@@ -243,11 +243,18 @@ def _check_limits(max_batch_size: object, max_length: object) -> None:
             raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 1{extra}, or None")
 
 
-def _check_paths(engine: object, attention: object) -> None:
+def _check_paths(engine: object, attention: object, weight: Tensor) -> None:
     for name, value, choices in (("engine", engine, EngineName), ("attention", attention, AttentionName)):
         if value not in get_args(choices):
             raise InvalidArgumentError(f"{name} is {value!r}: pass one of {', '.join(map(repr, get_args(choices)))}")
-    if attention == "flash-attn" and importlib.util.find_spec("flash_attn") is None:
+    if attention == "kernel":
+        return
+    if importlib.util.find_spec("flash_attn") is None:
         raise InvalidArgumentError(
             "attention is 'flash-attn', which is not installed: pip install flash-attn, or leave it at 'kernel'"
+        )
+    if weight.device.type != "cuda" or weight.dtype not in (torch.bfloat16, torch.float16):
+        raise InvalidArgumentError(
+            f"attention is 'flash-attn', which takes bfloat16 and float16 on CUDA, and the base is {weight.dtype} on "
+            f"{weight.device}: leave it at 'kernel'"
         )
