@@ -74,7 +74,7 @@ def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console
     summary = _show_rewards(console, settings.texts)
     console.print(
         f"{settings.tokens_per_second:.0f} tokens/s guided by four reward models, {alone.tokens_per_second:.0f} plain, "
-        f"in batches of up to {BATCH} on {decoder.device}: five rows a sequence in one pass where plain decoding has one"
+        f"in batches of up to {BATCH} on {decoder.device}: five rows a sequence in a pass, plain one"
     )
     _write(console, output, settings, curves, summary, alone.tokens_per_second)
     console.print(
