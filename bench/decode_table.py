@@ -8,14 +8,13 @@ that only show that everything runs.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.decode_cases import SMOKE
-from bench.roofline import label
+from bench.roofline import label, read
 
 Row = dict[str, Any]
 NAMES = {
@@ -30,15 +29,9 @@ NAMES = {
 
 
 def load(path: Path) -> Row:
-    """A suite's record, or SystemExit with what is wrong with it."""
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"{path} cannot be read as a suite's JSON: {error}") from None
-    rows = record.get("rows") if isinstance(record, dict) else None
-    if not rows:
-        raise SystemExit(f"{path} has no rows: write it with bench/device.sh")
-    if not all("contender" in row["notes"] for row in rows):
+    """The decoding suite's record, or SystemExit with what is wrong with it."""
+    record = read(path)
+    if not all("contender" in row["notes"] for row in record["rows"]):
         raise SystemExit(f"{path} has rows of another suite: this reads the decoding suite only")
     return record
 

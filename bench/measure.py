@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,6 +82,17 @@ def timed_on_gpu(run: Callable[[], object], calls: int) -> None:
     stop.record()
     stop.synchronize()
     CLOCK.seconds += start.elapsed_time(stop) / 1e3 / calls
+
+
+def in_rounds(benchmark: Any, run: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Let pytest-benchmark run rounds of so many calls -> the median seconds of a call."""
+    if device.type == "cpu":
+        timed, rounds, warmup = timed_on_cpu, CPU_ROUNDS, CPU_WARMUP_ROUNDS
+    else:
+        timed, rounds, warmup = timed_on_gpu, ROUNDS, WARMUP_ROUNDS
+    benchmark.pedantic(timed, args=(run, calls), rounds=rounds, warmup_rounds=warmup)
+    median: float = benchmark.stats.stats.median
+    return median
 
 
 def waits_for_the_device(call: Callable[[], Tensor]) -> bool:

@@ -33,8 +33,8 @@ TITLES = {
 MULTIPLES = (10, 100)
 
 
-def load(path: Path) -> Row:
-    """A suite's record, or SystemExit with what is wrong with it."""
+def read(path: Path) -> Row:
+    """Any suite's record, with rows, or SystemExit with what is wrong with it."""
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -42,7 +42,13 @@ def load(path: Path) -> Row:
     rows = record.get("rows") if isinstance(record, dict) else None
     if not rows:
         raise SystemExit(f"{path} has no rows: write it with bench/device.sh")
-    if not all({"copy_GB/s", "bytes", "implementation", "filters"} <= row["notes"].keys() for row in rows):
+    return record
+
+
+def load(path: Path) -> Row:
+    """The sampling suite's record, or SystemExit with what is wrong with it."""
+    record = read(path)
+    if not all({"copy_GB/s", "bytes", "implementation", "filters"} <= row["notes"].keys() for row in record["rows"]):
         raise SystemExit(f"{path} has rows without bytes or copy bandwidth: only the sampling suite can be drawn")
     return record
 

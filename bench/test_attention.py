@@ -123,12 +123,7 @@ def test_attention(benchmark, R: int, T: int, way: str) -> None:
     with torch.no_grad():
         run, mode = measure.as_round(calls, DEVICE)
         assert agrees(run()[0], steps[0])
-        timed = measure.timed_on_gpu if GPU else measure.timed_on_cpu
-        rounds, warmup = (
-            (measure.ROUNDS, measure.WARMUP_ROUNDS) if GPU else (measure.CPU_ROUNDS, measure.CPU_WARMUP_ROUNDS)
-        )
-        benchmark.pedantic(timed, args=(run, plan.calls), rounds=rounds, warmup_rounds=warmup)
-    seconds = benchmark.stats.stats.median
+        seconds = measure.in_rounds(benchmark, run, plan.calls, DEVICE)
     benchmark.extra_info.update(
         {
             "way": way,

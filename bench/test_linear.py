@@ -80,13 +80,8 @@ def test_linear(benchmark, model: str, layer: str, N: int, H: int, R: int, way: 
     with torch.no_grad():
         run, mode = measure.as_round(calls, DEVICE)
         assert all(agrees(*those) for those in zip(run(), xs, weights, strict=False))
-        timed = measure.timed_on_gpu if GPU else measure.timed_on_cpu
-        rounds, warmup = (
-            (measure.ROUNDS, measure.WARMUP_ROUNDS) if GPU else (measure.CPU_ROUNDS, measure.CPU_WARMUP_ROUNDS)
-        )
-        benchmark.pedantic(timed, args=(run, plan.calls), rounds=rounds, warmup_rounds=warmup)
+        seconds = measure.in_rounds(benchmark, run, plan.calls, DEVICE)
         preferred = "kernel" if GPU and linear.suits_kernel(xs[0], weights[0]) else "torch"
-    seconds = benchmark.stats.stats.median
     benchmark.extra_info.update(
         {
             "way": way,

@@ -33,10 +33,7 @@ def test_sampling(benchmark, case: Case) -> None:
     calls = [lambda draw=draws[index % plan.sets]: sample(draw) for index in range(plan.calls)]
     run, mode = measure.as_round(calls, DEVICE)
     agreement.check(draws, run()[: plan.sets], FILTERS[case.filters])
-    timed = measure.timed_on_gpu if GPU else measure.timed_on_cpu
-    rounds, warmup = (measure.ROUNDS, measure.WARMUP_ROUNDS) if GPU else (measure.CPU_ROUNDS, measure.CPU_WARMUP_ROUNDS)
-    benchmark.pedantic(timed, args=(run, plan.calls), rounds=rounds, warmup_rounds=warmup)
-    seconds = benchmark.stats.stats.median
+    seconds = measure.in_rounds(benchmark, run, plan.calls, DEVICE)
     benchmark.extra_info.update(
         {
             "implementation": case.implementation,

@@ -154,12 +154,7 @@ def test_step(benchmark, step: str, R: int, K: int, way: str) -> None:
         before = first.residual.clone()
         assert agrees(step, take(first), first, before)
         run, mode = measure.as_round([partial(take, sets[index % plan.sets]) for index in range(plan.calls)], DEVICE)
-        timed = measure.timed_on_gpu if GPU else measure.timed_on_cpu
-        rounds, warmup = (
-            (measure.ROUNDS, measure.WARMUP_ROUNDS) if GPU else (measure.CPU_ROUNDS, measure.CPU_WARMUP_ROUNDS)
-        )
-        benchmark.pedantic(timed, args=(run, plan.calls), rounds=rounds, warmup_rounds=warmup)
-    seconds = benchmark.stats.stats.median
+        seconds = measure.in_rounds(benchmark, run, plan.calls, DEVICE)
     benchmark.extra_info.update(
         {
             "way": way,

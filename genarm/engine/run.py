@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -14,8 +14,6 @@ from .job import Job
 from .ranges import annotated
 from .state import State
 from .step import draw
-
-Step = Callable[[], object]
 
 
 class Run:

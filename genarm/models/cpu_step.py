@@ -30,7 +30,6 @@ class Product:
         self.z = torch.empty(R, height, dtype=dtype)
         N = height if like.lora is None else height - like.lora.shrinks
         self.out = self.z[:, :N]
-        self._lora = like.lora
         if like.lora is not None:
             self._prepare(like.lora, adapters, N)
 

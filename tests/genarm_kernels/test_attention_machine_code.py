@@ -2,14 +2,11 @@
 
 import re
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
-from triton.backends.compiler import GPUTarget
+from compiled_launches import SHARED_BYTES, compile_only, on
 from triton.compiler import CompiledKernel
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
 from bench.machine_code import _dump, _instructions, read
 from genarm_kernels import attention
@@ -31,31 +28,13 @@ SHAPES = {
     (FP32, 8, 32, 8, 64): 128,
     (FP32, 4, 16, 8, 256): 128,
 }
-SHARED_BYTES = {80: 166912, 90: 232448, 100: 232448}
 ORDERS = {"heads first": lambda x: x.transpose(1, 2), "positions first": lambda x: x}
 
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
     """Every kernel that a call would have launched."""
-    kernels: list[CompiledKernel] = []
-    run = JITFunction.run
-
-    def compile_only(self: JITFunction, *arguments: object, warmup: bool, **keywords: object) -> CompiledKernel:
-        kernels.append(run(self, *arguments, warmup=True, **keywords))
-        return kernels[-1]
-
-    monkeypatch.setattr(JITFunction, "run", compile_only)
-    on(90, monkeypatch)
-    return kernels
-
-
-def on(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = GPUTarget("cuda", capability, 32)
-    fake = SimpleNamespace(
-        get_current_device=lambda: capability, get_current_target=lambda: target, get_current_stream=lambda _: 0
-    )
-    monkeypatch.setattr(driver, "_active", fake)
+    return compile_only(monkeypatch)
 
 
 def call(

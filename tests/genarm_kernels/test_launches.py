@@ -1,15 +1,11 @@
 """The launchers' own calls, specialised by Triton as for a GPU and compiled for sm_90; only the launch is left out."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from compiled_launches import compile_only
 from kernel_cases import make_logits
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
 from bench.machine_code import read
 from genarm_kernels import fused
@@ -26,20 +22,7 @@ ALL = {"top_k": 50, "top_p": 0.9, "min_p": 0.01, "base_min_p": 0.1, "base_top_p"
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
     """Every kernel that a call would have launched."""
-    target = GPUTarget("cuda", 90, 32)
-    fake = SimpleNamespace(
-        get_current_device=lambda: 0, get_current_target=lambda: target, get_current_stream=lambda _: 0
-    )
-    monkeypatch.setattr(driver, "_active", fake)
-    kernels: list[CompiledKernel] = []
-    run = JITFunction.run
-
-    def compile_only(self: JITFunction, *arguments: object, warmup: bool, **keywords: object) -> CompiledKernel:
-        kernels.append(run(self, *arguments, warmup=True, **keywords))
-        return kernels[-1]
-
-    monkeypatch.setattr(JITFunction, "run", compile_only)
-    return kernels
+    return compile_only(monkeypatch)
 
 
 def call(logits: list[Tensor], return_logprobs: bool = False, **settings: object) -> None:

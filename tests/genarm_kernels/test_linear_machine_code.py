@@ -2,19 +2,15 @@
 
 import re
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
-from triton.backends.compiler import GPUTarget
+from compiled_launches import SHARED_BYTES, compile_only, on
 from triton.compiler import CompiledKernel
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
 from bench.machine_code import MachineCode, _dump, _instructions, read
 from genarm_kernels import linear
 
-SHARED_BYTES = {80: 166912, 90: 232448, 100: 232448}
 # Registers at most, by rows of a tile: x's, W's. 128 threads of 168 leave an SM three programs.
 REGISTERS = {(8, 32): 64, (16, 32): 80, (32, 32): 128, (64, 32): 200, (8, 64): 96, (16, 64): 128, (32, 64): 200}
 
@@ -22,24 +18,12 @@ REGISTERS = {(8, 32): 64, (16, 32): 80, (32, 32): 128, (64, 32): 200, (8, 64): 9
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
     """Every kernel that a call would have launched on `capability`."""
-    kernels: list[CompiledKernel] = []
-    run = JITFunction.run
-
-    def compile_only(self: JITFunction, *arguments: object, warmup: bool, **keywords: object) -> CompiledKernel:
-        kernels.append(run(self, *arguments, warmup=True, **keywords))
-        return kernels[-1]
-
-    monkeypatch.setattr(JITFunction, "run", compile_only)
-    on(90, monkeypatch)
+    kernels = compile_only(monkeypatch)
+    use_shared_bytes(90, monkeypatch)
     return kernels
 
 
-def on(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = GPUTarget("cuda", capability, 32)
-    fake = SimpleNamespace(
-        get_current_device=lambda: capability, get_current_target=lambda: target, get_current_stream=lambda _: 0
-    )
-    monkeypatch.setattr(driver, "_active", fake)
+def use_shared_bytes(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "per_program_bytes", lambda device: SHARED_BYTES[capability])
 
 
@@ -137,6 +121,7 @@ def test_other_devices_get_it_too(
     launched: list[CompiledKernel], monkeypatch: pytest.MonkeyPatch, capability: int
 ) -> None:
     on(capability, monkeypatch)
+    use_shared_bytes(capability, monkeypatch)
     for R in (1, 16, 64):
         call(R, 6192, 4096)
     for kernel in launched:

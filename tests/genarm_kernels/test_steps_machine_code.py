@@ -3,15 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 import step_cases as cases
 import torch
-from triton.backends.compiler import GPUTarget
+from compiled_launches import compile_only, on
 from triton.compiler import CompiledKernel
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
 from bench.machine_code import _dump, _instructions, read
 from genarm_kernels import activation, add_rms_norm, norm, rotary, rotary_store, swiglu
@@ -22,26 +19,9 @@ BF16 = torch.bfloat16
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
     """Every kernel that a call would have launched."""
-    kernels: list[CompiledKernel] = []
-    run = JITFunction.run
-
-    def compile_only(self: JITFunction, *arguments: object, warmup: bool, **keywords: object) -> CompiledKernel:
-        kernels.append(run(self, *arguments, warmup=True, **keywords))
-        return kernels[-1]
-
-    monkeypatch.setattr(JITFunction, "run", compile_only)
     for module in (activation, norm, rotary):
         monkeypatch.setattr(module, "INTERPRETED", True)
-    on(90, monkeypatch)
-    return kernels
-
-
-def on(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = GPUTarget("cuda", capability, 32)
-    fake = SimpleNamespace(
-        get_current_device=lambda: capability, get_current_target=lambda: target, get_current_stream=lambda _: 0
-    )
-    monkeypatch.setattr(driver, "_active", fake)
+    return compile_only(monkeypatch)
 
 
 def norm_step(
