@@ -5,6 +5,7 @@ from genarm_kernels.activation import swiglu
 from genarm_kernels.arguments import GuidedSample
 from genarm_kernels.attention import decode_attention
 from genarm_kernels.linear import skinny_linear
+from genarm_kernels.logprobs import token_logprobs
 from genarm_kernels.lora import Lora
 from genarm_kernels.norm import add_rms_norm
 from genarm_kernels.rotary import rotary_store
@@ -23,4 +24,5 @@ __all__ = [
     "row_seeds",
     "skinny_linear",
     "swiglu",
+    "token_logprobs",
 ]

@@ -10,6 +10,7 @@ from genarm_kernels import philox
 from genarm_kernels.arguments import GROUP_SIZE, NOTHING_LEFT, GuidedSample, Inputs, PerRow, prepare
 from genarm_kernels.reference_attention import decode_attention as decode_attention
 from genarm_kernels.reference_linear import skinny_linear as skinny_linear
+from genarm_kernels.reference_logprobs import token_logprobs as token_logprobs
 from genarm_kernels.reference_steps import add_rms_norm as add_rms_norm
 from genarm_kernels.reference_steps import rotary_store as rotary_store
 from genarm_kernels.reference_steps import swiglu as swiglu
