@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError
@@ -25,6 +25,7 @@ from .vocabulary import check_vocabularies
 
 RewardModel = str | Path | nn.Module | LoraAdapter
 RewardModels = Mapping[str, RewardModel] | Sequence[RewardModel] | None
+REPORTED = ("missing_keys", "unexpected_keys")
 DTYPES = {
     "bfloat16": torch.bfloat16,
     "bf16": torch.bfloat16,
@@ -71,25 +72,45 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 def load_model(name: str | Path, source: Source) -> nn.Module:
     """A causal LM from a folder or the hub: safetensors only, complete, in ``source.dtype`` on ``source.device``."""
+    return _load(AutoModelForCausalLM, name, source)
+
+
+def load_scorer(name: str | Path, source: Source, new_score: bool = False) -> nn.Module:
+    """A trajectory RM, a sequence classifier of one label, as `load_model` loads a causal LM.
+
+    ``new_score``: the files are a causal LM's, and the score that takes its head's place is an adapter's to bring.
+    """
+    return _load(AutoModelForSequenceClassification, name, source, new_score, num_labels=1)
+
+
+def _load(architecture: Any, name: str | Path, source: Source, new_score: bool = False, **settings: Any) -> nn.Module:
     folder = model_source(str(name))
     try:
         with _quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = architecture.from_pretrained(
                 folder,
                 dtype=source.dtype,
                 use_safetensors=True,
                 trust_remote_code=source.trust_remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                **settings,
             )
     except SafetensorError as error:
         raise LoadingError(f"{name}: its weights are corrupt ({error}): copy or save them again") from None
     except Exception as error:  # a damaged configuration fails in any way it likes
-        raise _loading_error(name, error) from error
+        kind = "a causal language model" if architecture is AutoModelForCausalLM else "a scorer of sequences"
+        raise _loading_error(name, error, kind) from error
     model, report = loaded
+    if new_score:
+        report = {kind: [key for key in keys if not _is_head(key)] for kind, keys in report.items() if kind in REPORTED}
     _check_report(name, report)
     moved: nn.Module = model.to(source.device).eval()
     return moved
+
+
+def _is_head(key: str) -> bool:
+    return key.partition(".")[0] in {"score", "classifier", "lm_head"}
 
 
 @contextmanager
@@ -195,7 +216,7 @@ def _reward(
     folder = adapter_folder(path)
     adapter = read_adapter(folder)
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
-    own = _own_base(adapter, base_name)
+    own = own_base(adapter.base_name, base_name)
     if own is not None:
         module = load_model(own, source)
         return make_model(name, module, adapter.fit(module)), tokenizer or load_tokenizer(own)
@@ -214,12 +235,12 @@ def _reward(
     return make_model(name, base, fitted, wrapper), tokenizer
 
 
-def _own_base(adapter: LoraAdapter, base_name: str | None) -> str | None:
-    """The local folder of another base that the adapter was trained on, if it names one that is there."""
-    if not adapter.base_name or not (Path(adapter.base_name) / "config.json").is_file():
+def own_base(recorded: str | None, base_name: str | None) -> str | None:
+    """The local folder of another base than ``base_name`` that an adapter was trained on, if that is what it names."""
+    if not recorded or not (Path(recorded) / "config.json").is_file():
         return None
-    same = base_name is not None and Path(base_name).exists() and Path(adapter.base_name).samefile(base_name)
-    return None if same else adapter.base_name
+    same = base_name is not None and Path(base_name).exists() and Path(recorded).samefile(base_name)
+    return None if same else recorded
 
 
 def _adapter_elsewhere(name: str, adapter: LoraAdapter, source: Source, misfit: GenARMError) -> CausalModel:
@@ -249,11 +270,11 @@ def _shares_modules(base: nn.Module, reward: nn.Module) -> bool:
     return hasattr(reward, "disable_adapter") and inner_model(reward) is inner_model(base) and reward is not base
 
 
-def _loading_error(name: str | Path, error: Exception) -> LoadingError:
+def _loading_error(name: str | Path, error: Exception, kind: str) -> LoadingError:
     text = shorten(str(error), 160, placeholder=" …") or type(error).__name__
     folder = Path(str(name)).expanduser()
     if not list(folder.glob("*.safetensors")):
         refuse_pickled(folder)
     if not folder.exists():
         return LoadingError(f"{name}: no such folder, and not to be had from the hub ({text}): check the path")
-    return LoadingError(f"{name}: cannot be loaded as a causal language model ({text}): copy or save it again")
+    return LoadingError(f"{name}: cannot be loaded as {kind} ({text}): copy or save it again")
