@@ -1,0 +1,230 @@
+"""Preference pairs to token ids: a prompt that begins with BOS, and two responses that end in EOS.
+
+Prompt and response are tokenised apart, as they meet when text is generated: the prompt's tokens stand before the
+response has any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from rich.console import Console
+from rich.progress import track
+
+from ..errors import GenARMError, InvalidArgumentError
+from .chat import render
+from .pairs import Message, PreferencePair, Text
+from .truncation import Truncation, check_max_length, lengths_within
+
+
+class EncodedPair(TypedDict):
+    """Token ids of a prompt and, without it, of the two responses; none of the three is empty."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """``kept[i]`` is the index, among the pairs given, of the one that ``pairs[i]`` was made from."""
+
+    pairs: list[EncodedPair]
+    kept: list[int]
+    truncation: Truncation
+
+
+def encode_pairs(
+    tokenizer: Any,
+    pairs: Sequence[PreferencePair],
+    max_length: int | None = None,
+    progress: bool = False,
+    extra_eos: Sequence[str] = (),
+) -> Encoded:
+    """Token ids of preference pairs, in order.
+
+    The prompt begins with what the tokenizer itself puts before a text, exactly once (BOS for most, nothing for
+    GPT-2's); a prompt that would be empty is BOS, or EOS where there is no BOS, so that a response's first token has
+    something before it. A prompt in text is read as the tokenizer reads any text, just as when it is decoded from. A
+    response ends in exactly one EOS; special tokens that a response or a chat message spells out stay text.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with an EOS token; with a chat template for pairs of chat messages.
+        pairs: strings or chat messages, see `read_pairs`.
+        max_length: most tokens of a prompt and a response together. Longer prompts lose their beginning (never BOS),
+            down to half of it; then responses lose their end, EOS with it. Pairs whose responses are the same tokens
+            are dropped. None cuts nothing.
+        progress: show a progress bar on standard error.
+        extra_eos: tokens that end a turn beside the tokenizer's EOS ("<|eot_id|>"): a response that ends in one keeps
+            it.
+
+    Raises:
+        InvalidArgumentError: a tokenizer without EOS, chat messages that its template cannot render, a max_length
+            without room; the pair is named by its place, counted from 1.
+    """
+    encoder = Encoder(tokenizer, extra_eos)
+    check_max_length(max_length, len(encoder.start))
+    encoded = Encoded([], [], Truncation())
+    console = Console(stderr=True)
+    listed = track(pairs, "encoding pairs", console=console, disable=not progress, transient=True)
+    for index, pair in enumerate(listed):
+        try:
+            whole = encoder.pair(pair)
+        except GenARMError as error:
+            raise InvalidArgumentError(f"pair {index + 1}: {error}") from error
+        cut = whole if max_length is None else _cut(whole, max_length, len(encoder.start), encoded.truncation)
+        if cut["chosen_ids"] == cut["rejected_ids"]:
+            encoded.truncation.pairs_dropped += 1
+            continue
+        encoded.pairs.append(cut)
+        encoded.kept.append(index)
+    return encoded
+
+
+def encode_response(tokenizer: Any, prompt: str, response: str, max_length: int | None = None) -> tuple[list[int], int]:
+    """Token ids of BOS, prompt, response, EOS, and how many of them are prompt.
+
+    What goes over ``max_length`` is cut from the front of the prompt; a response that does not fit is an error.
+    """
+    encoder = Encoder(tokenizer)
+    before, after = encoder.prompt(prompt), encoder.response(response)
+    over = 0 if max_length is None else len(before) + len(after) - max_length
+    if over > len(before) - len(encoder.start):
+        raise InvalidArgumentError(f"a response of {len(after)} tokens does not fit max length {max_length}: raise it")
+    before = _without_front(before, max(over, 0), len(encoder.start))
+    return before + after, len(before)
+
+
+class Encoder:
+    """One tokenizer's way with prompts and responses.
+
+    Attributes:
+        start: what it puts before every text, [BOS] or nothing.
+        ends: the tokens that may end a response, by their text.
+    """
+
+    def __init__(self, tokenizer: Any, extra_eos: Sequence[str] = ()) -> None:
+        if tokenizer.eos_token_id is None:
+            raise InvalidArgumentError(
+                "the tokenizer has no EOS token, which every response ends in: set its eos_token"
+            )
+        self.tokenizer = tokenizer
+        self.start = _start(tokenizer)
+        self.ends: dict[str, int] = {tokenizer.eos_token: tokenizer.eos_token_id}
+        for token in extra_eos:
+            ids = self._ids(token)
+            if len(ids) != 1:
+                raise InvalidArgumentError(
+                    f"extra_eos: {token!r} is no single token of the tokenizer: check its spelling"
+                )
+            self.ends[token] = ids[0]
+        self.specials = tuple(token for token in tokenizer.all_special_tokens if token)
+
+    def pair(self, pair: PreferencePair) -> EncodedPair:
+        """All of a pair's tokens, uncut."""
+        if isinstance(pair.prompt, str):
+            if not (isinstance(pair.chosen, str) and isinstance(pair.rejected, str)):
+                raise InvalidArgumentError("the prompt is a string, the responses are messages: write it as messages")
+            return EncodedPair(
+                prompt_ids=self.prompt(pair.prompt),
+                chosen_ids=self.response(pair.chosen),
+                rejected_ids=self.response(pair.rejected),
+            )
+        prompt_ids, chosen_ids = self._chat(pair.prompt, pair.chosen)
+        other_ids, rejected_ids = self._chat(pair.prompt, pair.rejected)
+        if prompt_ids != other_ids:
+            raise InvalidArgumentError(
+                "the chat template writes two prompts for the two responses: use a template that leaves earlier turns "
+                "as they are, or pairs of strings"
+            )
+        return EncodedPair(prompt_ids=prompt_ids, chosen_ids=chosen_ids, rejected_ids=rejected_ids)
+
+    def prompt(self, text: str) -> list[int]:
+        """BOS and the prompt, read as the tokenizer reads any text."""
+        bos = self.tokenizer.bos_token
+        while self.start and bos and text.startswith(bos):
+            text = text[len(bos) :]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._begun(ids)
+
+    def response(self, text: str) -> list[int]:
+        """The response as text, and one EOS."""
+        body, end = self._split_end(text)
+        return [*self._ids(body, split_special_tokens=True), end]
+
+    def _chat(self, prompt: list[Message], response: Text) -> tuple[list[int], list[int]]:
+        rendered = render(self.tokenizer, prompt, response)
+        content = response if isinstance(response, str) else response[-1]["content"]
+        body, end = self._split_end(*_around(rendered.response, content))
+        asked = [message["content"] for message in prompt]
+        return self._begun(self._mixed(rendered.prompt, asked)), [*self._mixed(body, [content]), end]
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        if ids[: len(self.start)] != self.start:
+            ids = self.start + ids
+        if ids:
+            return ids
+        bos = self.tokenizer.bos_token_id
+        return [self.tokenizer.eos_token_id if bos is None else bos]
+
+    def _split_end(self, text: str, own: int = 0) -> tuple[str, int]:
+        """The text before the tokens that end it, and the first of those; at least ``own`` characters are kept.
+
+        White space after an end token, which templates write between turns, goes with it.
+        """
+        end = self.tokenizer.eos_token_id
+        while True:
+            stripped = text.rstrip()
+            token = next((token for token in self.ends if stripped.endswith(token)), None)
+            if token is None or len(stripped) - len(token) < own:
+                return text, end
+            text, end = stripped[: -len(token)], self.ends[token]
+
+    def _mixed(self, text: str, contents: Sequence[str]) -> list[int]:
+        """Ids of a rendered conversation whose template's special tokens are tokens, and those in contents text."""
+        suspect = [content.strip() for content in contents if any(token in content for token in self.specials)]
+        ids: list[int] = []
+        for content in suspect:
+            before, found, after = text.partition(content)
+            if found:
+                ids += self._ids(before) + self._ids(found, split_special_tokens=True)
+                text = after
+        return ids + self._ids(text)
+
+    def _ids(self, text: str, split_special_tokens: bool = False) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)[
+            "input_ids"
+        ]
+        return ids
+
+
+def _start(tokenizer: Any) -> list[int]:
+    """What a tokenizer puts before any text by itself."""
+    alone: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole: list[int] = tokenizer("a")["input_ids"]
+    places = range(len(whole) - len(alone) + 1)
+    return next((whole[:place] for place in places if whole[place : place + len(alone)] == alone), [])
+
+
+def _around(text: str, content: str) -> tuple[str, int]:
+    """A response as rendered, and where in it the message's own words end."""
+    words = content.rstrip()
+    place = text.rfind(words) if words else -1
+    return text, max(place + len(words), 0) if place >= 0 else 0
+
+
+def _cut(pair: EncodedPair, max_length: int, start: int, truncation: Truncation) -> EncodedPair:
+    prompt, chosen, rejected = pair["prompt_ids"], pair["chosen_ids"], pair["rejected_ids"]
+    kept, (of_chosen, of_rejected) = lengths_within(max_length, len(prompt), (len(chosen), len(rejected)))
+    truncation.count(len(prompt) - kept, (len(chosen) - of_chosen, len(rejected) - of_rejected))
+    return EncodedPair(
+        prompt_ids=_without_front(prompt, len(prompt) - kept, start),
+        chosen_ids=chosen[:of_chosen],
+        rejected_ids=rejected[:of_rejected],
+    )
+
+
+def _without_front(prompt: list[int], dropped: int, start: int) -> list[int]:
+    return prompt[:start] + prompt[start + dropped :]
