@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import GenARMError
 
@@ -19,6 +20,21 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, 1.96 * math.sqrt(variance / count)
 
 
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches. Raises GenARMError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise GenARMError("matplotlib is not installed, so nothing was plotted: pip install 'genarm[plots]'") from None
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def open_frame(axes: Any) -> None:
+    """Axes without lines above and to the right."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
 def reward_against_weight(
     curves: Mapping[str, Mapping[float, Sequence[float]]], path: Path, ylabel: str, title: str
 ) -> None:
@@ -26,11 +42,7 @@ def reward_against_weight(
 
     ``curves`` maps a name to {weight: the rewards of the texts generated at that weight}.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise GenARMError("matplotlib is not installed, so nothing was plotted: pip install 'genarm[plots]'") from None
-    figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
+    figure = new_figure(7.5, 4.5)
     axes = figure.add_subplot()
     for name, curve in curves.items():
         weights = sorted(curve)
@@ -41,6 +53,5 @@ def reward_against_weight(
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    open_frame(axes)
     figure.savefig(path)
