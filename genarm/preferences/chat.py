@@ -37,13 +37,12 @@ def render(tokenizer: Any, prompt: list[Message], response: Text) -> Rendered:
     whole = _apply(tokenizer, [*prompt, *answer], add_generation_prompt=False)
     if whole.startswith(before):
         return Rendered(before, whole[len(before) :])
-    content, asked = answer[-1]["content"].strip(), prompt[-1]["content"].strip()
-    begins = whole.rfind(content) if content else -1
-    cut = min(shared_length(before, whole), begins)
-    if begins < 0 or asked not in whole[:cut] or whole.rfind(asked, 0, begins) + len(asked) > cut:
+    turns = _apply(tokenizer, prompt, add_generation_prompt=False).rstrip()
+    cut = min(shared_length(before, whole), whole.rfind(answer[-1]["content"].strip()))
+    if cut < len(turns) or not whole.startswith(turns):
         raise InvalidArgumentError(
-            "the chat template writes the prompt's turns otherwise once a response follows, so the response's tokens "
-            "cannot be told apart: use a template that leaves earlier turns as they are, or pairs of strings"
+            "the chat template writes the prompt or the response otherwise once the one follows the other, so that the "
+            "response's tokens cannot be told apart: use a template that leaves turns as they are, or pairs of strings"
         )
     return Rendered(whole[:cut], whole[cut:])
 

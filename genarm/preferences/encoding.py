@@ -120,7 +120,8 @@ class Encoder:
                     f"extra_eos: {token!r} is no single token of the tokenizer: check its spelling"
                 )
             self.ends[token] = ids[0]
-        self.specials = tuple(token for token in tokenizer.all_special_tokens if token)
+        added = tokenizer.added_tokens_decoder.values()
+        self.specials = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
 
     def pair(self, pair: PreferencePair) -> EncodedPair:
         """All of a pair's tokens, uncut."""
@@ -157,7 +158,7 @@ class Encoder:
     def _chat(self, prompt: list[Message], response: Text) -> tuple[list[int], list[int]]:
         rendered = render(self.tokenizer, prompt, response)
         content = response if isinstance(response, str) else response[-1]["content"]
-        body, end = self._split_end(*_around(rendered.response, content))
+        body, end = self._split_end(self._turn(rendered.response, content))
         asked = [message["content"] for message in prompt]
         return self._begun(self._mixed(rendered.prompt, asked)), [*self._mixed(body, [content]), end]
 
@@ -169,16 +170,19 @@ class Encoder:
         bos = self.tokenizer.bos_token_id
         return [self.tokenizer.eos_token_id if bos is None else bos]
 
-    def _split_end(self, text: str, own: int = 0) -> tuple[str, int]:
-        """The text before the tokens that end it, and the first of those; at least ``own`` characters are kept.
+    def _turn(self, text: str, content: str) -> str:
+        """A rendered response up to the token that ends it; what a template writes after that is no part of it."""
+        own = text.find(content.strip()) + len(content.strip()) if content.strip() in text else 0
+        ends = [place + len(token) for token in self.ends if (place := text.find(token, own)) >= 0]
+        return text[: min(ends, default=len(text))]
 
-        White space after an end token, which templates write between turns, goes with it.
-        """
+    def _split_end(self, text: str) -> tuple[str, int]:
+        """The text before the tokens that end it, and the first of those."""
         end = self.tokenizer.eos_token_id
         while True:
             stripped = text.rstrip()
             token = next((token for token in self.ends if stripped.endswith(token)), None)
-            if token is None or len(stripped) - len(token) < own:
+            if token is None:
                 return text, end
             text, end = stripped[: -len(token)], self.ends[token]
 
@@ -206,13 +210,6 @@ def _start(tokenizer: Any) -> list[int]:
     whole: list[int] = tokenizer("a")["input_ids"]
     places = range(len(whole) - len(alone) + 1)
     return next((whole[:place] for place in places if whole[place : place + len(alone)] == alone), [])
-
-
-def _around(text: str, content: str) -> tuple[str, int]:
-    """A response as rendered, and where in it the message's own words end."""
-    words = content.rstrip()
-    place = text.rfind(words) if words else -1
-    return text, max(place + len(words), 0) if place >= 0 else 0
 
 
 def _cut(pair: EncodedPair, max_length: int, start: int, truncation: Truncation) -> EncodedPair:

@@ -61,7 +61,7 @@ def read_pairs(path: str | Path, where: Mapping[str, str] | None = None, **wante
         raise InvalidArgumentError(f"{path}: chosen equals rejected in every pair: nothing can be learned from them")
     if len(telling) < len(pairs):
         equal = len(pairs) - len(telling)
-        warnings.warn(f"{path}: {equal} pairs whose chosen equals their rejected are left out", stacklevel=2)
+        warnings.warn(f"{path}: chosen equals rejected in {equal} of {len(pairs)} pairs, left out", stacklevel=2)
     return telling
 
 
@@ -116,7 +116,7 @@ def _side(value: Any, where: str) -> Text:
         _check_text(value, where)
         return value
     if not isinstance(value, list):
-        raise InvalidArgumentError(f"{where} is a {type(value).__name__}: write a string or a list of chat messages")
+        raise InvalidArgumentError(f"{where} is of type {type(value).__name__}: write text or a list of chat messages")
     if not value:
         raise InvalidArgumentError(f"{where} is an empty list: write at least one chat message, or leave the row out")
     for message in value:

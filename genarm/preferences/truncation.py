@@ -23,11 +23,13 @@ class Truncation:
         """One line for the reader of a run."""
         parts = []
         if self.prompts_cut:
-            parts.append(f"{self.prompts_cut} prompts lost {self.prompt_tokens_dropped} tokens from their beginning")
+            cut = _count(self.prompts_cut, "prompt")
+            parts.append(f"{cut} lost {_count(self.prompt_tokens_dropped, 'token')} at the beginning")
         if self.responses_cut:
-            parts.append(f"{self.responses_cut} responses lost {self.response_tokens_dropped} tokens from their end")
+            cut = _count(self.responses_cut, "response")
+            parts.append(f"{cut} lost {_count(self.response_tokens_dropped, 'token')} at the end")
         if self.pairs_dropped:
-            parts.append(f"{self.pairs_dropped} pairs were dropped, both responses being the same tokens")
+            parts.append(f"{_count(self.pairs_dropped, 'pair')} dropped because both responses are the same tokens")
         return "; ".join(parts) or "nothing was cut"
 
     def count(self, prompt_tokens: int, response_tokens: tuple[int, int]) -> None:
@@ -36,6 +38,10 @@ class Truncation:
         self.prompt_tokens_dropped += prompt_tokens
         self.responses_cut += sum(tokens > 0 for tokens in response_tokens)
         self.response_tokens_dropped += sum(response_tokens)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def check_max_length(max_length: int | None, start: int) -> None:

@@ -1,0 +1,190 @@
+"""Rows in TRL's formats become pairs of a prompt and two responses; what cannot is refused by row."""
+
+import json
+import os
+import random
+import warnings
+from pathlib import Path
+
+import pytest
+
+from genarm.errors import InvalidArgumentError
+from genarm.preferences.pairs import PreferencePair, read_pairs
+
+DATA = Path(os.environ.get("GENARM_DATA", Path(__file__).parents[4] / "shared" / "data"))
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(*rows, **options):
+        path = tmp_path / "pairs.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        return read_pairs(path, **options)
+
+    return read
+
+
+@pytest.fixture
+def read_one(read):
+    def read_one(**row):
+        pair = read(row)[0]
+        return pair.prompt, pair.chosen, pair.rejected
+
+    return read_one
+
+
+def test_a_prompt_in_text_is_taken_as_it_stands(read_one):
+    assert read_one(prompt="p ", chosen=" a", rejected="b") == ("p ", " a", "b")
+    assert read_one(prompt="", chosen="the a", rejected="the b") == ("", "the a", "the b")
+
+
+def test_a_prompt_in_messages_goes_with_responses_in_messages_or_text(read_one):
+    turns = [{"role": "system", "content": "s"}, user("p")]
+    answers = [assistant("a")], [assistant("b")]
+    assert read_one(prompt=turns, chosen=answers[0], rejected=answers[1]) == (turns, *answers)
+    assert read_one(prompt=turns, chosen="a", rejected="b") == (turns, "a", "b")
+
+
+def test_whole_conversations_share_their_first_messages_as_the_prompt(read_one):
+    turns = [user("p"), assistant("q"), user("r")]
+    whole = [*turns, assistant("a")], [*turns, assistant("b")]
+    assert read_one(chosen=whole[0], rejected=whole[1]) == (turns, whole[0][-1:], whole[1][-1:])
+    assert read_one(prompt=None, chosen=whole[0], rejected=whole[1])[0] == turns
+
+
+def test_a_prompt_in_text_beside_whole_conversations_is_their_own(read_one):
+    whole = [user("p"), assistant("a")], [user("p"), assistant("b")]
+    assert read_one(prompt="p", chosen=whole[0], rejected=whole[1]) == ([user("p")], [assistant("a")], [assistant("b")])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("Human: hi\n\nAssistant: Yes", "Human: hi\n\nAssistant: No", "Human: hi\n\nAssistant:"),
+        ("Q?\n\nYes", "Q?\n\nYou", "Q?\n\n"),
+        ("I like cats", "I like cars", "I like"),
+        ("a b", "a b c", "a"),
+        ("same words here", "same words here\nand more", "same words"),
+        ("one two", "one\ttwo", "one"),
+        ("art", "arts", ""),
+        ("yes", "no", ""),
+        (" a", " b", ""),
+    ],
+)
+def test_whole_texts_are_parted_where_no_word_is_cut(read_one, chosen, rejected, prompt):
+    for sides in ((chosen, rejected), (rejected, chosen)):
+        found, *responses = read_one(chosen=sides[0], rejected=sides[1])
+        assert found == prompt
+        assert [found + response for response in responses] == list(sides)
+
+
+def test_parting_whole_texts_loses_nothing_and_leaves_no_side_empty(read):
+    draw = random.Random(0)
+    rows = []
+    while len(rows) < 300:
+        start = "".join(draw.choices("ab \n\té", k=draw.randrange(12)))
+        sides = [start + "".join(draw.choices("ab \n\té", k=draw.randrange(1, 6))) for _ in range(2)]
+        if sides[0] != sides[1]:
+            rows.append({"chosen": sides[0], "rejected": sides[1]})
+    for row, pair in zip(rows, read(*rows), strict=True):
+        assert pair.prompt + pair.chosen == row["chosen"] and pair.prompt + pair.rejected == row["rejected"]
+        assert pair.chosen and pair.rejected
+        for response in (pair.chosen, pair.rejected):
+            assert not pair.prompt or response[0].isspace() or pair.prompt[-1].isspace()
+
+
+def test_other_columns_are_kept_and_chosen_by(read):
+    rows = [
+        {"objective": "x", "score": 3, "prompt": "p", "chosen": "a", "rejected": "b"},
+        {"objective": "y", "score": 4, "chosen": "c", "rejected": "d"},
+        {"objective": "y", "score": 3, "chosen": "e", "rejected": "f"},
+    ]
+    assert next(pair.columns for pair in read(*rows)) == {"objective": "x", "score": 3}
+    assert read(*rows, objective="x") == [PreferencePair("p", "a", "b", {"objective": "x", "score": 3})]
+    assert [pair.chosen for pair in read(*rows, where={"score": "3"})] == ["a", "e"]
+    assert [pair.chosen for pair in read(*rows, where={"score": "3"}, objective="y")] == ["e"]
+
+
+def test_asking_for_what_no_row_has_says_what_there_is(read):
+    row = {"objective": "x", "chosen": "a", "rejected": "b"}
+    with pytest.raises(InvalidArgumentError, match="no row has objective = z: objective is one of x"):
+        read(row, objective="z")
+    with pytest.raises(InvalidArgumentError, match="there is no column kind"):
+        read(row, where={"kind": "topic"})
+
+
+def test_pairs_that_teach_nothing_are_left_out_and_counted(read):
+    equal, telling = {"chosen": "a", "rejected": "a"}, {"chosen": "a", "rejected": "b"}
+    with pytest.warns(UserWarning, match="chosen equals rejected in 2 of 3 pairs"):
+        pairs = read(equal, telling, equal)
+    assert [(pair.chosen, pair.rejected) for pair in pairs] == [("a", "b")]
+    with pytest.raises(InvalidArgumentError, match="equals rejected in every pair"):
+        read(equal)
+
+
+def test_nulls_inside_messages_are_as_good_as_missing_keys(read_one):
+    given = [{"role": "user", "content": "p", "name": None}]
+    assert read_one(prompt=given, chosen="a", rejected="b")[0] == [user("p")]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"chosen": "a"}, "rejected is missing or null"),
+        ({"chosen": None, "rejected": "b"}, "chosen is missing or null"),
+        ({"chosen": "", "rejected": "b"}, "chosen is empty"),
+        ({"chosen": 3, "rejected": "b"}, "chosen is of type int"),
+        ({"chosen": [], "rejected": [user("b")]}, "chosen is an empty list"),
+        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "prompt is of type int"),
+        ({"chosen": [{"role": "user"}], "rejected": [user("b")]}, "a chat message is"),
+        ({"chosen": [{"role": "user", "content": ["x"]}], "rejected": [user("b")]}, "a chat message is"),
+        ({"prompt": [user("p")], "chosen": "a", "rejected": [assistant("b")]}, "write both in one format"),
+        ({"prompt": "p", "chosen": [assistant("a")], "rejected": [assistant("b")]}, "write it as messages"),
+        ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "share no first message"),
+        ({"prompt": [user("p")], "chosen": [user("a")], "rejected": [user("b")]}, "messages of user after the prompt"),
+        (
+            {"chosen": [user("p"), assistant("a"), user("q"), assistant("r")], "rejected": [user("p"), assistant("b")]},
+            "messages of assistant, user, assistant",
+        ),
+        ({"chosen": "\ud83c", "rejected": "b"}, "half of a surrogate pair"),
+        ({"prompt": [user("\ud83c")], "chosen": "a", "rejected": "b"}, "half of a surrogate pair"),
+    ],
+)
+def test_a_row_that_is_no_pair_is_refused_by_its_number(read, row, message):
+    with pytest.raises(InvalidArgumentError, match=message) as caught:
+        read({"chosen": "a", "rejected": "b"}, row)
+    assert "pairs.jsonl, row 2" in str(caught.value)
+
+
+def test_rows_are_numbered_as_in_the_file_whatever_is_asked_for(read):
+    rows = [{"kind": "x", "chosen": "a", "rejected": "b"}, {"kind": "y", "chosen": "a"}]
+    with pytest.raises(InvalidArgumentError, match="row 2"):
+        read(*rows, kind="y")
+    assert len(read(*rows, kind="x")) == 1
+
+
+def test_an_empty_file_is_refused(read):
+    with pytest.raises(InvalidArgumentError, match="is empty"):
+        read()
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"NOT RUN: no preference data under {DATA}; set GENARM_DATA to it")
+def test_real_pairs_keep_their_prompts_when_these_are_written_into_both_sides(tmp_path):
+    path = DATA / "hh_harmless.test.jsonl.gz"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pairs = read_pairs(path)
+    rows = [{"chosen": pair.prompt + pair.chosen, "rejected": pair.prompt + pair.rejected} for pair in pairs]
+    (tmp_path / "whole.json").write_text(json.dumps(rows), encoding="utf-8")
+    parted = read_pairs(tmp_path / "whole.json")
+    assert len(parted) == len(pairs) == 391
+    for pair, own in zip(parted, pairs, strict=True):
+        assert pair.prompt.startswith(own.prompt) and pair.prompt + pair.chosen == own.prompt + own.chosen

@@ -1,0 +1,122 @@
+"""Every form of a data set gives the same rows; what is none is refused by name."""
+
+import gzip
+import json
+
+import pytest
+
+from genarm.errors import InvalidArgumentError
+from genarm.preferences.rows import content_hash, read_rows
+
+ROWS = [{"chosen": "a é 🎨", "rejected": "b", "n": 1}, {"chosen": "c", "rejected": "d", "n": 2}]
+LINES = "".join(json.dumps(row) + "\n\n" for row in ROWS)
+
+
+def test_rows_are_the_same_plain_gzipped_as_a_list_and_as_parquet(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow, of the extra train, is not installed")
+    import pyarrow
+
+    (tmp_path / "rows.jsonl").write_text(LINES, encoding="utf-8")
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(LINES.encode()))
+    (tmp_path / "rows.json").write_text(json.dumps(ROWS, indent=1), encoding="utf-8")
+    (tmp_path / "lines.json").write_text(LINES, encoding="utf-8")
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    names = ("rows.jsonl", "rows.jsonl.gz", "rows.json", "lines.json", "rows.parquet")
+    for name in names:
+        assert read_rows(tmp_path / name) == ROWS, name
+    assert len({content_hash(tmp_path / name) for name in names}) == 1
+
+
+def test_the_hash_is_that_of_the_content(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1, "b": "é"}\n', encoding="utf-8")
+    first = content_hash(path)
+    path.write_text('{"b":"\\u00e9",   "a":1}', encoding="utf-8")
+    assert content_hash(path) == first and len(first) == 64
+    path.write_text('{"a": 1, "b": "e"}', encoding="utf-8")
+    assert content_hash(path) != first
+
+
+def test_the_order_of_rows_is_part_of_the_hash(tmp_path):
+    for name, rows in (("one", ROWS), ("other", ROWS[::-1])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert content_hash(tmp_path / "one.json") != content_hash(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", b'{"chosen": 1}\n{"chosen": \n', "line 2: not JSON"),
+        ("rows.jsonl", b'{"chosen": 1}\n[1]\n', "row 2: a list, not an object"),
+        ("rows.jsonl", b"\xff\xfe", "not UTF-8"),
+        ("rows.jsonl.gz", gzip.compress(b'{"a": 1}')[:-4], "cut short or corrupt"),
+        ("rows.json", b"[1, 2", "not JSON"),
+        ("rows.json", b'{"a":\n 1}', "not JSON|write one list"),
+        ("rows.json", b'"text"', "holds a str"),
+        ("rows.parquet", b"PAR1 but not really", "cannot be read as Parquet"),
+    ],
+)
+def test_a_file_that_holds_no_rows_is_refused_by_name_and_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidArgumentError, match=message) as caught:
+        read_rows(tmp_path / name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "no/such/rows.json", "/no/such/folder", "a b"])
+def test_a_missing_file_is_not_looked_for_on_the_hub(name):
+    with pytest.raises(InvalidArgumentError, match="no such file"):
+        read_rows(name)
+
+
+def test_a_folder_of_files_is_not_taken_for_a_saved_data_set(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="save_to_disk did not write"):
+        read_rows(tmp_path)
+
+
+def test_a_saved_data_set_is_read_with_its_splits(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="datasets, of the extra train, is not installed")
+    datasets.disable_progress_bars()
+    whole = datasets.Dataset.from_list(ROWS)
+    whole.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": whole, "test": whole.select([1])}).save_to_disk(tmp_path / "split")
+    assert read_rows(tmp_path / "one") == read_rows(tmp_path / "split") == ROWS
+    assert read_rows(f"{tmp_path}/split:test") == ROWS[1:]
+    with pytest.raises(InvalidArgumentError, match="name one of train, test"):
+        read_rows(f"{tmp_path}/split:dev")
+    with pytest.raises(InvalidArgumentError, match="has no splits"):
+        read_rows(f"{tmp_path}/one:test")
+
+
+def test_a_name_is_loaded_with_its_split_and_without_its_code(monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="datasets, of the extra train, is not installed")
+    calls = []
+
+    def load_dataset(*args, **kwargs):
+        calls.append((args, kwargs))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert read_rows("owner/pairs") == ROWS
+    read_rows("owner/pairs:test[:10%]")
+    assert calls == [(("owner/pairs",), {"split": "train"}), (("owner/pairs",), {"split": "test[:10%]"})]
+
+
+def test_a_name_that_cannot_be_loaded_says_that_there_is_no_such_file(monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="datasets, of the extra train, is not installed")
+
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(InvalidArgumentError, match=r"no file owner/pairs, and no data set .*offline"):
+        read_rows("owner/pairs")
+
+
+@pytest.mark.parametrize(("module", "name"), [("pyarrow", "rows.parquet"), ("datasets", "owner/pairs")])
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, module, name):
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(InvalidArgumentError, match=r"genarm\[train\]"):
+        read_rows(name)
