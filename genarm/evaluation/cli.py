@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(name="evaluate", help="Say how good reward models are.", no_args_is_help=True)
+app = typer.Typer(name="evaluate", help="Say how good reward models are.")
 
 Base = Annotated[str | None, typer.Option(help="Folder or hub id of the base model.", show_default="the embedded base")]
 Reward = Annotated[
@@ -33,6 +33,13 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository brings along.")
 ]
+
+
+@app.callback(invoke_without_command=True)
+def group(context: typer.Context) -> None:
+    """Say how good reward models are."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -102,3 +109,42 @@ def accuracy(
         trust_remote_code=trust_remote_code,
     )
     return accuracy_command.run(options, Console())
+
+
+@app.command()
+def rewards(
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page (HTML).")],
+    base: Base = None,
+    reward: Reward = None,
+    data: Annotated[str | None, typer.Option(metavar="FILE", help="Preference pairs.")] = None,
+    where: Where = None,
+    limit: Annotated[int, typer.Option(min=1, help="Only the first so many pairs.")] = 20,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="A prompt, with --chosen and --rejected.")] = "",
+    chosen: Annotated[str | None, typer.Option(metavar="TEXT", help="A response, in place of --data.")] = None,
+    rejected: Annotated[str | None, typer.Option(metavar="TEXT", help="Another response to hold it against.")] = None,
+    max_length: MaxLength = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> int:
+    """A page of token rewards: chosen and rejected side by side, coloured by log π_r − log π_base."""
+    from rich.console import Console
+
+    from . import rewards_command
+
+    options = rewards_command.Options(
+        output=output,
+        base=base,
+        rewards=reward or (),
+        data=data,
+        where=where or (),
+        limit=limit,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    return rewards_command.run(options, Console())

@@ -7,27 +7,28 @@ the difference to the base, log π_r − log π_base: how far the reward model f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from jinja2 import Environment
 from rich.text import Text
 
 from ..output import GenerationOutput
-
-# The difference, in nats, at which the colour is full.
-FULL = 4.0
+from .page import cells, render, strength
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRewards:
-    """One generated text. ``rewards`` maps a reward model to log π_r of each token, ``base`` holds log π_base."""
+    """One text. ``rewards`` maps a reward model to log π_r of each token, ``base`` holds log π_base.
+
+    ``marks`` is what a page shows for tokens without text of their own (the end of a sequence), by their number.
+    """
 
     title: str
     prompt: str
     tokens: list[str]
     base: list[float]
     rewards: dict[str, list[float]]
+    marks: dict[int, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -51,9 +52,9 @@ def token_rewards(
     found = []
     for row, ids in enumerate(output.tokens):
         logs = output.model_logprobs[row, : len(ids)].T.tolist()
-        pieces = _pieces(tokenizer, ids.tolist())
+        texts = pieces(tokenizer, ids.tolist())
         rewards = dict(zip(output.model_names[1:], logs[1:], strict=True))
-        found.append(TokenRewards(titles[row], prompts[row], pieces, logs[0], rewards))
+        found.append(TokenRewards(titles[row], prompts[row], texts, logs[0], rewards))
     return found
 
 
@@ -71,59 +72,31 @@ def heatmap_html(rows: Sequence[TokenRewards], shown: Mapping[int, str], title: 
     lines = []
     for index, row in enumerate(rows):
         name = shown.get(index) or next(iter(row.rewards))
-        cells = [
-            {
-                "text": token,
-                "colour": "rgb({},{},{})".format(*_colour(value)),
-                "hint": f"log π_r {reward:.2f}, log π_base {base:.2f}, difference {value:+.2f}",
-            }
-            for token, value, reward, base in zip(
-                row.tokens, row.advantage(name), row.rewards[name], row.base, strict=True
-            )
-        ]
-        mean = row.mean_reward(name)
-        lines.append({"title": row.title, "reward": name, "prompt": row.prompt, "cells": cells, "mean": mean})
-    legend = [{"value": f"{value:+g}", "colour": "rgb({},{},{})".format(*_colour(value))} for value in range(-4, 5)]
-    return Environment(autoescape=True).from_string(PAGE).render(title=title, lines=lines, legend=legend)
+        found, mean = cells(row.tokens, row.rewards[name], row.base, row.marks), row.mean_reward(name)
+        lines.append({"title": row.title, "reward": name, "prompt": row.prompt, "cells": found, "mean": mean})
+    return render(LINES, title, lines=lines)
 
 
-def _pieces(tokenizer: Any, ids: list[int]) -> list[str]:
+def pieces(tokenizer: Any, ids: list[int]) -> list[str]:
     """The text of each token, such that joined they are the decoded text (a character split over tokens goes last)."""
-    pieces, before = [], ""
+    found, before = [], ""
     for end in range(1, len(ids) + 1):
         after = tokenizer.decode(ids[:end], skip_special_tokens=True)
         stable = after.rstrip("\ufffd") if end < len(ids) else after
-        pieces.append(stable[len(before) :])
+        found.append(stable[len(before) :])
         before = stable if len(stable) > len(before) else before
-    return pieces
+    return found
 
 
 def _colour(value: float) -> tuple[int, int, int]:
     """White at 0, towards green above, towards orange below; both stay light enough for black text."""
-    share = max(-1.0, min(1.0, value / FULL))
+    share = strength(value)
     end = (86, 196, 120) if share > 0 else (240, 148, 88)
     red, green, blue = (round(255 + (channel - 255) * abs(share)) for channel in end)
     return red, green, blue
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body { font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c;
-  background: #fff; }
-.row { margin: 1rem 0; } .title { font-weight: 600; } .mean, .prompt { color: #666; }
-.token { border-radius: 3px; padding: 2px 0; white-space: pre-wrap; }
-.legend span { padding: 2px 8px; }
-</style></head><body>
-<h1>{{ title }}</h1>
-<p>Each token is coloured by log π<sub>r</sub> − log π<sub>base</sub> in nats: green where the reward model favours it
-beyond what the base does, orange where it does not. Hover over a token for the figures.</p>
-<p class="legend">{% for step in legend %}
-<span style="background: {{ step.colour }}">{{ step.value }}</span>{% endfor %}</p>
-{% for line in lines %}<div class="row"><div><span class="title">{{ line.title }}</span>
+LINES = """{% for line in lines %}<div class="row"><div><span class="title">{{ line.title }}</span>
 <span class="mean">coloured by {{ line.reward }}, mean reward {{ "%.2f"|format(line.mean) }} nats a token</span></div>
-<div><span class="prompt">{{ line.prompt }}</span>{% for cell in line.cells %}<span class="token"
- style="background: {{ cell.colour }}" title="{{ cell.hint }}">{{ cell.text }}</span>{% endfor %}</div></div>
-{% endfor %}</body></html>
-"""
+<div class="text"><span class="prompt">{{ line.prompt }}</span>{{ tokens(line.cells) }}</div></div>
+{% endfor %}"""
