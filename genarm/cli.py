@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from .errors import GenARMError, InvalidArgumentError
+from .evaluation import cli as evaluation
+from .training import command as training
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer ships click under more than one name
 
@@ -195,6 +197,10 @@ def demo(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     run_demo(output, seed, device)
     return 0
+
+
+app.command()(training.train)
+app.add_typer(evaluation.app)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,7 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from genarm.training.data import StatementCollator, encode_response
+from genarm.preferences.collate import StatementCollator
+from genarm.preferences.encoding import encode_response
 
 VOCABULARY = 4096
 CONTEXT = 4096
@@ -33,7 +34,7 @@ def bf16_is_fast() -> bool:
     return bool(capabilities.get("amx_bf16", False))
 
 
-def train_tokenizer(statements: list[str], directory: Path) -> PreTrainedTokenizerBase:
+def train_tokenizer(statements: list[str], directory: Path, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerBase:
     """Byte-level BPE with `<s>` in front of every text; any text, special-looking ones too, decodes to itself."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -41,7 +42,7 @@ def train_tokenizer(statements: list[str], directory: Path) -> PreTrainedTokeniz
     bpe.train_from_iterator(
         statements,
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
+            vocab_size=vocabulary,
             special_tokens=list(SPECIAL),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -65,7 +66,7 @@ def train_tokenizer(statements: list[str], directory: Path) -> PreTrainedTokeniz
 
 def base_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=len(tokenizer),
         hidden_size=256,
         intermediate_size=640,
         num_hidden_layers=6,

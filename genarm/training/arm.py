@@ -9,33 +9,17 @@ length. Source: GenARM (Xu et al., ICLR 2025).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 
-from genarm.training.data import IGNORED, EncodedPair, PairCollator
-
-
-def response_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
-    """Σ_t log π(y_t | x, y_<t) of each sequence: its reward under an AR-RM.
-
-    logits: [N, T, V] of any float type, position t predicting token t + 1.
-    labels: [N, T] int64, the token ids of the response and -100 elsewhere (prompt and padding).
-    Returns [N] float32 (float64 for float64 logits); 0 for a sequence without response tokens.
-    """
-    if logits.shape[:2] != labels.shape:
-        raise ValueError(f"logits are {list(logits.shape)}, labels {list(labels.shape)}: both [N, T] must agree")
-    predicted = logits[:, :-1]
-    if predicted.dtype in (torch.float16, torch.bfloat16):
-        predicted = predicted.float()
-    targets = labels[:, 1:]
-    losses = F.cross_entropy(predicted.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-    return -losses.sum(dim=1)
+from ..errors import InvalidArgumentError
+from ..preferences.head import response_log_probs
 
 
 def arm_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
@@ -46,26 +30,31 @@ def arm_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return -F.logsigmoid(beta * (chosen - rejected)).mean()
 
 
-def pair_log_probs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
-    """One forward pass over a `PairCollator` batch: chosen [B] and rejected [B] log-probabilities, and the output."""
-    outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    chosen, rejected = response_log_probs(outputs.logits, batch["labels"]).chunk(2)
-    return chosen, rejected, outputs
+def pair_log_probs(model: Any, batch: Mapping[str, Tensor], inner: Any = None) -> tuple[Tensor, Tensor]:
+    """Σ_t log π_r of a `PairCollator` batch in one forward pass: chosen [B] and rejected [B].
+
+    ``inner`` is the causal LM itself where ``model`` wraps it (DistributedDataParallel).
+    """
+    chosen, rejected = response_log_probs(model, batch, inner).sum(1).chunk(2)
+    return chosen, rejected
 
 
 class ArmTrainer(Trainer):
     """Hugging Face's training loop on the GenARM loss; batches come from `PairCollator`.
 
-    beta: β_r of the loss. Everything else is `transformers.Trainer`'s.
+    beta: β_r of the loss. Everything else is `transformers.Trainer`'s. Logs hold, beside the loss, since the last log:
+    accuracy (share of pairs with the larger chosen reward), margin (mean of β_r · (chosen − rejected)), and the mean
+    chosen and rejected rewards in nats; evaluation logs the same under ``eval_``.
     """
 
     def __init__(self, *args: Any, beta: float, **kwargs: Any) -> None:
         if not beta > 0:
-            raise ValueError(f"beta is {beta}; the loss needs a β_r above 0")
+            raise InvalidArgumentError(f"beta is {beta}: the loss needs a β_r above 0")
         super().__init__(*args, **kwargs)
         self.beta = beta
         # the loss is a mean over pairs: under gradient accumulation the Trainer itself must divide by the steps
         self.model_accepts_loss_kwargs = False
+        self._rewards: defaultdict[bool, list[Tensor]] = defaultdict(list)
 
     def compute_loss(
         self,
@@ -74,41 +63,35 @@ class ArmTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of one batch, a scalar; with `return_outputs` also the model's output."""
-        chosen, rejected, outputs = pair_log_probs(model, inputs)
+        """The loss of one batch, a scalar; with `return_outputs` also the summed rewards, chosen and rejected [B]."""
+        chosen, rejected = pair_log_probs(model, inputs, self.accelerator.unwrap_model(model))
+        rewards = {"chosen": chosen, "rejected": rejected}
+        self._rewards[model.training].append(torch.stack([chosen, rejected], 1).detach())
         loss = arm_loss(chosen, rejected, self.beta)
-        return (loss, outputs) if return_outputs else loss
+        return (loss, rewards) if return_outputs else loss
 
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The loss of one evaluation batch; there is nothing else to gather."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
-@torch.no_grad()
-def pair_rewards(
-    model: PreTrainedModel,
-    pairs: Sequence[EncodedPair],
-    pad_token_id: int,
-    batch_size: int = 64,
-    progress: bool = False,
-) -> Tensor:
-    """Rewards of encoded pairs under a model: [N, 2] float32 on the CPU, column 0 chosen and column 1 rejected.
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what the rewards since the last log say; waits for the device here and nowhere else."""
+        evaluated = any(name.startswith("eval_") for name in logs)
+        kept = self._rewards.pop(not evaluated, [])
+        if kept and ("loss" in logs or evaluated):
+            figures = self._figures(torch.cat(kept))
+            logs.update({f"eval_{name}" if evaluated else name: value for name, value in figures.items()})
+        super().log(logs, start_time)
 
-    Similar lengths share a batch, so that little is spent on padding; rows come back in the order given. Whatever
-    mode the model was in, it is scored in eval mode and left as it was.
-    """
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]["chosen_ids"]) + len(pairs[i]["rejected_ids"]))
-    collate = PairCollator(pad_token_id)
-    rewards = torch.empty(len(pairs), 2)
-    training = model.training
-    model.train(False)
-    for start in track(range(0, len(order), batch_size), "scoring pairs", disable=not progress):
-        rows = order[start : start + batch_size]
-        batch = {name: tensor.to(model.device) for name, tensor in collate([pairs[i] for i in rows]).items()}
-        chosen, rejected, _ = pair_log_probs(model, batch)
-        rewards[rows] = torch.stack([chosen, rejected], dim=1).float().cpu()
-    model.train(training)
-    return rewards
-
-
-def pair_accuracy(rewards: Tensor) -> float:
-    """Share of pairs [N, 2] whose chosen response has strictly the larger reward; a tie (or NaN) counts as wrong."""
-    if len(rewards) == 0:
-        raise ValueError("no pairs to measure an accuracy on")
-    return float((rewards[:, 0] > rewards[:, 1]).float().mean())
+    def _figures(self, rewards: Tensor) -> dict[str, float]:
+        """Means over all processes' rewards [n, 2], which may differ in number."""
+        chosen, rejected = rewards.double().unbind(1)
+        right = (chosen > rejected).double()
+        columns = torch.stack([torch.ones_like(right), right, self.beta * (chosen - rejected), chosen, rejected], 1)
+        reduce: Any = self.accelerator.reduce
+        count, *sums = reduce(columns.sum(0), "sum").tolist()
+        names = ("accuracy", "margin", "chosen_reward", "rejected_reward")
+        return {name: value / count for name, value in zip(names, sums, strict=True)}

@@ -1,0 +1,222 @@
+"""Is an AR-RM as good a judge as a trajectory RM, and what does training it cost? One start, the same pairs.
+
+    python -m bench.reward_accuracy --suite persona --data DATA --out bench/results/cpu
+    python -m bench.reward_accuracy --suite hh_harmless --data DATA --base BASE --out bench/results/cpu
+    python -m bench.reward_accuracy --table bench/results/cpu
+
+Every run is `genarm train` itself: same base, pairs, order, steps, LoRA and rate; only the method differs. The methods
+take turns and swap places from run to run, so that whatever else the machine does falls on both. A suite's JSON holds
+every run with its seconds, and for each test pair whether it was ordered right; a script that was stopped goes on with
+the runs that are missing. BASE for the texts comes from bench.reward_base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from bench.report import environment
+from genarm.embedded import BASE
+from genarm.preferences.encoding import EncodedPair, encode_pairs
+from genarm.preferences.pairs import PreferencePair, read_pairs
+from genarm.preferences.scoring import pair_rewards, sequence_scores
+from genarm.training.models import trained_tokenizer, untrained_model
+from genarm.training.run import train
+from genarm.training.settings import Kind, TrainingSettings
+
+METHODS: tuple[Kind, ...] = ("arm", "trajectory-rm")
+OBJECTIVES = (
+    *("agreeableness", "conscientiousness", "extraversion", "neuroticism", "openness"),
+    *("interest-in-art", "interest-in-science", "interest-in-music", "interest-in-sports", "interest-in-literature"),
+    *("risk-seeking", "risk-averse"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Where a suite's pairs are, what selects an objective's, and how both methods are trained on them."""
+
+    files: str
+    objectives: tuple[str, ...] = ("all",)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def where(self, objective: str) -> dict[str, str]:
+        return {} if self.objectives == ("all",) else {"objective": objective}
+
+
+SUITES = {
+    "persona": Suite("persona/pairs", OBJECTIVES, {"epochs": 2, "learning_rate": 2e-3, "max_length": 128}),
+    "hh_harmless": Suite("hh_harmless", settings={"epochs": 2, "learning_rate": 1e-3, "max_length": 512}),
+    "alpaca_pairs": Suite("alpaca_pairs", settings={"learning_rate": 1e-3, "max_length": 512, "limit": 2000}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training run and what it is judged on."""
+
+    method: Kind
+    objective: str
+    seed: int
+    settings: TrainingSettings
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.method, self.objective, self.seed
+
+
+def jobs(suite: Suite, data: Path, base: Path, seeds: list[int], changes: dict[str, Any]) -> Iterator[Job]:
+    """The runs in order; which method goes first alternates."""
+    start = TrainingSettings(
+        kind="arm",
+        base=str(base.resolve()),
+        data=str(data / f"{suite.files}.train.jsonl.gz"),
+        eval_share=0.0,
+        device="cpu" if not torch.cuda.is_available() else "cuda",
+        save_every=0,
+        log_every=20,
+        **{**suite.settings, **changes},
+    )
+    for seed in seeds:
+        for place, objective in enumerate(suite.objectives):
+            for method in METHODS[:: 1 if (seed + place) % 2 == 0 else -1]:
+                where = suite.where(objective)
+                yield Job(
+                    method, objective, seed, replace(start, kind=method, seed=seed, where=where, objective=objective)
+                )
+
+
+def perform(job: Job, test: list[EncodedPair], pad_token_id: int) -> dict[str, Any]:
+    """Train one model and judge the test pairs with it, by sums and by per-token means where it has tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = train(job.settings, Path(folder) / "run")
+        model = load_trained(job, Path(folder) / "run", pad_token_id)
+        score = pair_rewards if job.method == "arm" else sequence_scores
+        rewards = score(model, test, pad_token_id)
+    found = {
+        "method": job.method,
+        "objective": job.objective,
+        "seed": job.seed,
+        "train_pairs": record["data"]["train"]["pairs"],
+        "steps": record["metrics"]["steps"],
+        "train_seconds": record["metrics"]["train_seconds"],
+        "train_loss": record["metrics"]["train_loss"],
+        "right": _bits(rewards[:, 0] > rewards[:, 1]),
+    }
+    if job.method == "arm":
+        lengths = torch.tensor([[len(pair["chosen_ids"]), len(pair["rejected_ids"])] for pair in test])
+        means = rewards / lengths
+        found["right_by_mean"] = _bits(means[:, 0] > means[:, 1])
+    return found
+
+
+def load_trained(job: Job, folder: Path, pad_token_id: int) -> Any:
+    """What a run left, in float32: the judge is what was saved, not what was in memory."""
+    model = untrained_model(replace(job.settings, precision="fp32"))
+    model.config.pad_token_id = pad_token_id
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return PeftModel.from_pretrained(model, folder).to(device).eval()
+
+
+def _bits(right: torch.Tensor) -> str:
+    return "".join("1" if one else "0" for one in right.tolist())
+
+
+def test_pairs(suite: Suite, data: Path, objective: str) -> list[PreferencePair]:
+    return read_pairs(data / f"{suite.files}.test.jsonl.gz", where=suite.where(objective))
+
+
+def facts(pairs: list[PreferencePair], encoded: list[EncodedPair]) -> dict[str, Any]:
+    """What the table needs of an objective's test pairs: lengths for the baselines, clusters for the intervals."""
+    clusters: dict[str, int] = {}
+    names = [json.dumps(pair.prompt or pair.chosen) for pair in pairs]
+    return {
+        "pairs": len(pairs),
+        "chosen_tokens": [len(pair["chosen_ids"]) for pair in encoded],
+        "rejected_tokens": [len(pair["rejected_ids"]) for pair in encoded],
+        "clusters": [clusters.setdefault(name, len(clusters)) for name in names],
+    }
+
+
+def run_suite(name: str, data: Path, base: Path, out: Path, seeds: list[int], changes: dict[str, Any]) -> None:
+    """Every run of a suite that its file does not hold yet."""
+    suite, path = SUITES[name], out / f"reward_accuracy_{name}.json"
+    planned = list(jobs(suite, data, base, seeds, changes))
+    tokenizer = trained_tokenizer(planned[0].settings)
+    tests = {objective: test_pairs(suite, data, objective) for objective in suite.objectives}
+    length = planned[0].settings.max_length
+    encoded = {objective: encode_pairs(tokenizer, pairs, length) for objective, pairs in tests.items()}
+    kept = {objective: [tests[objective][row] for row in found.kept] for objective, found in encoded.items()}
+    result = {
+        "suite": name,
+        "environment": environment(),
+        "commit": _commit(),
+        "command": f"python -m bench.reward_accuracy --suite {name}",
+        "settings": planned[0].settings.identity() | {"base": base.name, "data": f"{suite.files}.train.jsonl.gz"},
+        "objectives": {objective: facts(kept[objective], encoded[objective].pairs) for objective in suite.objectives},
+        "runs": [],
+    }
+    if path.exists():
+        result["runs"] = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    done = {(run["method"], run["objective"], run["seed"]) for run in result["runs"]}
+    for number, job in enumerate(planned, 1):
+        if job.key in done:
+            continue
+        started = time.perf_counter()
+        run = perform(job, encoded[job.objective].pairs, tokenizer.pad_token_id)
+        result["runs"].append(run)
+        _write(path, result)
+        share = run["right"].count("1") / len(run["right"])
+        print(
+            f"{number}/{len(planned)} {job.method} {job.objective} seed {job.seed}: {100 * share:.1f}% "
+            f"({run['train_seconds']:.1f} s of training, {time.perf_counter() - started:.1f} s)",
+            flush=True,
+        )
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=SUITES)
+    parser.add_argument("--data", type=Path, help="the folder of the data sets")
+    parser.add_argument("--base", type=Path, default=BASE, help="the model that both methods start from")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/cpu"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--changes", type=json.loads, default={}, help="settings to change, as JSON")
+    parser.add_argument("--table", type=Path, help="print the tables of the results in this folder")
+    options = parser.parse_args()
+    if options.table is not None:
+        from bench.reward_table import tables
+
+        print(tables(options.table))
+        return 0
+    if options.suite is None or options.data is None:
+        parser.error("give --suite and --data, or --table")
+    run_suite(options.suite, options.data, options.base, options.out, options.seeds, options.changes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What is trained: a causal LM or a scorer from one base, as a LoRA adapter or whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import set_seed
+
+from ..errors import InvalidArgumentError, LoadingError
+from ..loading import Source, load_model, load_scorer, load_tokenizer
+from .settings import TrainingSettings
+
+# So few tokens a CPU attends to faster by plain matrix products: a step on sequences of 23 took 0.29 s, not 0.37.
+SHORT = 64
+
+
+def trained_tokenizer(settings: TrainingSettings) -> Any:
+    """The base's tokenizer, with a padding token: its own, or its end of sequence."""
+    tokenizer = load_tokenizer(settings.base, settings.trust_remote_code)
+    if tokenizer is None:
+        raise LoadingError(f"{settings.base}: has no tokenizer, and texts must become ids: save one beside the model")
+    if tokenizer.eos_token_id is None:
+        raise InvalidArgumentError(
+            f"{settings.base}: its tokenizer has no end-of-sequence token, which every response ends in: set eos_token"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def trained_model(settings: TrainingSettings, tokenizer: Any, longest: int) -> Any:
+    """The base with fresh LoRA weights (or all of its own) trainable, drawn from the seed, on the CPU.
+
+    A frozen base is held in bfloat16 where the run multiplies in bfloat16; what is trained is float32. ``longest`` is
+    the most tokens a sequence has.
+    """
+    set_seed(settings.seed)
+    model = untrained_model(settings)
+    if longest <= SHORT and not settings.on_cuda:
+        model.set_attn_implementation("eager")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = False
+    if settings.rank:
+        model = get_peft_model(model, lora_config(settings))
+    if settings.gradient_checkpointing and settings.rank:
+        model.enable_input_require_grads()
+    return model.train()
+
+
+def untrained_model(settings: TrainingSettings) -> Any:
+    """The base as it comes, on the CPU; a trajectory RM's with the seed's score."""
+    dtype = torch.bfloat16 if settings.bf16 and settings.rank else torch.float32
+    source = Source(dtype, torch.device("cpu"), settings.trust_remote_code)
+    if settings.kind == "trajectory-rm":
+        return load_scorer(settings.base, source, new_score=True)
+    return load_model(settings.base, source)
+
+
+def lora_config(settings: TrainingSettings) -> LoraConfig:
+    """LoRA on all linear layers but the head, or on the modules named."""
+    scorer = settings.kind == "trajectory-rm"
+    return LoraConfig(
+        task_type=TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.target_modules) or "all-linear",
+        modules_to_save=["score"] if scorer else None,
+    )

@@ -1,0 +1,163 @@
+"""What a training run is: everything its result depends on, checked, and in the words of `transformers.Trainer`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..errors import InvalidArgumentError
+
+Kind = Literal["arm", "trajectory-rm", "dpo"]
+KINDS: tuple[Kind, ...] = ("arm", "trajectory-rm", "dpo")
+# Adapters: GenARM's HH-RLHF run, and a tenth of that for DPO, whose rate acts on β alone. Whole models: a thousandth.
+LEARNING_RATES: dict[Kind, float] = {"arm": 5e-4, "trajectory-rm": 5e-4, "dpo": 5e-5}
+FULL_LEARNING_RATE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """One run of `genarm train`. Lengths are tokens, batches are pairs, a rate of None is the kind's own.
+
+    ``beta`` is β_r of the AR-RM's loss (GenARM) or β of DPO's; a trajectory RM has none. ``center_rewards`` is the
+    coefficient c of c · (r_w + r_l)² in a trajectory RM's loss. ``rank`` 0 trains the whole model.
+    """
+
+    kind: Kind
+    base: str
+    data: str
+    where: Mapping[str, str] = field(default_factory=dict)
+    eval_data: str | None = None
+    eval_share: float = 0.05
+    limit: int | None = None
+    objective: str = "reward"
+    beta: float = 0.1
+    center_rewards: float = 0.0
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = ()
+    epochs: float = 1.0
+    max_steps: int = -1
+    learning_rate: float | None = None
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    weight_decay: float = 0.05
+    batch_size: int = 32
+    micro_batch_size: int | None = None
+    max_length: int = 1024
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    device: str = "auto"
+    save_every: int = 500
+    log_every: int = 10
+    eval_every: int = 0
+    trust_remote_code: bool = False
+
+    @property
+    def rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return LEARNING_RATES[self.kind] if self.rank else FULL_LEARNING_RATE
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.device != "cpu" and torch.cuda.is_available()
+
+    @property
+    def bf16(self) -> bool:
+        """Whether matrices are multiplied in bfloat16: "auto" is wherever hardware does that."""
+        if self.precision != "auto":
+            return self.precision == "bf16"
+        if self.on_cuda:
+            return bool(torch.cuda.is_bf16_supported())
+        # older releases of torch do not tell; AMX made a step of the embedded model 1.8 times as fast as float32
+        capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(capabilities.get("amx_bf16", False))
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs must share to be the same run: all but how often it reports, with auto settled."""
+        reported = {"log_every", "save_every", "eval_every", "device", "precision", "learning_rate"}
+        kept = {name: value for name, value in asdict(self).items() if name not in reported}
+        kept.update(where=dict(self.where), target_modules=list(self.target_modules))
+        return {**kept, "learning_rate": self.rate, "bf16": self.bf16}
+
+    def check(self) -> None:
+        """Raises InvalidArgumentError for what no run could use."""
+        positive = {
+            "beta": self.beta,
+            "epochs": self.epochs,
+            "learning rate": self.rate,
+            "batch size": self.batch_size,
+            "micro batch size": self.micro_batch_size or 1,
+            "max length": self.max_length,
+            "log every": self.log_every,
+            "alpha": self.alpha,
+        }
+        for name, value in positive.items():
+            if not (value > 0 and math.isfinite(value)):
+                raise InvalidArgumentError(f"{name} is {value}: expected a number above 0")
+        at_least_0 = {"rank": self.rank, "warmup": self.warmup, "weight decay": self.weight_decay}
+        for name, value in {**at_least_0, "center rewards": self.center_rewards, "save every": self.save_every}.items():
+            if not (value >= 0 and math.isfinite(value)):
+                raise InvalidArgumentError(f"{name} is {value}: expected 0 or more")
+        for name, value in (("eval share", self.eval_share), ("dropout", self.dropout)):
+            if not 0 <= value < 1:
+                raise InvalidArgumentError(f"{name} is {value}: expected a share from 0 to below 1")
+        if self.center_rewards and self.kind != "trajectory-rm":
+            raise InvalidArgumentError(
+                f"center rewards is of a trajectory RM's loss, and {self.kind} has another: drop it"
+            )
+        self.accumulation()
+
+    def accumulation(self) -> int:
+        """Forward passes a step: the batch over the micro batches of all processes."""
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        micro = self.micro_batch_size or max(1, self.batch_size // processes)
+        if self.batch_size % (micro * processes):
+            raise InvalidArgumentError(
+                f"a batch of {self.batch_size} pairs is not a multiple of {processes} processes x {micro} pairs: "
+                "choose another batch size or micro batch size"
+            )
+        return self.batch_size // (micro * processes)
+
+    def arguments(self, work: Path, steps_evaluated: bool) -> dict[str, Any]:
+        """Keywords of `transformers.TrainingArguments` (and of TRL's, which extend it)."""
+        accumulation = self.accumulation()
+        micro = self.batch_size // (accumulation * int(os.environ.get("WORLD_SIZE", "1")))
+        return {
+            "output_dir": str(work),
+            "num_train_epochs": self.epochs,
+            "max_steps": self.max_steps,
+            "per_device_train_batch_size": micro,
+            "per_device_eval_batch_size": micro,
+            "gradient_accumulation_steps": accumulation,
+            "learning_rate": self.rate,
+            "lr_scheduler_type": self.schedule,
+            "warmup_steps": self.warmup if self.warmup < 1 else int(self.warmup),
+            "weight_decay": self.weight_decay,
+            "bf16": self.bf16,
+            "fp16": False,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "save_strategy": "steps" if self.save_every else "no",
+            "save_steps": self.save_every or 500,
+            "save_total_limit": 2,
+            "eval_strategy": "steps" if steps_evaluated and self.eval_every else "no",
+            "eval_steps": self.eval_every or None,
+            "logging_steps": self.log_every,
+            "logging_first_step": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "remove_unused_columns": False,
+            "seed": self.seed,
+            "data_seed": self.seed,
+            "use_cpu": not self.on_cuda,
+            "dataloader_pin_memory": self.on_cuda,
+            "ddp_find_unused_parameters": False,
+        }

@@ -1,0 +1,104 @@
+"""One trainer a kind of model, on the same pairs and arguments: ours for the AR-RM, TRL's for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+
+from ..errors import GenARMError
+from ..loading import Source, load_model
+from ..preferences.collate import PairCollator
+from ..preferences.encoding import EncodedPair
+from .arm import ArmTrainer
+from .dataset import PairSets
+from .settings import Kind, TrainingSettings
+
+
+def arm_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: PairSets, work: Path) -> Trainer:
+    """The GenARM loss."""
+    return ArmTrainer(
+        model=model,
+        args=TrainingArguments(**settings.arguments(work, bool(pairs.held_out))),
+        beta=settings.beta,
+        train_dataset=pairs.train,
+        eval_dataset=pairs.held_out or None,
+        data_collator=PairCollator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+    )
+
+
+def trajectory_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: PairSets, work: Path) -> Trainer:
+    """−log σ(r_w − r_l) on whole sequences, by TRL's RewardTrainer."""
+    trl = _trl()
+    arguments = trl.RewardConfig(
+        **settings.arguments(work, bool(pairs.held_out)),
+        max_length=None,
+        disable_dropout=False,
+        center_rewards_coefficient=settings.center_rewards or None,
+    )
+    trainer: Trainer = trl.RewardTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_rows([whole(pair) for pair in pairs.train]),
+        eval_dataset=_rows([whole(pair) for pair in pairs.held_out]) if pairs.held_out else None,
+        processing_class=tokenizer,
+    )
+    return trainer
+
+
+def dpo_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: PairSets, work: Path) -> Trainer:
+    """−log σ(β [Δ log π − Δ log π_ref]), by TRL's DPOTrainer; the reference is the base itself."""
+    trl = _trl()
+
+    class EncodedPairsTrainer(trl.DPOTrainer):  # type: ignore[misc, name-defined]
+        """The pairs are tokens already."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    source = Source(model.dtype, model.device, settings.trust_remote_code)
+    trainer: Trainer = EncodedPairsTrainer(
+        model=model,
+        ref_model=None if settings.rank else load_model(settings.base, source),
+        args=trl.DPOConfig(
+            **settings.arguments(work, bool(pairs.held_out)),
+            beta=settings.beta,
+            max_length=None,
+            disable_dropout=False,
+        ),
+        train_dataset=_rows(pairs.train),
+        eval_dataset=_rows(pairs.held_out) if pairs.held_out else None,
+        processing_class=tokenizer,
+    )
+    return trainer
+
+
+TRAINERS: dict[Kind, Callable[[TrainingSettings, Any, Any, PairSets, Path], Trainer]] = {
+    "arm": arm_trainer,
+    "trajectory-rm": trajectory_trainer,
+    "dpo": dpo_trainer,
+}
+
+
+def whole(pair: EncodedPair) -> dict[str, list[int]]:
+    """Prompt and response as one sequence each, TRL's form for a scorer."""
+    return {f"{side}_ids": pair["prompt_ids"] + pair[f"{side}_ids"] for side in ("chosen", "rejected")}  # type: ignore[literal-required]
+
+
+def _rows(items: Sequence[Any]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_list(list(items))
+
+
+def _trl() -> Any:
+    try:
+        import trl
+    except ImportError:
+        raise GenARMError(
+            "TRL is not installed, and it trains this kind of model: pip install 'genarm[train]'"
+        ) from None
+    return trl
