@@ -11,8 +11,10 @@ from embedded_base import bf16_is_fast, load_base
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
+from genarm.preferences.collate import PairCollator
+from genarm.preferences.encoding import encode_pairs
+from genarm.preferences.pairs import PreferencePair
 from genarm.training.arm import ArmTrainer
-from genarm.training.data import PairCollator, PreferencePair, encode_pairs
 
 OBJECTIVES = {
     "art": "interest-in-art",
@@ -64,7 +66,7 @@ def train_arm(
         model=model,
         args=arguments,
         beta=BETA,
-        train_dataset=encode_pairs(tokenizer, pairs),
+        train_dataset=encode_pairs(tokenizer, pairs).pairs,
         data_collator=PairCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
     ).train()

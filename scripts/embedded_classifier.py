@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm.auto import tqdm
 
 import genarm
-from genarm.training.data import read_rows
+from genarm.preferences.rows import read_rows
 
 WEIGHTS = (0.5, 1.0, 2.0)
 BATCH = 50

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from genarm.training.data import read_rows
+from genarm.preferences.rows import read_rows
 
 ASSETS = Path(__file__).resolve().parent.parent / "genarm" / "assets"
 

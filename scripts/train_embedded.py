@@ -21,7 +21,8 @@ from embedded_metrics import environment, write_metrics
 from evaluate_embedded import ASSETS, evaluate
 from transformers import PreTrainedTokenizerBase
 
-from genarm.training.data import read_pairs, read_rows
+from genarm.preferences.pairs import read_pairs
+from genarm.preferences.rows import read_rows
 
 BASE_EPOCHS = 8
 ARM_EPOCHS = 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from genarm.training.data import PreferencePair
+from genarm.preferences.pairs import PreferencePair
 
 ROOT = Path(__file__).resolve().parents[3]
 SUBJECTS = ["painting", "physics", "music", "helping others", "sports", "saving money", "poetry", "a safe bet"]
