@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from genarm.training.arm import pair_rewards
-from genarm.training.data import PreferencePair, encode_pairs, read_pairs
+from genarm.preferences.encoding import encode_pairs
+from genarm.preferences.pairs import PreferencePair, read_pairs
+from genarm.preferences.scoring import pair_rewards
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn")
 
@@ -57,7 +58,7 @@ def clustered(right: np.ndarray, clusters: list[str], draws: int = 2000) -> dict
 
 def accuracy(model: Any, tokenizer: PreTrainedTokenizerBase, pairs: list[PreferencePair]) -> dict[str, float]:
     """Share of pairs whose chosen response has the larger reward (summed log-probability) under `model`."""
-    rewards = pair_rewards(model, encode_pairs(tokenizer, pairs), tokenizer.pad_token_id).numpy()
+    rewards = pair_rewards(model, encode_pairs(tokenizer, pairs).pairs, tokenizer.pad_token_id).numpy()
     return clustered(rewards[:, 0] > rewards[:, 1], [pair.chosen for pair in pairs])
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from genarm.training.arm import ArmTrainer, arm_loss, pair_accuracy, pair_log_probs, pair_rewards, response_log_probs
-from genarm.training.data import IGNORED, PairCollator
+from genarm.preferences.collate import IGNORED, PairCollator
 
 PAD, EOS = 2, 1
 
