@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from transformers.utils import logging as transformers_logging
 
 from ..batch.console import say
-from ..errors import GenARMError, InvalidArgumentError
+from ..errors import InvalidArgumentError
 from ..info import collect
 from ..loading import Source, resolve_device, resolve_dtype
 from ..preferences.conditions import conditions
@@ -24,7 +20,7 @@ from .accuracy_report import as_record, reports
 from .choices import Choice, base_path, parse_choices, parse_data
 from .pair_sets import PairSet, read_set
 from .plots import new_figure
-from .scorers import Scores, fitting_length, pair_scores, scoring_tokenizer
+from .scorers import Scores, fitting_length, pair_scores, quiet, scoring_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +56,8 @@ def run(options: Options, console: Console) -> int:
     device = resolve_device(options.device)
     source = Source(resolve_dtype(options.dtype, device), device, options.trust_remote_code)
     with quiet():
-        tokenizer = scoring_tokenizer(base, options.trust_remote_code)
         max_length = fitting_length(base, options.max_length, options.trust_remote_code)
+        tokenizer = scoring_tokenizer(base, options.trust_remote_code)
         sets = _read(options, tokenizer, max_length)
         scores = _score(base, choices, sets, tokenizer, source, options.batch_size)
     found = reports(sets, scores)
@@ -74,20 +70,6 @@ def run(options: Options, console: Console) -> int:
     if options.plot is not None:
         accuracy_plot.draw(found, options.plot)
     return 0
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the loaders' bars and remarks, and with one line where memory ran out."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise GenARMError(
-            f"memory ran out ({error}): choose a smaller --batch-size, --max-length or --dtype"
-        ) from error
 
 
 def _check_outputs(options: Options) -> None:

@@ -30,7 +30,7 @@ def show(reports: Sequence[Report], console: Console, by: str | None = None) -> 
             console.print(_parts(report, by))
         if report.differences:
             console.print(_differences(report))
-    console.print(NOTE, soft_wrap=True, highlight=False)
+    console.print(NOTE, highlight=False)
 
 
 def _table(title: str, *columns: str, texts: Sequence[str] = ("scorer",)) -> Table:

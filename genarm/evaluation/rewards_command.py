@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from ..preferences.conditions import conditions
 from ..preferences.encoding import Encoded, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs
 from ..preferences.scoring import token_rewards
-from .accuracy_command import quiet
 from .choices import base_path, parse_choices
 from .pair_page import ScoredPair, Sides, pairs_html, scored_pairs
-from .scorers import causal_models, fitting_length, scoring_tokenizer
+from .scorers import causal_models, fitting_length, quiet, scoring_tokenizer
 
 BATCH = 16
 
@@ -59,8 +58,8 @@ def run(options: Options, console: Console) -> int:
     device = resolve_device(options.device)
     source = Source(resolve_dtype(options.dtype, device), device, options.trust_remote_code)
     with quiet():
-        tokenizer = scoring_tokenizer(base, options.trust_remote_code)
         max_length = fitting_length(base, options.max_length, options.trust_remote_code)
+        tokenizer = scoring_tokenizer(base, options.trust_remote_code)
         encoded = encode_pairs(tokenizer, pairs, max_length)
         if not encoded.pairs:
             raise InvalidArgumentError(f"no pair is left: {encoded.truncation.summary()}")
@@ -102,6 +101,6 @@ def _say(options: Options, pairs: Sequence[ScoredPair], encoded: Encoded, consol
     for name in pairs[0].chosen.rewards:
         right: list[Any] = [pair for pair in pairs if pair.margin(name) > 0]
         line(f"{name}: {len(right)} of {len(pairs)} pairs ordered right by the summed reward")
-    if encoded.truncation.summary() != "nothing was cut":
+    if any(asdict(encoded.truncation).values()):
         line(encoded.truncation.summary())
     line(f"token rewards: {options.output}")

@@ -6,18 +6,22 @@ base, scored, and taken off again, so that no two are ever on.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import AutoConfig
+from transformers.utils import logging as transformers_logging
 
-from ..errors import InvalidArgumentError, LoadingError
+from ..errors import GenARMError, InvalidArgumentError, LoadingError
 from ..loading import Source, load_model, load_scorer, load_tokenizer, own_base
 from ..models.causal import inner_model
 from ..models.files import adapter_folder, is_adapter, model_source, read_json, read_safetensors
@@ -46,6 +50,20 @@ class Scores:
     choice: Choice
     values: list[Floats]
     beta: float | None = None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the loaders' bars and remarks, and with one line where memory ran out."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise GenARMError(
+            f"memory ran out ({error}): choose a smaller --batch-size, --max-length or --dtype"
+        ) from error
 
 
 def scoring_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
