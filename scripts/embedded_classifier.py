@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from embedded_arms import OBJECTIVES
-from embedded_metrics import wilson
+from embedded_metrics import rounded
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, precision_score, recall_score
@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm.auto import tqdm
 
 import genarm
+from genarm.evaluation.statistics import wilson
 from genarm.preferences.rows import read_rows
 
 WEIGHTS = (0.5, 1.0, 2.0)
@@ -79,7 +80,7 @@ def share(classifier: Pipeline, tokenizer: Any, tokens: list[list[int]]) -> dict
     """How many texts the classifier gives to the objective, how many differ from one another, how long they are."""
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return {
-        **wilson(int(classifier.predict(texts).sum()), len(texts)),
+        **rounded(wilson(int(classifier.predict(texts).sum()), len(texts))),
         "samples": len(texts),
         "distinct": len(set(texts)),
         "mean_tokens": round(float(np.mean([len(row) for row in tokens])), 1),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from genarm.evaluation.statistics import Estimate, share
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair, read_pairs
 from genarm.preferences.scoring import pair_rewards
@@ -29,44 +30,25 @@ def environment() -> dict[str, Any]:
     }
 
 
-def wilson(successes: int, count: int) -> dict[str, float]:
-    """A share of independent trials with its Wilson 95% interval."""
-    z, share = 1.959964, successes / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
-    return {
-        "share": round(share, 4),
-        "low": round(max(0.0, centre - half), 4),
-        "high": round(min(1.0, centre + half), 4),
-    }
-
-
-def clustered(right: np.ndarray, clusters: list[str], draws: int = 2000) -> dict[str, float]:
-    """A share with a percentile-bootstrap 95% interval that resamples clusters, not pairs.
-
-    A statement is the chosen one of several pairs, which succeed or fail together: resampling pairs one by one would
-    make the interval too narrow.
-    """
-    _, index = np.unique(clusters, return_inverse=True)
-    if right.all() or not right.any():  # every draw is the same then, and would claim certainty
-        return wilson(len(set(clusters)) * int(right.all()), len(set(clusters)))
-    totals, sums = np.bincount(index), np.bincount(index, weights=right)
-    picks = np.random.default_rng(0).integers(len(totals), size=(draws, len(totals)))
-    low, high = np.percentile(sums[picks].sum(1) / totals[picks].sum(1), [2.5, 97.5])
-    return {"share": round(float(right.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+def rounded(found: Estimate) -> dict[str, float]:
+    """A share and its 95% interval as they are kept."""
+    return {"share": round(found.value, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
 
 
 def accuracy(model: Any, tokenizer: PreTrainedTokenizerBase, pairs: list[PreferencePair]) -> dict[str, float]:
-    """Share of pairs whose chosen response has the larger reward (summed log-probability) under `model`."""
+    """Share of pairs whose chosen response has the larger reward (summed log-probability) under `model`.
+
+    A statement is the chosen one of several pairs, which succeed or fail together, so statements are resampled.
+    """
     rewards = pair_rewards(model, encode_pairs(tokenizer, pairs).pairs, tokenizer.pad_token_id).numpy()
-    return clustered(rewards[:, 0] > rewards[:, 1], [pair.chosen for pair in pairs])
+    return rounded(share(rewards[:, 0] > rewards[:, 1], [pair.chosen for pair in pairs]))
 
 
 def longer_wins(pairs: list[PreferencePair]) -> dict[str, float]:
     """Accuracy of "the longer response, in characters, is the preferred one"; equal lengths left out."""
     pairs = [pair for pair in pairs if len(pair.chosen) != len(pair.rejected)]
     longer = np.array([len(pair.chosen) > len(pair.rejected) for pair in pairs])
-    return clustered(longer, [pair.chosen for pair in pairs])
+    return rounded(share(longer, [pair.chosen for pair in pairs]))
 
 
 def pair_figures(
