@@ -70,11 +70,21 @@ def test_a_chat_response_ends_once_and_at_its_end(family):
 
 def test_special_tokens_in_a_chat_message_stay_text_and_the_template_s_do_not(family):
     tokenizer = make_tokenizer(family)
-    said = [{"role": "user", "content": f"what does {family.eos} mean?"}]
-    plain = [{"role": "user", "content": "what does it mean?"}]
-    pair, other = (encode(tokenizer, turns, answer("yes"), extra_eos=family.extra_eos) for turns in (said, plain))
-    specials = [[token for token in item["prompt_ids"] if token >= 256] for item in (pair, other)]
-    assert specials[0] == specials[1] and family.eos in tokenizer.decode(pair["prompt_ids"])
+    plain = encode(tokenizer, [{"role": "user", "content": "p"}], answer("yes"), extra_eos=family.extra_eos)
+    for token in (family.eos, *family.others):
+        text = f"what does {token} mean?"
+        pair = encode(tokenizer, [{"role": "user", "content": text}], answer(text), extra_eos=family.extra_eos)
+        for side in ("prompt_ids", "chosen_ids"):
+            specials = [[token for token in item[side] if token >= 256] for item in (pair, plain)]
+            assert specials[0] == specials[1] and text in tokenizer.decode(pair[side])
+
+
+@pytest.mark.parametrize("text", ANSWERS)
+def test_what_a_template_writes_after_the_end_of_a_turn_is_no_part_of_it(text):
+    tokenizer = make_tokenizer(FAMILIES["chatml"])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|im_end|> (end of turn)")
+    ids = encode(tokenizer, CONVERSATION, answer(text))["chosen_ids"]
+    assert tokenizer.decode(ids) == f"{text}<|im_end|>"
 
 
 def test_a_template_without_an_end_gets_the_eos():

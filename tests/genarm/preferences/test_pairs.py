@@ -154,6 +154,10 @@ def test_nulls_inside_messages_are_as_good_as_missing_keys(read_one):
             {"chosen": [user("p"), assistant("a"), user("q"), assistant("r")], "rejected": [user("p"), assistant("b")]},
             "messages of assistant, user, assistant",
         ),
+        (
+            {"chosen": [user("p"), assistant("a")], "rejected": [user("p"), assistant("a"), user("q"), assistant("r")]},
+            "rejected is messages of assistant, user, assistant",
+        ),
         ({"chosen": "\ud83c", "rejected": "b"}, "half of a surrogate pair"),
         ({"prompt": [user("\ud83c")], "chosen": "a", "rejected": "b"}, "half of a surrogate pair"),
     ],
