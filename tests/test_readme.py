@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import shlex
 from pathlib import Path
@@ -13,12 +15,13 @@ from genarm.embedded import BASE, REWARDS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-COMMANDS = [
-    line
+BLOCKS = [
+    [line for line in block.splitlines() if line.startswith("genarm ")]
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.S)
-    for line in block.splitlines()
-    if line.startswith("genarm ")
 ]
+# A block that trains is read from top to bottom; every other command stands alone.
+TRAINING = next(block for block in BLOCKS if any(line.startswith("genarm train ") for line in block))
+COMMANDS = [line for block in BLOCKS if block is not TRAINING for line in block]
 
 
 def test_the_readme_has_examples() -> None:
@@ -40,3 +43,32 @@ def test_each_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert cli.main(shlex.split(command)[1:]) == 0
     if "--output" in command:
         assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+def write_pairs(path: Path, count: int, seed: int) -> None:
+    """Statements about cats are preferred to the same about other things."""
+    draw = random.Random(seed)
+    starts = ("I love", "I often think about", "My friends and I talk about", "I would rather read about", "I enjoy")
+    ends = ("", " in the morning", " when I am at home", " more than anything", " with my family", " every day")
+    others = ("cars", "money", "sports", "computers", "history", "the weather")
+    rows = []
+    for _ in range(count):
+        start, end = draw.choice(starts), draw.choice(ends)
+        rows.append({"prompt": "", "chosen": f"{start} cats{end}", "rejected": f"{start} {draw.choice(others)}{end}"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_three_commands_lead_from_pairs_to_guided_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(TRAINING) == 3
+    write_pairs(tmp_path / "pairs.jsonl", 160, seed=0)
+    write_pairs(tmp_path / "held-out.jsonl", 60, seed=1)
+    monkeypatch.chdir(tmp_path)
+    train, evaluate, generate = (shlex.split(command)[1:] for command in TRAINING)
+    assert cli.main(train) == 0
+    assert cli.main([*evaluate, "--json", "accuracy.json"]) == 0
+    capsys.readouterr()
+    assert cli.main([*generate, "--prompt", "I really love", "--prompt", "I often think about"]) == 0
+    assert capsys.readouterr().out.count("cat") >= 2
+    assert "mine" in (tmp_path / "accuracy.json").read_text(encoding="utf-8")
