@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +30,64 @@ from bench.report import environment
 from genarm.embedded import BASE
 from genarm.preferences.encoding import EncodedPair, encode_pairs
 from genarm.preferences.pairs import PreferencePair, read_pairs
+from genarm.preferences.rows import read_rows
 from genarm.preferences.scoring import pair_rewards, sequence_scores
 from genarm.training.models import trained_tokenizer, untrained_model
 from genarm.training.run import train
 from genarm.training.settings import Kind, TrainingSettings
 
+FILE = "reward_accuracy_{}.json"
 METHODS: tuple[Kind, ...] = ("arm", "trajectory-rm")
 OBJECTIVES = (
     *("agreeableness", "conscientiousness", "extraversion", "neuroticism", "openness"),
-    *("interest-in-art", "interest-in-science", "interest-in-music", "interest-in-sports", "interest-in-literature"),
-    *("risk-seeking", "risk-averse"),
+    *("interest-in-art", "interest-in-science", "interest-in-music", "interest-in-sports", "risk-seeking"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Where a suite's pairs are, what selects an objective's, and how both methods are trained on them."""
+    """Where a suite's pairs are, what selects an objective's, and how both methods are trained on them.
+
+    ``rates`` are each method's own learning rate, chosen on a part of one objective's training pairs; all other
+    settings are shared. ``separator`` stands between a prompt and a response that do not bring one.
+    """
 
     files: str
+    settings: dict[str, Any]
+    rates: dict[Kind, float]
     objectives: tuple[str, ...] = ("all",)
-    settings: dict[str, Any] = field(default_factory=dict)
+    separator: str = ""
+    test_limit: int | None = None
 
     def where(self, objective: str) -> dict[str, str]:
         return {} if self.objectives == ("all",) else {"objective": objective}
 
+    def write(self, data: Path, split: str, folder: Path) -> Path:
+        """A split's rows with the separator behind every prompt."""
+        path = folder / f"{split}.jsonl"
+        rows = read_rows(data / f"{self.files}.{split}.jsonl.gz")
+        lines = (json.dumps({**row, "prompt": row["prompt"] + self.separator}) + "\n" for row in rows)
+        path.write_text("".join(lines), encoding="utf-8")
+        return path
+
 
 SUITES = {
-    "persona": Suite("persona/pairs", OBJECTIVES, {"epochs": 2, "learning_rate": 2e-3, "max_length": 128}),
-    "hh_harmless": Suite("hh_harmless", settings={"epochs": 2, "learning_rate": 1e-3, "max_length": 512}),
-    "alpaca_pairs": Suite("alpaca_pairs", settings={"learning_rate": 1e-3, "max_length": 512, "limit": 2000}),
+    "persona": Suite(
+        "persona/pairs",
+        {"epochs": 3, "max_length": 128, "dropout": 0.0},
+        {"arm": 5e-3, "trajectory-rm": 2e-3},
+        OBJECTIVES,
+    ),
+    "hh_harmless": Suite(
+        "hh_harmless", {"epochs": 1, "max_length": 512, "dropout": 0.0}, {"arm": 1e-3, "trajectory-rm": 1e-3}
+    ),
+    "alpaca_pairs": Suite(
+        "alpaca_pairs",
+        {"epochs": 1, "max_length": 512, "dropout": 0.0, "limit": 1000},
+        {"arm": 1e-3, "trajectory-rm": 1e-3},
+        separator="\n\n",
+        test_limit=800,
+    ),
 }
 
 
@@ -76,12 +105,12 @@ class Job:
         return self.method, self.objective, self.seed
 
 
-def jobs(suite: Suite, data: Path, base: Path, seeds: list[int], changes: dict[str, Any]) -> Iterator[Job]:
+def jobs(suite: Suite, train_file: Path, base: Path, seeds: list[int], changes: dict[str, Any]) -> Iterator[Job]:
     """The runs in order; which method goes first alternates."""
     start = TrainingSettings(
         kind="arm",
         base=str(base.resolve()),
-        data=str(data / f"{suite.files}.train.jsonl.gz"),
+        data=str(train_file),
         eval_share=0.0,
         device="cpu" if not torch.cuda.is_available() else "cuda",
         save_every=0,
@@ -91,10 +120,9 @@ def jobs(suite: Suite, data: Path, base: Path, seeds: list[int], changes: dict[s
     for seed in seeds:
         for place, objective in enumerate(suite.objectives):
             for method in METHODS[:: 1 if (seed + place) % 2 == 0 else -1]:
-                where = suite.where(objective)
-                yield Job(
-                    method, objective, seed, replace(start, kind=method, seed=seed, where=where, objective=objective)
-                )
+                changed = {"kind": method, "seed": seed, "objective": objective, "where": suite.where(objective)}
+                settings = replace(start, learning_rate=suite.rates[method], **changed)
+                yield Job(method, objective, seed, settings)
 
 
 def perform(job: Job, test: list[EncodedPair], pad_token_id: int) -> dict[str, Any]:
@@ -133,10 +161,6 @@ def _bits(right: torch.Tensor) -> str:
     return "".join("1" if one else "0" for one in right.tolist())
 
 
-def test_pairs(suite: Suite, data: Path, objective: str) -> list[PreferencePair]:
-    return read_pairs(data / f"{suite.files}.test.jsonl.gz", where=suite.where(objective))
-
-
 def facts(pairs: list[PreferencePair], encoded: list[EncodedPair]) -> dict[str, Any]:
     """What the table needs of an objective's test pairs: lengths for the baselines, clusters for the intervals."""
     clusters: dict[str, int] = {}
@@ -151,38 +175,66 @@ def facts(pairs: list[PreferencePair], encoded: list[EncodedPair]) -> dict[str, 
 
 def run_suite(name: str, data: Path, base: Path, out: Path, seeds: list[int], changes: dict[str, Any]) -> None:
     """Every run of a suite that its file does not hold yet."""
-    suite, path = SUITES[name], out / f"reward_accuracy_{name}.json"
-    planned = list(jobs(suite, data, base, seeds, changes))
-    tokenizer = trained_tokenizer(planned[0].settings)
-    tests = {objective: test_pairs(suite, data, objective) for objective in suite.objectives}
-    length = planned[0].settings.max_length
-    encoded = {objective: encode_pairs(tokenizer, pairs, length) for objective, pairs in tests.items()}
-    kept = {objective: [tests[objective][row] for row in found.kept] for objective, found in encoded.items()}
-    result = {
+    with tempfile.TemporaryDirectory() as folder:
+        suite = SUITES[name]
+        files = {split: suite.write(data, split, Path(folder)) for split in ("train", "test")}
+        planned = list(jobs(suite, files["train"], base, seeds, changes))
+        tokenizer = trained_tokenizer(planned[0].settings)
+        tests, encoded = test_sets(suite, files["test"], tokenizer, planned[0].settings.max_length)
+        result = opened(name, planned, tests, encoded, out)
+        done = {(run["method"], run["objective"], run["seed"]) for run in result["runs"]}
+        for number, job in enumerate(planned, 1):
+            if job.key in done:
+                continue
+            started = time.perf_counter()
+            run = perform(job, encoded[job.objective], tokenizer.pad_token_id)
+            result["runs"].append(run)
+            _write(out / FILE.format(name), result)
+            right = run["right"].count("1") / len(run["right"])
+            seconds = time.perf_counter() - started
+            print(
+                f"{number}/{len(planned)} {job.method} {job.objective} seed {job.seed}: {100 * right:.1f}% "
+                f"({run['train_seconds']:.1f} s of training, {seconds:.1f} s)",
+                flush=True,
+            )
+
+
+def test_sets(
+    suite: Suite, file: Path, tokenizer: Any, max_length: int
+) -> tuple[dict[str, list[PreferencePair]], dict[str, list[EncodedPair]]]:
+    """Every objective's test pairs that encoding keeps, and their tokens."""
+    tests, encoded = {}, {}
+    for objective in suite.objectives:
+        pairs = read_pairs(file, where=suite.where(objective))[: suite.test_limit]
+        found = encode_pairs(tokenizer, pairs, max_length)
+        tests[objective], encoded[objective] = [pairs[row] for row in found.kept], found.pairs
+    return tests, encoded
+
+
+def opened(
+    name: str,
+    planned: list[Job],
+    tests: dict[str, list[PreferencePair]],
+    encoded: dict[str, list[EncodedPair]],
+    out: Path,
+) -> dict[str, Any]:
+    """A suite's result, with the runs that its file holds already."""
+    first, suite = planned[0].settings, SUITES[name]
+    path, dropped = out / FILE.format(name), ("data", "base", "kind", "learning_rate", "objective", "where", "seed")
+    result: dict[str, Any] = {
         "suite": name,
         "environment": environment(),
         "commit": _commit(),
         "command": f"python -m bench.reward_accuracy --suite {name}",
-        "settings": planned[0].settings.identity() | {"base": base.name, "data": f"{suite.files}.train.jsonl.gz"},
-        "objectives": {objective: facts(kept[objective], encoded[objective].pairs) for objective in suite.objectives},
+        "settings": {key: value for key, value in first.identity().items() if key not in dropped},
+        "rates": suite.rates,
+        "base": Path(first.base).name,
+        "objectives": {objective: facts(tests[objective], encoded[objective]) for objective in suite.objectives},
         "runs": [],
     }
     if path.exists():
         result["runs"] = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    done = {(run["method"], run["objective"], run["seed"]) for run in result["runs"]}
-    for number, job in enumerate(planned, 1):
-        if job.key in done:
-            continue
-        started = time.perf_counter()
-        run = perform(job, encoded[job.objective].pairs, tokenizer.pad_token_id)
-        result["runs"].append(run)
-        _write(path, result)
-        share = run["right"].count("1") / len(run["right"])
-        print(
-            f"{number}/{len(planned)} {job.method} {job.objective} seed {job.seed}: {100 * share:.1f}% "
-            f"({run['train_seconds']:.1f} s of training, {time.perf_counter() - started:.1f} s)",
-            flush=True,
-        )
+    return result
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
