@@ -114,7 +114,7 @@ class Encoder:
         self.start = _start(tokenizer)
         self.ends: dict[str, int] = {tokenizer.eos_token: tokenizer.eos_token_id}
         for token in extra_eos:
-            ids = self._ids(token)
+            ids = self._as_template(token)
             if len(ids) != 1:
                 raise InvalidArgumentError(
                     f"extra_eos: {token!r} is no single token of the tokenizer: check its spelling"
@@ -147,13 +147,12 @@ class Encoder:
         bos = self.tokenizer.bos_token
         while self.start and bos and text.startswith(bos):
             text = text[len(bos) :]
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._begun(ids)
+        return self._begun(self._ids(text))
 
     def response(self, text: str) -> list[int]:
         """The response as text, and one EOS."""
         body, end = self._split_end(text)
-        return [*self._ids(body, split_special_tokens=True), end]
+        return [*self._as_text(body), end]
 
     def _chat(self, prompt: list[Message], response: Text) -> tuple[list[int], list[int]]:
         rendered = render(self.tokenizer, prompt, response)
@@ -193,15 +192,20 @@ class Encoder:
         for content in suspect:
             before, found, after = text.partition(content)
             if found:
-                ids += self._ids(before) + self._ids(found, split_special_tokens=True)
+                ids += self._as_template(before) + self._as_text(found)
                 text = after
-        return ids + self._ids(text)
+        return ids + self._as_template(text)
 
-    def _ids(self, text: str, split_special_tokens: bool = False) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)[
-            "input_ids"
-        ]
+    def _ids(self, text: str, **options: bool) -> list[int]:
+        # verbose would warn of texts over the tokenizer's own length, which max_length is there to cut
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
         return ids
+
+    def _as_text(self, text: str) -> list[int]:
+        return self._ids(text, split_special_tokens=True)
+
+    def _as_template(self, text: str) -> list[int]:
+        return self._ids(text, split_special_tokens=False)
 
 
 def _start(tokenizer: Any) -> list[int]:

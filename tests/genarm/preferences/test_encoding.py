@@ -124,6 +124,13 @@ def test_one_response_keeps_itself_and_bos_when_its_prompt_is_cut(embedded):
         encode_response(embedded, "", "yes", len(alone[0]) - 1)
 
 
+def test_texts_longer_than_the_tokenizer_s_own_length_are_nothing_to_warn_of(caplog, capfd):
+    tokenizer = make_tokenizer(FAMILIES["chatml"])
+    tokenizer.model_max_length = 16
+    encode(tokenizer, "p" * 100, "a" * 100, max_length=16)
+    assert not caplog.text and not capfd.readouterr().err
+
+
 def test_progress_changes_nothing(embedded, capsys):
     pairs = [PreferencePair("p", "a", "b")] * 3
     assert encode_pairs(embedded, pairs, progress=True) == encode_pairs(embedded, pairs)
