@@ -10,7 +10,7 @@ length. Source: GenARM (Xu et al., ICLR 2025).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +44,8 @@ class ArmTrainer(Trainer):
 
     beta: β_r of the loss. Everything else is `transformers.Trainer`'s. Logs hold, beside the loss, since the last log:
     accuracy (share of pairs with the larger chosen reward), margin (mean of β_r · (chosen − rejected)), and the mean
-    chosen and rejected rewards in nats; evaluation logs the same under ``eval_``.
+    chosen and rejected rewards in nats; evaluation logs the same under ``eval_``. Every pair counts once in all of
+    them, in the loss and in its gradient, however pairs are spread over micro batches and processes.
     """
 
     def __init__(self, *args: Any, beta: float, **kwargs: Any) -> None:
@@ -52,9 +53,18 @@ class ArmTrainer(Trainer):
             raise InvalidArgumentError(f"beta is {beta}: the loss needs a β_r above 0")
         super().__init__(*args, **kwargs)
         self.beta = beta
-        # the loss is a mean over pairs: under gradient accumulation the Trainer itself must divide by the steps
-        self.model_accepts_loss_kwargs = False
+        # the Trainer would divide by micro batches, of which the last may be smaller: compute_loss divides by pairs
+        self.model_accepts_loss_kwargs = True
         self._rewards: defaultdict[bool, list[Tensor]] = defaultdict(list)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """The micro batches of one step, and how many pairs they are over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        pairs = torch.tensor(sum(len(batch["labels"]) for batch in batches) // 2, device=device)
+        reduce: Any = self.accelerator.reduce
+        return batches, reduce(pairs, "sum")
 
     def compute_loss(
         self,
@@ -63,35 +73,48 @@ class ArmTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of one batch, a scalar; with `return_outputs` also the summed rewards, chosen and rejected [B]."""
+        """The loss of one batch, a scalar; with `return_outputs` also the summed rewards, chosen and rejected [B].
+
+        ``num_items_in_batch``, the pairs of the whole step, makes it this batch's part of the step's loss.
+        """
         chosen, rejected = pair_log_probs(model, inputs, self.accelerator.unwrap_model(model))
-        rewards = {"chosen": chosen, "rejected": rejected}
-        self._rewards[model.training].append(torch.stack([chosen, rejected], 1).detach())
         loss = arm_loss(chosen, rejected, self.beta)
-        return (loss, rewards) if return_outputs else loss
+        if num_items_in_batch is not None:
+            self._rewards[False].append(torch.stack([chosen, rejected], 1).detach())
+            # gradients of processes are averaged, not summed
+            loss = loss * len(chosen) * self.accelerator.num_processes / num_items_in_batch
+        return (loss, {"chosen": chosen, "rejected": rejected}) if return_outputs else loss
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The loss of one evaluation batch; there is nothing else to gather."""
+        """The loss of one evaluation batch; the rewards are gathered here, where pairs dealt out twice are known."""
         with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+            loss, rewards = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+            gather: Any = self.accelerator.gather_for_metrics
+            self._rewards[True].append(gather(torch.stack([rewards["chosen"], rewards["rejected"]], 1)))
+        return loss, None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the rewards since the last log say; waits for the device here and nowhere else."""
-        evaluated = any(name.startswith("eval_") for name in logs)
-        kept = self._rewards.pop(not evaluated, [])
-        if kept and ("loss" in logs or evaluated):
-            figures = self._figures(torch.cat(kept))
-            logs.update({f"eval_{name}" if evaluated else name: value for name, value in figures.items()})
+        evaluated = "eval_loss" in logs
+        if evaluated or "loss" in logs:
+            logs.update(self._figures(evaluated))
         super().log(logs, start_time)
 
-    def _figures(self, rewards: Tensor) -> dict[str, float]:
-        """Means over all processes' rewards [n, 2], which may differ in number."""
-        chosen, rejected = rewards.double().unbind(1)
-        right = (chosen > rejected).double()
-        columns = torch.stack([torch.ones_like(right), right, self.beta * (chosen - rejected), chosen, rejected], 1)
+    def _figures(self, evaluated: bool) -> dict[str, float]:
+        """Means over the pairs of all processes, which may differ in number."""
+        kept = self._rewards.pop(evaluated, [])
+        if not kept:
+            return {}
+        chosen, rejected = torch.cat(kept).double().unbind(1)
+        margin = self.beta * (chosen - rejected)
+        columns = {"accuracy": (chosen > rejected).double(), "margin": margin}
+        columns |= {"chosen_reward": chosen, "rejected_reward": rejected}
+        if evaluated:  # the Trainer's own mean counts pairs that were dealt out twice to even out processes
+            columns["loss"] = -F.logsigmoid(margin)
+        sums = torch.stack([torch.ones_like(chosen), *columns.values()]).sum(1)
         reduce: Any = self.accelerator.reduce
-        count, *sums = reduce(columns.sum(0), "sum").tolist()
-        names = ("accuracy", "margin", "chosen_reward", "rejected_reward")
-        return {name: value / count for name, value in zip(names, sums, strict=True)}
+        count, *totals = (sums if evaluated else reduce(sums, "sum")).tolist()
+        prefix = "eval_" if evaluated else ""
+        return {prefix + name: total / count for name, total in zip(columns, totals, strict=True)}

@@ -69,11 +69,16 @@ def train(
         typer.Option(metavar="NAME", help="A layer that gets LoRA, repeatable.", show_default="all linear ones"),
     ] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 1.0,
-    max_steps: Annotated[int, typer.Option(help="Optimiser steps, instead of epochs.", show_default="by epochs")] = -1,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps, instead of epochs.", show_default="by epochs")
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak rate.", show_default="5e-4; dpo 5e-5; whole models 1e-6")
     ] = None,
-    schedule: Annotated[str, typer.Option(help="Of the rate: cosine, linear, constant, ...")] = "cosine",
+    schedule: Annotated[
+        str,
+        typer.Option(help="Of the rate: cosine, linear, constant, constant_with_warmup, polynomial or inverse_sqrt."),
+    ] = "cosine",
     warmup: Annotated[float, typer.Option(help="Steps of warm-up; below 1 a share of all steps.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.05,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs an optimiser step, over all processes.")] = 32,

@@ -37,15 +37,14 @@ def load_pairs(settings: TrainingSettings, tokenizer: Any) -> PairSets:
         GenARMError: a file that cannot be read as preference pairs, or nothing left to train on.
     """
     pairs = read_pairs(settings.data, where=settings.where)[: settings.limit]
+    facts: dict[str, Any] = {"data_sha256": content_hash(settings.data)}
     if settings.eval_data is None:
         train, held_out = split(pairs, settings.eval_share)
     else:
         train, held_out = pairs, read_pairs(settings.eval_data, where=settings.where)
+        facts["eval_data_sha256"] = content_hash(settings.eval_data)
     if not train:
         raise InvalidArgumentError(f"{settings.data}: no pairs are left to train on: lower the share held out")
-    facts: dict[str, Any] = {"data_sha256": content_hash(settings.data)}
-    if settings.eval_data is not None:
-        facts["eval_data_sha256"] = content_hash(settings.eval_data)
     notes, encoded = [], []
     for name, chosen in (("train", train), ("held out", held_out)):
         result = encode_pairs(tokenizer, chosen, settings.max_length)
@@ -55,6 +54,8 @@ def load_pairs(settings: TrainingSettings, tokenizer: Any) -> PairSets:
             notes.append(f"{name}: {result.truncation.summary()}")
     if not encoded[0]:
         raise InvalidArgumentError(f"{settings.data}: no pair is left at max length {settings.max_length}: raise it")
+    if not encoded[1] and (settings.eval_data is not None or settings.eval_share):
+        notes.append("no pair is held out, and nothing will be measured: raise --eval-share, or name --eval-data")
     return PairSets(encoded[0], encoded[1], facts, notes)
 
 

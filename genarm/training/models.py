@@ -36,18 +36,40 @@ def trained_model(settings: TrainingSettings, tokenizer: Any, longest: int) -> A
 
     A frozen base is held in bfloat16 where the run multiplies in bfloat16; what is trained is float32. ``longest`` is
     the most tokens a sequence has.
+
+    Raises:
+        GenARMError: a base that cannot be loaded, has no such layers, or fewer positions than a sequence has tokens.
     """
     set_seed(settings.seed)
     model = untrained_model(settings)
+    _check_positions(settings, model, longest)
     if longest <= SHORT and not settings.on_cuda:
         model.set_attn_implementation("eager")
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     if settings.rank:
-        model = get_peft_model(model, lora_config(settings))
+        model = _with_lora(settings, model)
     if settings.gradient_checkpointing and settings.rank:
         model.enable_input_require_grads()
     return model.train()
+
+
+def _check_positions(settings: TrainingSettings, model: Any, longest: int) -> None:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise InvalidArgumentError(
+            f"{settings.base}: has {positions} positions, and a sequence has {longest} tokens: lower max length to "
+            f"{positions}"
+        )
+
+
+def _with_lora(settings: TrainingSettings, model: Any) -> Any:
+    try:
+        return get_peft_model(model, lora_config(settings))
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"{settings.base}: takes no such LoRA ({error}): name other target modules"
+        ) from error
 
 
 def untrained_model(settings: TrainingSettings) -> Any:

@@ -48,6 +48,10 @@ class ShowProgress(TrainerCallback):
             self.console.print(line, soft_wrap=True, highlight=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back; a run that failed ends without on_train_end."""
         self.progress.stop()
 
 

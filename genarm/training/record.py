@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..batch.sources import fingerprint
+from ..errors import InvalidArgumentError
 from .settings import TrainingSettings
 
 NAME = "training.json"
@@ -21,6 +23,7 @@ def begin(settings: TrainingSettings, facts: dict[str, Any]) -> dict[str, Any]:
         "objective": settings.objective,
         "beta": own_beta,
         "base": settings.base,
+        "base_fingerprint": fingerprint(settings.base),
         "state": "running",
         "seed": settings.seed,
         "settings": settings.identity(),
@@ -35,12 +38,26 @@ def finish(record: dict[str, Any], metrics: dict[str, Any], history: list[dict[s
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The record in a folder; None where there is none that can be read."""
+    """The record in a folder; None where there is none.
+
+    Raises:
+        InvalidArgumentError: a training.json that is damaged, or no record of a run.
+    """
+    path = folder / NAME
     try:
-        record = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
-    return record if isinstance(record, dict) else None
+    except ValueError as error:
+        raise InvalidArgumentError(f"{path} is damaged ({error}): choose another folder, or remove this one") from None
+    parts = (
+        "settings",
+        "data",
+        *(("metrics",) if isinstance(found, dict) and found.get("state") == "complete" else ()),
+    )
+    if not isinstance(found, dict) or not all(isinstance(found.get(part), dict) for part in parts):
+        raise InvalidArgumentError(f"{path} is no record of a training run: choose another folder")
+    return found
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
@@ -51,13 +68,16 @@ def write(folder: Path, record: dict[str, Any]) -> None:
     new.replace(folder / NAME)
 
 
-def same_run(record: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The settings and data in which two records differ, by name; versions do not count."""
-    differing = [
-        name
-        for name in {**record["settings"], **other["settings"]}
-        if record["settings"].get(name) != other["settings"].get(name)
-    ]
+def differences(record: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The settings in which two runs differ, by name, and "data" where their rows do.
+
+    Versions do not count, nor does where the same rows are read from.
+    """
+    settings, others = record["settings"], other["settings"]
+    names = [name for name in {**settings, **others} if name not in ("data", "eval_data")]
+    differing = [name for name in names if settings.get(name) != others.get(name)]
+    if "base" not in differing and record.get("base_fingerprint") != other.get("base_fingerprint"):
+        differing.append("base")
     return [*differing, *(["data"] if record["data"] != other["data"] else [])]
 
 

@@ -7,10 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.state import PartialState
 from transformers.utils import logging as transformers_logging
 
 from ..batch.console import say
+from ..errors import GenARMError
 from .run import train
 from .settings import TrainingSettings
 
@@ -27,6 +29,8 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     state = PartialState(cpu=settings.device == "cpu")
+    if not state.is_main_process:
+        warnings.simplefilter("ignore")
 
     def say_once(text: str) -> None:
         if state.is_main_process:
@@ -37,6 +41,15 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
     except KeyboardInterrupt:
         say_once(f"interrupted: the same command again goes on from the last checkpoint in {output}, if there is one")
         return 130
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise GenARMError(
+            f"memory ran out ({error}): choose a smaller --micro-batch-size or --max-length, or pass "
+            "--gradient-checkpointing"
+        ) from error
+    except GenARMError:
+        if state.is_main_process:
+            raise
+        return 1  # the first process says it
     say_once(summary(record, output))
     return 0
 

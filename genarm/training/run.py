@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.state import PartialState
+from accelerate.utils.dataclasses import DistributedType
 from transformers import PrinterCallback, Trainer
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import InvalidArgumentError
-from . import record
+from . import folder, record
+from .checks import check
 from .dataset import load_pairs
 from .models import trained_model, trained_tokenizer
 from .progress import ShowProgress, accuracy_of
 from .settings import TrainingSettings
 from .trainers import TRAINERS
-
-CHECKPOINTS = "checkpoints"
+from .watch import FiniteFigures, TrainingClock, check_weights, mean_loss
 
 
 def train(
@@ -39,106 +39,89 @@ def train(
     Raises:
         GenARMError: settings, data or a base that cannot be used; an ``output`` of another run.
     """
-    settings.check()
+    check(settings)
     state: Any = PartialState(cpu=settings.device == "cpu")
+    _check_gpus(settings, state)
     tokenizer = trained_tokenizer(settings)
     pairs = load_pairs(settings, tokenizer)
     new = record.begin(settings, pairs.facts)
-    with state.main_process_first():
-        kept = _kept(output, new, overwrite)
-    state.wait_for_everyone()
-    if kept is not None and kept.get("state") == "complete":
+    old = folder.earlier_run(output, new, overwrite)
+    if old is not None and old["state"] == "complete":
         say(f"{output} is complete already")
-        return kept
+        return old
+    model = trained_model(settings, tokenizer, pairs.longest)
+    state.wait_for_everyone()  # until all have looked, nobody writes
     if state.is_main_process:
-        for note in pairs.notes:
-            say(note)
-        if kept is None:
-            _clear(output)
+        if old is None:
+            folder.clear(output)
         record.write(output, new)
     state.wait_for_everyone()
-    work = output / CHECKPOINTS
-    model = trained_model(settings, tokenizer, pairs.longest)
-    trainer = TRAINERS[settings.kind](settings, model, tokenizer, pairs, work)
-    if trainer.args.n_gpu > 1:
-        raise InvalidArgumentError(
-            f"{trainer.args.n_gpu} GPUs are visible to one process: start with `accelerate launch -m genarm train ...` "
-            "or make one visible with CUDA_VISIBLE_DEVICES"
-        )
-    _show(trainer, f"{settings.kind} {settings.objective}")
-    metrics = _run(trainer, work, bool(pairs.held_out), say)
+    for note in pairs.notes:
+        say(note)
+    trainer = TRAINERS[settings.kind](settings, model, tokenizer, pairs, output / folder.CHECKPOINTS)
+    new = record.finish(new, _run(trainer, settings, bool(pairs.held_out), say), trainer.state.log_history)
     if state.is_main_process:
-        _save(trainer, tokenizer, output, whole_model=not settings.rank)
-        new = record.finish(new, metrics, trainer.state.log_history)
+        _save(trainer, None if settings.rank else tokenizer, output)
         record.write(output, new)
-        shutil.rmtree(work, ignore_errors=True)
+        folder.tidy(output)
     state.wait_for_everyone()
     return new
 
 
-def _kept(output: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """The record of this same run in ``output``, if it was there before."""
-    if output.exists() and not output.is_dir():
-        raise InvalidArgumentError(f"{output} is a file: name a folder")
-    if not output.exists() or not any(output.iterdir()):
-        return None
-    old = record.read(output)
-    if old is None or "settings" not in old or "data" not in old:
+def _check_gpus(settings: TrainingSettings, state: Any) -> None:
+    if settings.on_cuda and state.distributed_type == DistributedType.NO and torch.cuda.device_count() > 1:
         raise InvalidArgumentError(
-            f"{output} holds files of something other than a training run: choose another folder"
+            f"{torch.cuda.device_count()} GPUs are visible to one process: start with `accelerate launch -m genarm "
+            "train ...`, or make one visible with CUDA_VISIBLE_DEVICES"
         )
-    if overwrite:
-        return None
-    differing = record.same_run(old, new)
-    if differing:
-        raise InvalidArgumentError(
-            f"{output} holds a run with another {', '.join(differing)}: choose another folder, or --overwrite it"
-        )
-    return old
 
 
-def _clear(output: Path) -> None:
-    if output.exists():
-        shutil.rmtree(output)
-    output.mkdir(parents=True)
-
-
-def _show(trainer: Trainer, title: str) -> None:
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ShowProgress(title))
-
-
-def _run(trainer: Trainer, work: Path, evaluate: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def _run(trainer: Trainer, settings: TrainingSettings, evaluate: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Train to the end and measure on the pairs held out; what the record keeps of it."""
-    find: Callable[[str], str | None] = get_last_checkpoint
-    last = find(str(work)) if work.is_dir() else None
+    progress = ShowProgress(f"{settings.kind} {settings.objective}")
+    trainer.remove_callback(PrinterCallback)
+    for callback in (TrainingClock(), progress, FiniteFigures()):
+        trainer.add_callback(callback)
+    last = folder.last_checkpoint(Path(str(trainer.args.output_dir)))
     if last is not None:
-        say(f"going on from {Path(last).name}")
-    trained = trainer.train(resume_from_checkpoint=last).metrics
+        say(f"going on from {last.name}")
+    try:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        check_weights(trainer.accelerator.unwrap_model(trainer.model), trainer.state.global_step)
+        measured = trainer.evaluate() if evaluate else {}
+    finally:
+        progress.close()
+    history = trainer.state.log_history
     found = {
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "train_seconds": trained["train_runtime"],
-        "train_loss": trained["train_loss"],
-        "train_accuracy": next(
-            (value for logs in reversed(trainer.state.log_history) if (value := accuracy_of(logs)) is not None), None
-        ),
+        "train_seconds": round(_seconds(trainer), 3),
+        "train_loss": mean_loss(history),
+        "train_accuracy": _last_accuracy(history),
     }
     if evaluate:
-        measured = trainer.evaluate()
-        found.update(eval_loss=measured["eval_loss"], eval_accuracy=_eval_accuracy(trainer))
+        found.update(eval_loss=measured["eval_loss"], eval_accuracy=_last_accuracy(history, "eval_"))
     return found
 
 
-def _eval_accuracy(trainer: Trainer) -> float | None:
-    logs = (accuracy_of(logs, "eval_") for logs in reversed(trainer.state.log_history))
-    return next((value for value in logs if value is not None), None)
+def _seconds(trainer: Trainer) -> float:
+    """The Trainer makes a new clock from a checkpoint's."""
+    callbacks = trainer.callback_handler.callbacks
+    return sum(callback.seconds for callback in callbacks if isinstance(callback, TrainingClock))
 
 
-def _save(trainer: Trainer, tokenizer: Any, output: Path, whole_model: bool) -> None:
+def _last_accuracy(history: list[dict[str, Any]], prefix: str = "") -> float | None:
+    found = (accuracy_of(logs, prefix) for logs in reversed(history))
+    return next((value for value in found if value is not None), None)
+
+
+def _save(trainer: Trainer, tokenizer: Any, output: Path) -> None:
+    """The adapter, or the whole model where a tokenizer comes with it."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.config.use_cache = True
+    for config in getattr(model, "peft_config", {}).values():
+        if isinstance(config.target_modules, set):  # whose order changes from process to process
+            config.target_modules = sorted(config.target_modules)
     model.save_pretrained(output)
-    if whole_model:
+    if tokenizer is not None:
         tokenizer.save_pretrained(output)
-    (output / "README.md").unlink(missing_ok=True)

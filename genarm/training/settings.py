@@ -1,8 +1,7 @@
-"""What a training run is: everything its result depends on, checked, and in the words of `transformers.Trainer`."""
+"""What a training run is: everything its result depends on, and the same in the words of `transformers.Trainer`."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,10 +13,14 @@ import torch
 from ..errors import InvalidArgumentError
 
 Kind = Literal["arm", "trajectory-rm", "dpo"]
-KINDS: tuple[Kind, ...] = ("arm", "trajectory-rm", "dpo")
 # Adapters: GenARM's HH-RLHF run, and a tenth of that for DPO, whose rate acts on β alone. Whole models: a thousandth.
 LEARNING_RATES: dict[Kind, float] = {"arm": 5e-4, "trajectory-rm": 5e-4, "dpo": 5e-5}
 FULL_LEARNING_RATE = 1e-6
+
+
+def world_size() -> int:
+    """Processes that the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class TrainingSettings:
     """One run of `genarm train`. Lengths are tokens, batches are pairs, a rate of None is the kind's own.
 
     ``beta`` is β_r of the AR-RM's loss (GenARM) or β of DPO's; a trajectory RM has none. ``center_rewards`` is the
-    coefficient c of c · (r_w + r_l)² in a trajectory RM's loss. ``rank`` 0 trains the whole model.
+    coefficient c of c · (r_w + r_l)² in a trajectory RM's loss. ``rank`` 0 trains the whole model. ``max_steps``
+    overrides ``epochs``. A ``warmup`` below 1 is a share of all steps, else a number of steps.
     """
 
     kind: Kind
@@ -43,7 +47,7 @@ class TrainingSettings:
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ()
     epochs: float = 1.0
-    max_steps: int = -1
+    max_steps: int | None = None
     learning_rate: float | None = None
     schedule: str = "cosine"
     warmup: float = 0.1
@@ -62,12 +66,14 @@ class TrainingSettings:
 
     @property
     def rate(self) -> float:
+        """The peak learning rate."""
         if self.learning_rate is not None:
             return self.learning_rate
         return LEARNING_RATES[self.kind] if self.rank else FULL_LEARNING_RATE
 
     @property
     def on_cuda(self) -> bool:
+        """Whether GPUs do the work."""
         return self.device != "cpu" and torch.cuda.is_available()
 
     @property
@@ -88,37 +94,13 @@ class TrainingSettings:
         kept.update(where=dict(self.where), target_modules=list(self.target_modules))
         return {**kept, "learning_rate": self.rate, "bf16": self.bf16}
 
-    def check(self) -> None:
-        """Raises InvalidArgumentError for what no run could use."""
-        positive = {
-            "beta": self.beta,
-            "epochs": self.epochs,
-            "learning rate": self.rate,
-            "batch size": self.batch_size,
-            "micro batch size": self.micro_batch_size or 1,
-            "max length": self.max_length,
-            "log every": self.log_every,
-            "alpha": self.alpha,
-        }
-        for name, value in positive.items():
-            if not (value > 0 and math.isfinite(value)):
-                raise InvalidArgumentError(f"{name} is {value}: expected a number above 0")
-        at_least_0 = {"rank": self.rank, "warmup": self.warmup, "weight decay": self.weight_decay}
-        for name, value in {**at_least_0, "center rewards": self.center_rewards, "save every": self.save_every}.items():
-            if not (value >= 0 and math.isfinite(value)):
-                raise InvalidArgumentError(f"{name} is {value}: expected 0 or more")
-        for name, value in (("eval share", self.eval_share), ("dropout", self.dropout)):
-            if not 0 <= value < 1:
-                raise InvalidArgumentError(f"{name} is {value}: expected a share from 0 to below 1")
-        if self.center_rewards and self.kind != "trajectory-rm":
-            raise InvalidArgumentError(
-                f"center rewards is of a trajectory RM's loss, and {self.kind} has another: drop it"
-            )
-        self.accumulation()
-
     def accumulation(self) -> int:
-        """Forward passes a step: the batch over the micro batches of all processes."""
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        """Forward passes a step: the batch over the micro batches of all processes.
+
+        Raises:
+            InvalidArgumentError: a batch that these do not divide.
+        """
+        processes = world_size()
         micro = self.micro_batch_size or max(1, self.batch_size // processes)
         if self.batch_size % (micro * processes):
             raise InvalidArgumentError(
@@ -130,11 +112,11 @@ class TrainingSettings:
     def arguments(self, work: Path, steps_evaluated: bool) -> dict[str, Any]:
         """Keywords of `transformers.TrainingArguments` (and of TRL's, which extend it)."""
         accumulation = self.accumulation()
-        micro = self.batch_size // (accumulation * int(os.environ.get("WORLD_SIZE", "1")))
+        micro = self.batch_size // (accumulation * world_size())
         return {
             "output_dir": str(work),
             "num_train_epochs": self.epochs,
-            "max_steps": self.max_steps,
+            "max_steps": self.max_steps or -1,
             "per_device_train_batch_size": micro,
             "per_device_eval_batch_size": micro,
             "gradient_accumulation_steps": accumulation,
@@ -152,6 +134,7 @@ class TrainingSettings:
             "eval_steps": self.eval_every or None,
             "logging_steps": self.log_every,
             "logging_first_step": True,
+            "logging_nan_inf_filter": False,
             "report_to": "none",
             "disable_tqdm": True,
             "remove_unused_columns": False,

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
-from ..errors import GenARMError
+from ..errors import GenARMError, InvalidArgumentError
 from ..loading import Source, load_model
 from ..preferences.collate import PairCollator
 from ..preferences.encoding import EncodedPair
@@ -33,15 +33,18 @@ def arm_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: P
 def trajectory_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: PairSets, work: Path) -> Trainer:
     """−log σ(r_w − r_l) on whole sequences, by TRL's RewardTrainer."""
     trl = _trl()
-    arguments = trl.RewardConfig(
-        **settings.arguments(work, bool(pairs.held_out)),
-        max_length=None,
-        disable_dropout=False,
-        center_rewards_coefficient=settings.center_rewards or None,
-    )
-    trainer: Trainer = trl.RewardTrainer(
+
+    class EncodedPairsTrainer(PairsCountOnce, trl.RewardTrainer):  # type: ignore[misc, name-defined]
+        pass
+
+    trainer: Trainer = EncodedPairsTrainer(
         model=model,
-        args=arguments,
+        args=trl.RewardConfig(
+            **settings.arguments(work, bool(pairs.held_out)),
+            max_length=None,
+            disable_dropout=False,
+            center_rewards_coefficient=settings.center_rewards or None,
+        ),
         train_dataset=_rows([whole(pair) for pair in pairs.train]),
         eval_dataset=_rows([whole(pair) for pair in pairs.held_out]) if pairs.held_out else None,
         processing_class=tokenizer,
@@ -53,27 +56,43 @@ def dpo_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: P
     """−log σ(β [Δ log π − Δ log π_ref]), by TRL's DPOTrainer; the reference is the base itself."""
     trl = _trl()
 
-    class EncodedPairsTrainer(trl.DPOTrainer):  # type: ignore[misc, name-defined]
-        """The pairs are tokens already."""
-
+    class EncodedPairsTrainer(PairsCountOnce, trl.DPOTrainer):  # type: ignore[misc, name-defined]
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
+            return dataset  # tokens already
 
     source = Source(model.dtype, model.device, settings.trust_remote_code)
-    trainer: Trainer = EncodedPairsTrainer(
-        model=model,
-        ref_model=None if settings.rank else load_model(settings.base, source),
-        args=trl.DPOConfig(
-            **settings.arguments(work, bool(pairs.held_out)),
-            beta=settings.beta,
-            max_length=None,
-            disable_dropout=False,
-        ),
-        train_dataset=_rows(pairs.train),
-        eval_dataset=_rows(pairs.held_out) if pairs.held_out else None,
-        processing_class=tokenizer,
-    )
+    try:
+        trainer: Trainer = EncodedPairsTrainer(
+            model=model,
+            ref_model=None if settings.rank else load_model(settings.base, source),
+            args=trl.DPOConfig(
+                **settings.arguments(work, bool(pairs.held_out)),
+                beta=settings.beta,
+                max_length=None,
+                disable_dropout=False,
+            ),
+            train_dataset=_rows(pairs.train),
+            eval_dataset=_rows(pairs.held_out) if pairs.held_out else None,
+            processing_class=tokenizer,
+        )
+    except ValueError as error:  # an adapter on the head, say
+        raise InvalidArgumentError(f"TRL cannot train this by DPO: {error}") from error
+    if settings.rank:
+        model.delete_adapter("ref")  # TRL's copy of the fresh adapter: without it, it takes the bare base
     return trainer
+
+
+class PairsCountOnce:
+    """TRL averages what it measures over batches; here every pair held out counts once, in a smaller batch too."""
+
+    _metrics: Any
+
+    def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        step: Any = super()
+        found = step.prediction_step(model, inputs, *arguments, **options)
+        for values in self._metrics["eval"].values():
+            values.extend(values[-1:] * (len(inputs["input_ids"]) // 2 - 1))
+        return found
 
 
 TRAINERS: dict[Kind, Callable[[TrainingSettings, Any, Any, PairSets, Path], Trainer]] = {

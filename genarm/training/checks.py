@@ -1,0 +1,85 @@
+"""Settings that no run could use, found before anything is read."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..errors import InvalidArgumentError
+from .settings import LEARNING_RATES, TrainingSettings
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "bf16", "fp32")
+# Those of transformers' schedules that ask for nothing more than a rate and a warm-up.
+SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+
+
+def check(settings: TrainingSettings) -> None:
+    """Raises InvalidArgumentError, which names the setting, what it is and what was expected."""
+    _check_choices(settings)
+    _check_numbers(settings)
+    _check_objective(settings.objective)
+    if settings.center_rewards and settings.kind != "trajectory-rm":
+        raise InvalidArgumentError(
+            f"center rewards is of a trajectory RM's loss, and {settings.kind} has another: drop it"
+        )
+    if settings.eval_every and settings.eval_data is None and not settings.eval_share:
+        raise InvalidArgumentError("eval every is set and nothing is held out: raise the eval share, or name eval data")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgumentError("device is 'cuda', but torch sees no CUDA device here: choose cpu or auto")
+    settings.accumulation()
+
+
+def _check_choices(settings: TrainingSettings) -> None:
+    choices = {
+        "kind": (settings.kind, tuple(LEARNING_RATES)),
+        "device": (settings.device, DEVICES),
+        "precision": (settings.precision, PRECISIONS),
+        "schedule": (settings.schedule, SCHEDULES),
+    }
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise InvalidArgumentError(f"{name} is {value!r}: expected one of {', '.join(known)}")
+
+
+def _check_numbers(settings: TrainingSettings) -> None:
+    positive = {
+        "beta": settings.beta,
+        "epochs": settings.epochs,
+        "learning rate": settings.rate,
+        "batch size": settings.batch_size,
+        "max length": settings.max_length,
+        "log every": settings.log_every,
+        "alpha": settings.alpha,
+        "micro batch size": settings.micro_batch_size,
+        "max steps": settings.max_steps,
+        "limit": settings.limit,
+    }
+    for name, value in positive.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InvalidArgumentError(f"{name} is {value}: expected a number above 0")
+    at_least_0 = {
+        "rank": settings.rank,
+        "warmup": settings.warmup,
+        "weight decay": settings.weight_decay,
+        "center rewards": settings.center_rewards,
+        "save every": settings.save_every,
+        "eval every": settings.eval_every,
+    }
+    for name, value in at_least_0.items():
+        if not (value >= 0 and math.isfinite(value)):
+            raise InvalidArgumentError(f"{name} is {value}: expected 0 or more")
+    for name, value in (("eval share", settings.eval_share), ("dropout", settings.dropout)):
+        if not 0 <= value < 1:
+            raise InvalidArgumentError(f"{name} is {value}: expected a share from 0 to below 1")
+    if not 0 <= settings.seed < 2**32:
+        raise InvalidArgumentError(f"seed is {settings.seed}: expected a whole number from 0 to {2**32 - 1}")
+
+
+def _check_objective(name: str) -> None:
+    """It becomes the NAME of a --reward NAME=PATH."""
+    if not name or name == "base" or "=" in name:
+        raise InvalidArgumentError(
+            f"objective is {name!r}: name it otherwise, in words without an equals sign, and not as the base model is"
+        )
