@@ -1,4 +1,4 @@
-"""Preference pairs to token ids: a prompt that begins with BOS, and two responses that end in EOS.
+"""Preference pairs to token ids: a prompt as it is decoded from, and two responses that end in EOS.
 
 Prompt and response are tokenised apart, as they meet when text is generated: the prompt's tokens stand before the
 response has any.
@@ -45,10 +45,10 @@ def encode_pairs(
 ) -> Encoded:
     """Token ids of preference pairs, in order.
 
-    The prompt begins with what the tokenizer itself puts before a text, exactly once (BOS for most, nothing for
-    GPT-2's); a prompt that would be empty is BOS, or EOS where there is no BOS, so that a response's first token has
-    something before it. A prompt in text is read as the tokenizer reads any text, just as when it is decoded from. A
-    response ends in exactly one EOS; special tokens that a response or a chat message spells out stay text.
+    A prompt in text begins with what the tokenizer itself puts before a text, exactly once (BOS for most, nothing for
+    GPT-2's), a chat with what its template writes, BOS or not, as `apply_chat_template` has it; a prompt that would be
+    empty is BOS, or EOS where there is no BOS, so that a response's first token has something before it. A prompt in text
+    is read as the tokenizer reads any text, just as when it is decoded from. A response ends in exactly one EOS; special tokens that a response or a chat message spells out stay text.
 
     Args:
         tokenizer: a Hugging Face tokenizer with an EOS token; with a chat template for pairs of chat messages.
@@ -74,7 +74,7 @@ def encode_pairs(
             whole = encoder.pair(pair)
         except GenARMError as error:
             raise InvalidArgumentError(f"pair {index + 1}: {error}") from error
-        cut = whole if max_length is None else _cut(whole, max_length, len(encoder.start), encoded.truncation)
+        cut = whole if max_length is None else _cut(whole, max_length, encoder.start, encoded.truncation)
         if cut["chosen_ids"] == cut["rejected_ids"]:
             encoded.truncation.pairs_dropped += 1
             continue
@@ -93,7 +93,7 @@ def encode_response(tokenizer: Any, prompt: str, response: str, max_length: int 
     over = 0 if max_length is None else len(before) + len(after) - max_length
     if over > len(before) - len(encoder.start):
         raise InvalidArgumentError(f"a response of {len(after)} tokens does not fit max length {max_length}: raise it")
-    before = _without_front(before, max(over, 0), len(encoder.start))
+    before = _without_front(before, max(over, 0), encoder.start)
     return before + after, len(before)
 
 
@@ -159,7 +159,8 @@ class Encoder:
         content = response if isinstance(response, str) else response[-1]["content"]
         body, end = self._split_end(self._turn(rendered.response, content))
         asked = [message["content"] for message in prompt]
-        return self._begun(self._mixed(rendered.prompt, asked)), [*self._mixed(body, [content]), end]
+        prompt_ids = self._mixed(rendered.prompt, asked)
+        return prompt_ids or self._begun([]), [*self._mixed(body, [content]), end]
 
     def _begun(self, ids: list[int]) -> list[int]:
         if ids[: len(self.start)] != self.start:
@@ -216,7 +217,7 @@ def _start(tokenizer: Any) -> list[int]:
     return next((whole[:place] for place in places if whole[place : place + len(alone)] == alone), [])
 
 
-def _cut(pair: EncodedPair, max_length: int, start: int, truncation: Truncation) -> EncodedPair:
+def _cut(pair: EncodedPair, max_length: int, start: Sequence[int], truncation: Truncation) -> EncodedPair:
     prompt, chosen, rejected = pair["prompt_ids"], pair["chosen_ids"], pair["rejected_ids"]
     kept, (of_chosen, of_rejected) = lengths_within(max_length, len(prompt), (len(chosen), len(rejected)))
     truncation.count(len(prompt) - kept, (len(chosen) - of_chosen, len(rejected) - of_rejected))
@@ -227,5 +228,7 @@ def _cut(pair: EncodedPair, max_length: int, start: int, truncation: Truncation)
     )
 
 
-def _without_front(prompt: list[int], dropped: int, start: int) -> list[int]:
-    return prompt[:start] + prompt[start + dropped :]
+def _without_front(prompt: list[int], dropped: int, start: Sequence[int]) -> list[int]:
+    """The prompt without its first tokens, but for BOS where it begins with one."""
+    kept = len(start) if prompt[: len(start)] == list(start) else 0
+    return prompt[:kept] + prompt[kept + dropped :]

@@ -1,13 +1,14 @@
-"""A conversation is its template's rendering, with one BOS, parted where the assistant begins to speak."""
+"""A conversation is its template's rendering, parted where the assistant begins to speak."""
 
 import pytest
 from chat_families import FAMILIES, REWRITING, make_tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from genarm.embedded import BASE
 from genarm.errors import InvalidArgumentError
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair
+from genarm.preferences.turn_ends import turn_ends
 
 CONVERSATION = [
     {"role": "system", "content": "be brief"},
@@ -43,20 +44,18 @@ def test_prompt_and_response_are_the_rendered_conversation(family, text):
     rendered = tokenizer.apply_chat_template([*CONVERSATION, *answer(text)], tokenize=False)
     end = family.extra_eos[0] if family.extra_eos else family.eos
     last = rendered.rindex(end) + len(end)
-    bos = family.bos if family.bos and not rendered.startswith(family.bos) else ""
-    assert tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"]) == bos + rendered[:last]
+    assert tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"]) == rendered[:last]
     assert tokenizer.decode(pair["chosen_ids"]) == text + end
 
 
-def test_a_chat_prompt_is_the_one_that_is_decoded_from_with_one_bos(family):
+def test_a_chat_prompt_is_the_one_that_is_decoded_from(family):
     tokenizer = make_tokenizer(family)
     ids = encode(tokenizer, CONVERSATION, answer("yes"), extra_eos=family.extra_eos)["prompt_ids"]
     decoded_from = tokenizer.apply_chat_template(CONVERSATION, add_generation_prompt=True)["input_ids"]
     opened = tokenizer("<think>\n", add_special_tokens=False)["input_ids"]
     without_thought = decoded_from[: -len(opened)] if decoded_from[-len(opened) :] == opened else decoded_from
-    assert ids in (without_thought, [tokenizer.bos_token_id, *without_thought])
-    if family.bos:
-        assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+    assert ids == without_thought
+    assert ids.count(tokenizer.bos_token_id) == int("bos_token" in family.template)
 
 
 def test_a_chat_response_ends_once_and_at_its_end(family):
@@ -150,3 +149,24 @@ def test_messages_after_a_prompt_in_text_are_refused(embedded):
 def test_an_unknown_end_of_turn_is_refused(embedded):
     with pytest.raises(InvalidArgumentError, match=r"'<\|eot_id\|>' is no single token"):
         encode(embedded, "p", "yes", extra_eos=("<|eot_id|>",))
+
+
+def test_a_long_chat_loses_its_beginning_whole_where_its_template_writes_no_bos():
+    for name in ("zephyr", "llama-3"):
+        tokenizer = make_tokenizer(FAMILIES[name])
+        turns = [{"role": "user", "content": "what is it " * 20}]
+        whole = encode(tokenizer, turns, answer("yes"))["prompt_ids"]
+        cut = encode(tokenizer, turns, answer("yes"), max_length=60)["prompt_ids"]
+        kept = len(cut) - 1 if name == "llama-3" else len(cut)
+        assert cut == (whole[:1] if name == "llama-3" else []) + whole[-kept:]
+
+
+def test_the_ends_of_turns_are_those_that_generation_stops_at(tmp_path):
+    family = FAMILIES["llama-3, another eos"]
+    tokenizer = make_tokenizer(family)
+    assert turn_ends(str(tmp_path), tokenizer) == []
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|eot_id|>")]
+    GenerationConfig(eos_token_id=ends).save_pretrained(tmp_path)
+    assert turn_ends(str(tmp_path), tokenizer) == ["<|eot_id|>"]
+    GenerationConfig(eos_token_id=ends[0]).save_pretrained(tmp_path)
+    assert turn_ends(str(tmp_path), tokenizer) == []
