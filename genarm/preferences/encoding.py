@@ -47,8 +47,9 @@ def encode_pairs(
 
     A prompt in text begins with what the tokenizer itself puts before a text, exactly once (BOS for most, nothing for
     GPT-2's), a chat with what its template writes, BOS or not, as `apply_chat_template` has it; a prompt that would be
-    empty is BOS, or EOS where there is no BOS, so that a response's first token has something before it. A prompt in text
-    is read as the tokenizer reads any text, just as when it is decoded from. A response ends in exactly one EOS; special tokens that a response or a chat message spells out stay text.
+    empty is BOS, or EOS where there is no BOS, so that a response's first token has something before it. A prompt in
+    text is read as the tokenizer reads any text, just as when it is decoded from. A response ends in exactly one EOS;
+    special tokens that a response or a chat message spells out stay text.
 
     Args:
         tokenizer: a Hugging Face tokenizer with an EOS token; with a chat template for pairs of chat messages.
