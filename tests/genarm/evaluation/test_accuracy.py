@@ -26,6 +26,11 @@ def test_a_scorer_that_prefers_short_texts_loses_what_the_mean_per_token_wins() 
     assert accuracy(sums / lengths, lengths, range(10)).estimate.value == 1.0
 
 
+def test_a_tie_picks_neither_response() -> None:
+    found = accuracy(np.zeros((2, 2)), np.array([[5, 3], [3, 5]]), range(2))
+    assert found.picks_longer is not None and found.picks_longer.value == 0.0 and found.ties == 2
+
+
 def test_a_scorer_of_length_alone_is_found_out() -> None:
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 60, size=(600, 2))
@@ -52,6 +57,24 @@ def test_buckets_and_parts_partition_the_pairs() -> None:
         assert sum(part.pairs for part in parts) == 300
         right = sum(part.pairs * part.estimate.value for part in parts if part.estimate is not None)
         assert right == pytest.approx(300 * found.estimate.value)
+
+
+def test_every_interval_widens_where_pairs_share_what_is_resampled() -> None:
+    generator = np.random.default_rng(2)
+    right = np.repeat(generator.random(40) < 0.6, 5)
+    scores = np.stack([right, ~right], axis=1).astype(float)
+    lengths = np.array([[6, 5], [5, 6]])[np.arange(200) % 2]
+    alone, together = (
+        accuracy(scores, lengths, clusters, ["same"] * 200) for clusters in (range(200), [n // 5 for n in range(200)])
+    )
+    for pick in (
+        lambda found: found.estimate,
+        lambda found: found.balanced,
+        lambda found: found.buckets[2].estimate,
+        lambda found: found.parts[0].estimate,
+    ):
+        narrow, wide = pick(alone), pick(together)
+        assert wide.high - wide.low > 1.6 * (narrow.high - narrow.low)
 
 
 def test_a_bucket_without_pairs_has_no_accuracy() -> None:

@@ -38,6 +38,13 @@ def test_a_pair_falls_into_the_bucket_of_its_ratio(chosen: int, rejected: int, b
     assert bucket_numbers(np.array([[chosen, rejected]])).tolist() == [bucket]
 
 
+def test_the_middle_bucket_holds_its_edges_at_any_length() -> None:
+    edges = [(5 * k, 4 * k) for k in range(1, 200)] + [(4 * k, 5 * k) for k in range(1, 200)]
+    assert set(bucket_numbers(np.array(edges)).tolist()) == {2}
+    doubles = [(2 * k, k) for k in range(1, 200)]
+    assert set(bucket_numbers(np.array(doubles)).tolist()) == {3}
+
+
 def test_the_buckets_mirror_each_other() -> None:
     lengths = drawn()
     mirrored = len(BUCKETS) - 1 - bucket_numbers(lengths[:, ::-1])

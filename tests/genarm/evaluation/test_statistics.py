@@ -105,6 +105,12 @@ def test_a_real_difference_leaves_zero_out_and_a_swap_turns_its_sign() -> None:
     )
 
 
+def test_pairs_that_always_go_together_count_as_one() -> None:
+    right = np.random.default_rng(10).random(40) < 0.9
+    one, five = share(right), share(right.repeat(5), [n // 5 for n in range(200)])
+    assert (five.value, five.low, five.high) == pytest.approx((one.value, one.low, one.high))
+
+
 def test_what_two_scorers_have_in_common_cancels() -> None:
     generator = np.random.default_rng(4)
     a = generator.random(400) < 0.6
