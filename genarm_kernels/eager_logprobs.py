@@ -1,35 +1,56 @@
-"""token_logprobs on a block of logits, in torch operations: what the kernels of logprobs.py do on a device."""
+"""The same for a CPU, in torch operations: a few rows at a time, so that all passes but the first find them in cache.
+
+Ids are sound and none is to be ignored: logprob_blocks.py has left such rows out.
+"""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+# For each thread half a megabyte of float32. Of fewer elements the operations would cost more than their work.
+_ELEMENTS = 2**17
 
-def finish_rows(logits: Tensor, token_ids: Tensor, ignore_index: int, steps: bool) -> tuple[Tensor, Tensor]:
-    """Logits [C, V] -> log p of the tokens [C] and the rows' log-sum-exp [C]; steps: logits become onehot − p."""
-    values = logits.float() if logits.element_size() == 2 else logits
-    ignored = token_ids == ignore_index
-    at = token_ids.masked_fill(ignored, 0)[:, None]
-    total = values.logsumexp(1)
-    logprobs = (values.gather(1, at)[:, 0] - total).masked_fill_(ignored, 0.0)
-    if steps:
-        _steps(values, total, at, None)
-        logits.copy_(values.masked_fill_(ignored[:, None], 0.0))
-    return logprobs, total
+
+def finish_rows(
+    logits: Tensor, token_ids: Tensor, _ignore_index: int, logprobs: Tensor, totals: Tensor, slopes: bool
+) -> None:
+    """Logits [C, V] -> log p of the tokens and the rows' log-sum-exp, [C] each; logits are lost, or with slopes
+    become onehot − p."""
+    for rows, values in _in_cache(logits, slopes):
+        at = token_ids[rows, None]
+        peaks = values.amax(1, keepdim=True)
+        picked = values.gather(1, at)
+        sums = values.sub_(peaks).exp_().sum(1, keepdim=True)
+        total = peaks + sums.log()
+        logprobs[rows], totals[rows] = (picked - total)[:, 0], total[:, 0]
+        if slopes:
+            values.div_(-sums).scatter_add_(1, at, torch.ones_like(sums))
 
 
 def finish_columns(
-    logits: Tensor, token_ids: Tensor, ignore_index: int, totals: Tensor, grads: Tensor, first: int
+    logits: Tensor, token_ids: Tensor, _ignore_index: int, totals: Tensor, grads: Tensor, first: int
 ) -> None:
-    """Logits [N, Vb] of the ids from `first` on become (onehot − p) · grads, rows that are ignored 0."""
-    values = logits.float() if logits.element_size() == 2 else logits
-    here = (token_ids >= first) & (token_ids < first + logits.shape[1]) & (token_ids != ignore_index)
-    at = torch.where(here, token_ids - first, 0)[:, None]
-    _steps(values, totals, at, here)
-    values.mul_(grads[:, None])
-    logits.copy_(values.masked_fill_((token_ids == ignore_index)[:, None], 0.0))
+    """Logits [N, width] of the ids from `first` on become (onehot − p) · grads."""
+    width = logits.shape[1]
+    for rows, values in _in_cache(logits, True):
+        values.sub_(totals[rows, None]).exp_().mul_(-grads[rows, None])
+        at = token_ids[rows, None] - first
+        here = (at >= 0) & (at < width)
+        values.scatter_add_(1, at.where(here, 0), grads[rows, None].where(here, 0))
 
 
-def _steps(values: Tensor, totals: Tensor, at: Tensor, here: Tensor | None) -> None:
-    values.sub_(totals[:, None]).exp_().neg_()
-    one = torch.ones_like(totals) if here is None else here.to(values.dtype)
-    values.scatter_add_(1, at, one[:, None])
+def _in_cache(logits: Tensor, keep: bool) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows after the other, in float32 at least; what is done to them in place stays done where `keep` says so."""
+    N, width = logits.shape
+    step = max(1, _ELEMENTS * torch.get_num_threads() // width)
+    scratch = None
+    if logits.element_size() == 2:
+        scratch = logits.new_empty(min(step, N), width, dtype=torch.float32)
+    for start in range(0, N, step):
+        rows = slice(start, min(start + step, N))
+        part = logits[rows]
+        values = part if scratch is None else scratch[: len(part)].copy_(part)
+        yield rows, values
+        if keep and scratch is not None:
+            part.copy_(values)

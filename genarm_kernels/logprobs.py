@@ -10,18 +10,14 @@ complete in one product.
 
 # mypy: disable-error-code="no-untyped-call, no-untyped-def"
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genarm_kernels import eager_logprobs
-from genarm_kernels.arguments import INTERPRETED
-from genarm_kernels.library import register
+from genarm_kernels.logprob_blocks import BACKWARD, FORWARD
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-_CPU_ELEMENTS = 2**20
 
 
 def token_logprobs(
@@ -47,40 +43,43 @@ def token_logprobs(
             would wait for the device: log p is NaN there.
         TypeError: dtypes that are not supported or do not agree.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, lm_head = hidden.to(dtype), lm_head.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+    hidden, lm_head, bias = _autocast(hidden), _autocast(lm_head), None if bias is None else _autocast(bias)
     _check(hidden, lm_head, token_ids, bias)
-    logprobs: Tensor = _TokenLogprobs.apply(
-        hidden, lm_head, bias, token_ids.long(), ignore_index, torch.is_grad_enabled() and hidden.requires_grad
-    )
+    slopes = torch.is_grad_enabled() and hidden.requires_grad
+    logprobs: Tensor = _TokenLogprobs.apply(hidden, lm_head, bias, token_ids.long().contiguous(), ignore_index, slopes)
     return logprobs
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    kind = tensor.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return tensor.to(torch.get_autocast_dtype(kind)) if on and tensor.dtype != torch.float64 else tensor
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, lm_head: Tensor, bias: Tensor | None, token_ids: Tensor, ignore_index: int,
-        steps: bool,
+        slopes: bool,
     ) -> Tensor:  # fmt: skip
-        logprobs, totals, slopes = _FORWARD(hidden, lm_head, bias, token_ids, ignore_index, steps)
-        head = any(ctx.needs_input_grad[1:3])
+        logprobs, totals, steps = FORWARD(hidden, lm_head, bias, token_ids, ignore_index, slopes)
         ctx.ignore_index = ignore_index
-        ctx.save_for_backward(
-            slopes if steps else None, *((hidden, lm_head, bias, token_ids, totals) if head else (None,) * 5)
-        )
+        again = (hidden, lm_head, bias, totals) if any(ctx.needs_input_grad[1:3]) else (None,) * 4
+        ctx.save_for_backward(token_ids, steps, *again)
         return logprobs  # type: ignore[no-any-return]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
-        slopes, hidden, lm_head, bias, token_ids, totals = ctx.saved_tensors
+        token_ids, steps, hidden, lm_head, bias, totals = ctx.saved_tensors
         for_hidden, for_head, for_bias = ctx.needs_input_grad[:3]
-        d_hidden = slopes * grads.to(slopes.dtype)[:, None] if for_hidden else None
-        d_head = d_bias = None
+        grads = grads.masked_fill(token_ids == ctx.ignore_index, 0.0)
+        d_hidden = d_head = d_bias = None
+        if for_hidden:
+            # Grads stay as they are until the product is rounded: a scaled loss's may be beyond float16.
+            d_hidden = torch.mul(steps, grads[:, None], out=torch.empty_like(steps))
         if for_head or for_bias:
-            d_head, d_bias = _BACKWARD(
+            d_head, d_bias = BACKWARD(
                 hidden, lm_head, bias, token_ids, ctx.ignore_index, totals, grads, for_head, for_bias
             )
         return d_hidden, d_head if for_head else None, d_bias if for_bias else None, None, None, None
@@ -107,93 +106,3 @@ def _check(hidden: Tensor, lm_head: Tensor, token_ids: Tensor, bias: Tensor | No
     for name, tensor in (("lm_head", lm_head), ("token_ids", token_ids), ("bias", bias)):
         if tensor is not None and tensor.device != hidden.device:
             raise ValueError(f"{name} is on {tensor.device} and hidden on {hidden.device}: move one of them")
-
-
-def _forward(
-    hidden: Tensor, lm_head: Tensor, bias: Tensor | None, token_ids: Tensor, ignore_index: int, steps: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check_ids(token_ids, len(lm_head), ignore_index)
-    logprobs, totals, slopes = _empty_forward(hidden, lm_head, bias, token_ids, ignore_index, steps)
-    N, V = len(hidden), len(lm_head)
-    rows = max(1, min(N, _CPU_ELEMENTS // V))
-    workspace = hidden.new_empty(rows, V)
-    for start, stop in _spans(N, rows):
-        logits = _logits(hidden[start:stop], lm_head, bias, workspace[: stop - start])
-        ids = token_ids[start:stop]
-        logprobs[start:stop], totals[start:stop] = eager_logprobs.finish_rows(logits, ids, ignore_index, steps)
-        if steps:
-            torch.mm(logits, lm_head, out=slopes[start:stop])
-    return logprobs, totals, slopes
-
-
-def _backward(
-    hidden: Tensor, lm_head: Tensor, bias: Tensor | None, token_ids: Tensor, ignore_index: int, totals: Tensor,
-    grads: Tensor, for_head: bool, for_bias: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """dW [V, H] and dbias [V], columns of the logits after columns."""
-    d_head, d_bias = _empty_backward(hidden, lm_head, bias, token_ids, ignore_index, totals, grads, for_head, for_bias)
-    N, V = len(hidden), len(lm_head)
-    columns = max(1, min(V, _CPU_ELEMENTS // max(N, 1)))
-    workspace = hidden.new_empty(N * columns)
-    for start, stop in _spans(V, columns):
-        block = workspace[: N * (stop - start)].view(N, stop - start)
-        logits = _logits(hidden, lm_head[start:stop], None if bias is None else bias[start:stop], block)
-        eager_logprobs.finish_columns(logits, token_ids, ignore_index, totals, grads, start)
-        if for_head:
-            torch.mm(logits.T, hidden, out=d_head[start:stop])
-        if for_bias:
-            torch.sum(logits, 0, out=d_bias[start:stop])
-    return d_head, d_bias
-
-
-def _logits(hidden: Tensor, lm_head: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
-    if bias is None:
-        return torch.mm(hidden, lm_head.T, out=out)
-    return torch.addmm(bias, hidden, lm_head.T, out=out)
-
-
-def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, length, step):
-        yield start, min(start + step, length)
-
-
-def _check_ids(token_ids: Tensor, V: int, ignore_index: int) -> None:
-    """On a CPU, where ids can be read without a wait."""
-    if INTERPRETED or token_ids.device.type != "cpu":
-        return
-    strange = ((token_ids < 0) | (token_ids >= V)) & (token_ids != ignore_index)
-    if bool(strange.any()):
-        row = int(strange.nonzero()[0])
-        raise ValueError(
-            f"token_ids[{row}] is {int(token_ids[row])}: expected an id in [0, {V}), or ignore_index ({ignore_index})"
-        )
-
-
-def _empty_forward(
-    hidden: Tensor, lm_head: Tensor, bias: Tensor | None, token_ids: Tensor, ignore_index: int, steps: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    N, dtype = len(hidden), torch.promote_types(hidden.dtype, torch.float32)
-    slopes = hidden.new_empty(hidden.shape) if steps else hidden.new_empty(0)
-    return hidden.new_empty(N, dtype=dtype), hidden.new_empty(N, dtype=dtype), slopes
-
-
-def _empty_backward(
-    hidden: Tensor, lm_head: Tensor, bias: Tensor | None, token_ids: Tensor, ignore_index: int, totals: Tensor,
-    grads: Tensor, for_head: bool, for_bias: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    d_head = hidden.new_empty(lm_head.shape if for_head else 0)
-    return d_head, hidden.new_empty(len(lm_head) if for_bias else 0)
-
-
-_FORWARD = register(
-    "token_logprobs(Tensor hidden, Tensor lm_head, Tensor? bias, Tensor token_ids, int ignore_index, bool steps)"
-    " -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _empty_forward,
-)
-_BACKWARD = register(
-    "token_logprobs_head(Tensor hidden, Tensor lm_head, Tensor? bias, Tensor token_ids, int ignore_index,"
-    " Tensor totals, Tensor grads, bool for_head, bool for_bias) -> (Tensor, Tensor)",
-    _backward,
-    _empty_backward,
-)
