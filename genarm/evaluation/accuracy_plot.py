@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from .accuracy_report import Report, Row
+from .lengths import BUCKET_HEADS
 from .plots import new_figure, open_frame
 from .statistics import Estimate
 
 # Okabe and Ito's palette: told apart by every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 MARKERS = "osD^vP*X"
-BUCKET_TICKS = ("rejected\n> 2×", "rejected\n1.25–2×", "within\n1.25×", "chosen\n1.25–2×", "chosen\n> 2×")
 RULE_MARKS = {"longer wins": (">", "#666666"), "shorter wins": ("<", "#666666")}
 
 
@@ -74,12 +74,12 @@ def _lengths(axes: Any, report: Report) -> None:
         look = {"color": colour, "marker": marker, "markerfacecolor": fill, "linewidth": 1.2, "capsize": 2}
         axes.errorbar([number + offset for number, _ in known], values, spread, label=row.label, **look)
     counts = [part.pairs for part in report.rows[0].accuracy.buckets]
-    ticks = [f"{name}\nn = {count:,}" for name, count in zip(BUCKET_TICKS, counts, strict=True)]
+    ticks = [f"{name}\nn = {count:,}" for name, count in zip(BUCKET_HEADS, counts, strict=True)]
     axes.axhline(50, color="#bbbbbb", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
     axes.set_xlim(-0.6, len(ticks) - 0.4)
     axes.set_ylim(-4, 104)
-    axes.set_title("by length: which response is longer", loc="left")
+    axes.set_title("by which response is longer", loc="left")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False, fontsize=8, loc="best")
     open_frame(axes)

@@ -11,13 +11,11 @@ from rich.table import Table
 
 from .accuracy import Accuracy, Part
 from .accuracy_report import Report, Row
-from .lengths import LengthRule
+from .lengths import BUCKET_HEADS, LengthRule
 from .statistics import Estimate
 
 NONE = "–"
 NOTE = "balanced: with pairs weighed so that length alone gets 50%; picks longer: how often the longer response wins"
-# The buckets of lengths.py, short enough to stand side by side.
-BUCKET_HEADS = ("rej. > 2×", "rej. longer", "≤ 1.25×", "ch. longer", "ch. > 2×")
 
 
 def show(reports: Sequence[Report], console: Console, by: str | None = None) -> None:
@@ -64,7 +62,7 @@ def _say_missing(report: Report, console: Console) -> None:
 def _buckets(report: Report) -> Table:
     counts = [part.pairs for part in report.rows[0].accuracy.buckets]
     heads = [f"{head}\nn = {count:,}" for head, count in zip(BUCKET_HEADS, counts, strict=True)]
-    table = _table(f"{report.pairs.name}: accuracy, % and 95% interval, by length", "scorer", *heads)
+    table = _table(f"{report.pairs.name}: accuracy, % and 95% interval, by which response is longer", "scorer", *heads)
     for row in report.rows:
         table.add_row(escape(row.label), *(_short(part) for part in row.accuracy.buckets))
     return table

@@ -26,6 +26,8 @@ BUCKETS = (
     "chosen 1.25 to 2 times as long",
     "chosen over 2 times as long",
 )
+# The same in two short lines, for heads of columns: the longer response, and how much longer it is.
+BUCKET_HEADS = ("rejected\n> 2×", "rejected\n1.25–2×", "within\n1.25×", "chosen\n1.25–2×", "chosen\n> 2×")
 
 
 @dataclass(frozen=True, slots=True)
