@@ -24,6 +24,7 @@ NAMES = {"arm": "AR-RM", "trajectory-rm": "trajectory RM"}
 def tables(folder: Path) -> str:
     """All suites of a folder, as Markdown."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("reward_accuracy_*.json"))]
+    results = [result for result in results if complete_seeds(result)]
     rows = [summary_row(result) for result in results]
     head = (
         "| data | pairs x seeds | AR-RM | AR-RM, mean a token | trajectory RM | AR-RM − trajectory RM, points "
