@@ -37,7 +37,7 @@ def response_log_probs(model: Any, batch: Mapping[str, Tensor], inner: Any = Non
     targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     places = (targets != IGNORED).flatten().nonzero().squeeze(1)
     tokens = targets.flatten()[places]
-    log_probs = _head_route(model, inner or model, batch, places, tokens)
+    log_probs = _head_route(model, model if inner is None else inner, batch, places, tokens)
     if log_probs is None:
         logits = _forward(model, batch).flatten(0, 1).index_select(0, places)
         wide = logits if logits.dtype == torch.float64 else logits.float()

@@ -1,158 +1,123 @@
-"""The GenARM loss: what it sums, what it leaves out, and that training on it orders pairs."""
+"""The GenARM loss: what it sums, what it leaves out, its gradient, and that training on it orders pairs."""
+
+from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+from families import make_model
+from peft import LoraConfig, get_peft_model
+from training_cases import ragged_pairs
+from transformers import TrainingArguments
 
-from genarm.training.arm import ArmTrainer, arm_loss, pair_accuracy, pair_log_probs, pair_rewards, response_log_probs
-from genarm.preferences.collate import IGNORED, PairCollator
+from genarm.errors import InvalidArgumentError
+from genarm.preferences.collate import PairCollator
+from genarm.preferences.scoring import pair_rewards
+from genarm.training.arm import ArmTrainer, arm_loss, pair_log_probs
 
-PAD, EOS = 2, 1
-
-
-def tiny_model(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=24,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=64,
-            initializer_range=0.3,
-        )
-    ).eval()
+PAIRS = ragged_pairs(5)
+SIDES = ("chosen_ids", "rejected_ids")
 
 
-def pair(chosen: list[int], rejected: list[int], prompt: list[int]) -> dict[str, list[int]]:
-    sides = {"chosen": [*chosen, EOS], "rejected": [*rejected, EOS]}
-    encoded = {f"{side}_ids": prompt + ids for side, ids in sides.items()}
-    return {**encoded, **{f"{side}_labels": [IGNORED] * len(prompt) + ids for side, ids in sides.items()}}
+def full_model(family: str = "llama", tie: bool = False) -> Any:
+    """transformers' RMSNorm rounds to float32 whatever the model's dtype; torch's is the same in float64."""
+    model = make_model(family, seed=4, tie=tie).double()
+    for name, norm in list(model.named_modules()):
+        if type(norm).__name__ == "LlamaRMSNorm":
+            exact = torch.nn.RMSNorm(norm.weight.shape, norm.variance_epsilon, dtype=torch.float64)
+            exact.weight.data.copy_(norm.weight)
+            model.set_submodule(name, exact)
+    return model
 
 
-PAIRS = [pair([5, 6], [7], [0, 8, 9]), pair([10], [11, 12, 13, 14], [0]), pair([3, 3, 3], [4, 4], [0, 20])]
+def lora_model(family: str = "llama") -> Any:
+    model = full_model(family)
+    torch.manual_seed(1)
+    targets = ["c_attn", "c_fc"] if family == "gpt2" else ["q_proj", "v_proj", "gate_proj"]
+    wrapped = get_peft_model(model, LoraConfig(r=3, lora_alpha=6, target_modules=targets)).double()
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.2)
+    return wrapped.eval()
 
 
-def by_hand(model: LlamaForCausalLM, prompt: list[int], response: list[int]) -> float:
-    """Σ_t log π(y_t) in float64, one forward pass a token, no padding, no batch, softmax written out."""
-    total, ids = 0.0, list(prompt)
+MODELS = {
+    "full": full_model,
+    "tied": lambda: full_model(tie=True),
+    "LoRA": lora_model,
+    "LoRA on GPT-2": lambda: lora_model("gpt2"),
+}
+
+
+def loop_reward(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
+    """Σ_t log π(y_t) in float64: one forward pass a token, no padding, no batch, the softmax written out."""
+    total, ids = torch.zeros((), dtype=torch.float64), list(prompt)
     for token in response:
-        logits = model(torch.tensor([ids])).logits[0, -1].double()
-        weights = [math.exp(value) for value in (logits - logits.max()).tolist()]
-        total += math.log(weights[token] / sum(weights))
+        weights = model(torch.tensor([ids])).logits[0, -1].exp()
+        total = total + torch.log(weights[token] / weights.sum())
         ids.append(token)
     return total
 
 
-@torch.no_grad()
-def test_the_loss_is_the_float64_computation_by_hand():
-    model, beta = tiny_model(), 0.3
-    chosen, rejected, _ = pair_log_probs(model, PairCollator(PAD)(PAIRS))
+def loop_loss(model: Any, beta: float) -> torch.Tensor:
     losses = []
-    for row, item in enumerate(PAIRS):
-        rewards = {}
-        for side in ("chosen", "rejected"):
-            start = item[f"{side}_labels"].count(IGNORED)
-            ids = item[f"{side}_ids"]
-            rewards[side] = by_hand(model, ids[:start], ids[start:])
-        assert chosen[row] == pytest.approx(rewards["chosen"], abs=1e-4)
-        assert rejected[row] == pytest.approx(rewards["rejected"], abs=1e-4)
-        losses.append(math.log1p(math.exp(-beta * (rewards["chosen"] - rewards["rejected"]))))
-    assert float(arm_loss(chosen, rejected, beta)) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+    for pair in PAIRS:
+        chosen, rejected = (loop_reward(model, pair["prompt_ids"], pair[side]) for side in SIDES)
+        losses.append(torch.log(1 + torch.exp(-beta * (chosen - rejected))))
+    return sum(losses) / len(losses)
 
 
-def test_float64_logits_are_summed_in_float64():
-    logits = torch.randn(2, 4, 7, dtype=torch.float64)
-    labels = torch.tensor([[IGNORED, 3, 4, 1], [IGNORED, IGNORED, 5, 1]])
-    log_probs = logits.log_softmax(-1)
-    expected = [
-        log_probs[0, 0, 3] + log_probs[0, 1, 4] + log_probs[0, 2, 1],
-        log_probs[1, 1, 5] + log_probs[1, 2, 1],
-    ]
-    got = response_log_probs(logits, labels)
-    assert got.dtype == torch.float64
-    torch.testing.assert_close(got, torch.stack(expected), rtol=0, atol=1e-12)
+def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    return dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_low_precision_logits_are_summed_in_float32(dtype):
-    logits, labels = torch.randn(3, 5, 11).to(dtype), torch.randint(0, 11, (3, 5))
-    got = response_log_probs(logits, labels)
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got, response_log_probs(logits.float(), labels), rtol=0, atol=0)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_loss_and_its_gradient_are_the_float64_loop(name: str) -> None:
+    model, beta = MODELS[name](), 0.3
+    loss = arm_loss(*pair_log_probs(model, PairCollator(0)(PAIRS)), beta)
+    expected = loop_loss(model, beta)
+    assert expected > 0.1
+    torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0)
+    got, wanted = gradients(model, loss), gradients(model, expected)
+    assert got.keys() == wanted.keys() and all(("lora_" in key) == ("LoRA" in name) for key in got)
+    for key, gradient in wanted.items():
+        assert gradient.abs().max() > 0, key
+        torch.testing.assert_close(got[key], gradient, rtol=1e-8, atol=1e-9 * float(gradient.abs().max()))
 
 
-@torch.no_grad()
-def test_eos_counts():
-    model = tiny_model()
-    batch = PairCollator(PAD)(PAIRS)
-    whole, _, outputs = pair_log_probs(model, batch)
-    without = batch["labels"].masked_fill(batch["labels"] == EOS, IGNORED)
-    difference = whole - response_log_probs(outputs.logits, without)[: len(PAIRS)]
-    assert (difference < -1e-3).all()
-
-
-@torch.no_grad()
-def test_prompt_tokens_and_padding_do_not_count():
-    batch = PairCollator(PAD)(PAIRS)
-    logits = tiny_model()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    changed = logits.clone()
-    predicts_nothing = torch.cat([batch["labels"][:, 1:], torch.full((len(logits), 1), IGNORED)], 1) == IGNORED
-    changed[predicts_nothing] = torch.randn_like(changed[predicts_nothing]) * 10
-    torch.testing.assert_close(
-        response_log_probs(changed, batch["labels"]), response_log_probs(logits, batch["labels"]), rtol=0, atol=0
-    )
-
-
-@torch.no_grad()
-def test_a_reward_does_not_depend_on_the_batch_or_its_order():
-    model = tiny_model()
-    together = pair_rewards(model, PAIRS, PAD, batch_size=8)
-    alone = torch.cat([pair_rewards(model, [item], PAD) for item in PAIRS])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
-    torch.testing.assert_close(pair_rewards(model, PAIRS[::-1], PAD, batch_size=2).flip(0), alone, rtol=0, atol=1e-5)
-
-
-def test_the_gradient_raises_the_chosen_and_lowers_the_rejected():
+def test_the_gradient_raises_the_chosen_and_lowers_the_rejected() -> None:
     chosen = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
     rejected = torch.tensor([0.5, 3.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda a, b: arm_loss(a, b, 0.1), (chosen, rejected))
     arm_loss(chosen, rejected, 0.1).backward()
-    assert (chosen.grad < 0).all() and (rejected.grad > 0).all()
+    assert chosen.grad is not None and (chosen.grad < 0).all()
+    assert rejected.grad is not None and (rejected.grad > 0).all()
 
 
-def test_the_loss_is_finite_for_margins_of_any_size():
+def test_the_loss_is_finite_for_margins_of_any_size() -> None:
     loss = arm_loss(torch.tensor([-1e4]), torch.tensor([1e4]), 0.1)
     assert float(loss) == pytest.approx(2000.0)
     assert float(arm_loss(torch.tensor([1e4]), torch.tensor([-1e4]), 0.1)) == 0.0
 
 
-def test_labels_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="must agree"):
-        response_log_probs(torch.zeros(2, 3, 5), torch.zeros(2, 4, dtype=torch.int64))
+@torch.no_grad()
+def test_rewards_are_sums_with_eos_and_not_means() -> None:
+    model = make_model("llama")
+    shorter = [{**pair, "chosen_ids": pair["chosen_ids"][:-1] or [3]} for pair in PAIRS]
+    whole, _ = pair_log_probs(model, PairCollator(0)(PAIRS))
+    without, _ = pair_log_probs(model, PairCollator(0)(shorter))  # type: ignore[arg-type]
+    longer = [len(pair["chosen_ids"]) > 1 for pair in PAIRS]
+    assert (whole < without - 1e-3)[longer].all() and sum(longer) > 2
 
 
-def test_accuracy_counts_strictly_larger_rewards():
-    nan = float("nan")
-    assert pair_accuracy(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [nan, 0.0]])) == 0.25
-    with pytest.raises(ValueError, match="no pairs"):
-        pair_accuracy(torch.empty(0, 2))
-
-
-def test_scoring_leaves_the_mode_of_the_model_as_it_was():
-    model = tiny_model().train()
-    pair_rewards(model, PAIRS, PAD)
-    assert model.training
-
-
-def arguments(directory, **changes) -> TrainingArguments:
-    settings = {
-        "output_dir": str(directory),
+def trainer(folder: Any, model: Any, pairs: Any = PAIRS, held_out: Any = None, **changes: Any) -> ArmTrainer:
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
         "per_device_train_batch_size": 3,
+        "per_device_eval_batch_size": 2,
         "learning_rate": 3e-3,
         "max_steps": 12,
         "save_strategy": "no",
@@ -161,42 +126,116 @@ def arguments(directory, **changes) -> TrainingArguments:
         "use_cpu": True,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
+        "logging_steps": 1,
     }
-    return TrainingArguments(**{**settings, **changes})
-
-
-def trainer(directory, model, **changes) -> ArmTrainer:
-    data = [{**item} for item in PAIRS]
     return ArmTrainer(
-        model=model, args=arguments(directory, **changes), beta=0.5, train_dataset=data, data_collator=PairCollator(PAD)
+        model=model,
+        args=TrainingArguments(**{**settings, **changes}),
+        beta=0.5,
+        train_dataset=[dict(pair) for pair in pairs],  # type: ignore[arg-type]
+        eval_dataset=held_out,
+        data_collator=PairCollator(0),
     )
 
 
-def test_training_orders_the_pairs_and_lowers_the_loss(tmp_path):
-    model = tiny_model(seed=3)
-    before = pair_rewards(model, PAIRS, PAD)
-    trainer(tmp_path, model).train()
-    after = pair_rewards(model, PAIRS, PAD)
+def test_training_orders_the_pairs_and_lowers_the_loss(tmp_path: Any) -> None:
+    model = make_model("llama", seed=3)
+    before = pair_rewards(model, PAIRS, 0)
+    trainer(tmp_path, model, max_steps=20).train()
+    after = pair_rewards(model, PAIRS, 0)
+    assert not (before[:, 0] > before[:, 1]).all() and (after[:, 0] > after[:, 1]).all()
     assert arm_loss(after[:, 0], after[:, 1], 0.5) < arm_loss(before[:, 0], before[:, 1], 0.5)
-    assert pair_accuracy(after) == 1.0
 
 
-def test_gradient_accumulation_takes_the_step_of_the_whole_batch(tmp_path):
-    models = [tiny_model(seed=5), tiny_model(seed=5)]
-    sgd = {"optim": "sgd", "learning_rate": 0.05, "max_steps": 1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
-    trainer(tmp_path, models[0], **sgd).train()
-    trainer(tmp_path, models[1], per_device_train_batch_size=1, gradient_accumulation_steps=3, **sgd).train()
-    for whole, accumulated in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(whole, accumulated, rtol=0, atol=1e-5)
+SGD = {"optim": "sgd", "learning_rate": 0.02, "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "max_steps": -1}
 
 
-def test_a_beta_of_zero_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="above 0"):
-        ArmTrainer(model=tiny_model(), args=arguments(tmp_path), beta=0.0)
+# Pairs a step and a forward pass, of five pairs: all in one step, or a last step of one.
+SPLITS = [("full", 5, 2), ("full", 5, 4), ("full", 4, 2), ("LoRA", 5, 2), ("LoRA", 4, 1)]
 
 
-def test_the_trainer_can_return_the_outputs(tmp_path):
-    model = tiny_model()
-    loss, outputs = trainer(tmp_path, model).compute_loss(model, PairCollator(PAD)(PAIRS), return_outputs=True)
-    chosen, rejected = response_log_probs(outputs.logits, PairCollator(PAD)(PAIRS)["labels"]).chunk(2)
+@pytest.mark.parametrize(("name", "whole", "micro"), SPLITS)
+def test_gradient_accumulation_takes_the_steps_of_whole_batches(
+    name: str, whole: int, micro: int, tmp_path: Any
+) -> None:
+    models, losses = [MODELS[name](), MODELS[name]()], []
+    for model, size in zip(models, (whole, micro), strict=True):
+        accumulated = {"per_device_train_batch_size": size, "gradient_accumulation_steps": -(-whole // size)}
+        run = trainer(tmp_path, model, **SGD, **accumulated, num_train_epochs=1)
+        run.train()
+        losses.append([logs["loss"] for logs in run.state.log_history if "loss" in logs])
+    assert len(losses[0]) == -(-len(PAIRS) // whole)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    start = MODELS[name]()
+    moved = 0.0
+    for before, one, other in zip(*(model.parameters() for model in (start, *models)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+        moved = max(moved, float((one - before).detach().abs().max()))
+    assert moved > 1e-4
+
+
+def figures(rewards: torch.Tensor) -> dict[str, float]:
+    """What logs hold of rewards [N, 2], by hand, at β_r = 0.5."""
+    margins = [0.5 * (chosen - rejected) for chosen, rejected in rewards.tolist()]
+    return {
+        "accuracy": sum(margin > 0 for margin in margins) / len(margins),
+        "margin": sum(margins) / len(margins),
+        "chosen_reward": float(rewards[:, 0].mean()),
+        "rejected_reward": float(rewards[:, 1].mean()),
+        "loss": sum(math.log1p(math.exp(-margin)) for margin in margins) / len(margins),
+    }
+
+
+def test_live_figures_are_those_of_the_pairs_since_the_last_log(tmp_path: Any) -> None:
+    still = {"learning_rate": 0.0, "max_steps": 4, "logging_steps": 2, "gradient_accumulation_steps": 2}
+    model = make_model("llama")
+    run = trainer(tmp_path, model, **still)
+    seen: list[torch.Tensor] = []
+    compute = run.compute_loss
+
+    def spy(model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        chosen, rejected = pair_log_probs(model, inputs)
+        seen.append(torch.stack([chosen, rejected], 1).detach().double())
+        return compute(model, inputs, *arguments, **options)
+
+    run.compute_loss = spy  # type: ignore[method-assign]
+    run.train()
+    logged = [logs for logs in run.state.log_history if "loss" in logs]
+    assert [logs["step"] for logs in logged] == [2, 4] and len(seen) == 4 * 2
+    for logs, part in zip(logged, (seen[:4], seen[4:]), strict=True):
+        expected = figures(torch.cat(part))
+        loss = expected.pop("loss")
+        assert {name: logs[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+        # steps of a whole batch (3 + 2 pairs) count alike
+        assert logs["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_figures_of_the_pairs_held_out_count_each_once_and_do_not_mix_with_training(tmp_path: Any) -> None:
+    held_out = ragged_pairs(7, seed=9)
+    model = make_model("llama")
+    run = trainer(tmp_path, model, held_out=held_out, max_steps=2, eval_strategy="steps", eval_steps=1)
+    run.train()
+    measured = run.evaluate()
+    expected = figures(pair_rewards(model, held_out, 0))
+    assert {name: measured[f"eval_{name}"] for name in expected} == pytest.approx(expected, rel=1e-4)
+    names = ("accuracy", "margin", "chosen_reward", "rejected_reward")
+    kinds = [("loss" in logs, "eval_loss" in logs) for logs in run.state.log_history]
+    assert kinds == [(True, False), (False, True)] * 2 + [(False, False), (False, True)]
+    for logs in run.state.log_history:
+        held = {name for name in logs if name.removeprefix("eval_") in names}
+        prefix = "" if "loss" in logs else "eval_"
+        assert held == ({prefix + name for name in names} if "loss" in logs or "eval_loss" in logs else set())
+
+
+def test_compute_loss_can_return_the_rewards(tmp_path: Any) -> None:
+    model, batch = make_model("llama"), PairCollator(0)(PAIRS)
+    loss, rewards = trainer(tmp_path, model).compute_loss(model, batch, return_outputs=True)
+    chosen, rejected = pair_log_probs(model, batch)
+    torch.testing.assert_close(rewards, {"chosen": chosen, "rejected": rejected})
     torch.testing.assert_close(loss, arm_loss(chosen, rejected, 0.5))
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
+def test_a_beta_that_orders_nothing_is_refused(beta: float, tmp_path: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="above 0"):
+        ArmTrainer(model=make_model("llama"), args=TrainingArguments(str(tmp_path), report_to="none"), beta=beta)
