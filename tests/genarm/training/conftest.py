@@ -1,0 +1,22 @@
+"""One small base for all tests of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from training_cases import save_base
+from transformers.utils import logging as transformers_logging
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_base(tmp_path_factory.mktemp("bases") / "small")
+
+
+@pytest.fixture(autouse=True)
+def loud() -> Iterator[None]:
+    """A run quiets transformers for the whole process: not for the tests after it."""
+    verbosity = transformers_logging.get_verbosity()
+    yield
+    transformers_logging.set_verbosity(verbosity)
