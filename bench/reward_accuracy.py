@@ -32,7 +32,8 @@ from genarm.preferences.encoding import EncodedPair, encode_pairs
 from genarm.preferences.pairs import PreferencePair, read_pairs
 from genarm.preferences.rows import read_rows
 from genarm.preferences.scoring import pair_rewards, sequence_scores
-from genarm.training.models import trained_tokenizer, untrained_model
+from genarm.preferences.tokenizer import pair_tokenizer
+from genarm.training.models import untrained_model
 from genarm.training.run import train
 from genarm.training.settings import Kind, TrainingSettings
 
@@ -179,7 +180,7 @@ def run_suite(name: str, data: Path, base: Path, out: Path, seeds: list[int], ch
         suite = SUITES[name]
         files = {split: suite.write(data, split, Path(folder)) for split in ("train", "test")}
         planned = list(jobs(suite, files["train"], base, seeds, changes))
-        tokenizer = trained_tokenizer(planned[0].settings)
+        tokenizer = pair_tokenizer(str(base))
         tests, encoded = test_sets(suite, files["test"], tokenizer, planned[0].settings.max_length)
         result = opened(name, planned, tests, encoded, out)
         done = {(run["method"], run["objective"], run["seed"]) for run in result["runs"]}

@@ -15,12 +15,13 @@ from ..errors import InvalidArgumentError
 from ..info import collect
 from ..loading import Source, resolve_device, resolve_dtype
 from ..preferences.conditions import conditions
+from ..preferences.tokenizer import pair_tokenizer
 from . import accuracy_plot, accuracy_table
 from .accuracy_report import as_record, reports
 from .choices import Choice, base_path, parse_choices, parse_data
 from .pair_sets import PairSet, read_set
 from .plots import new_figure
-from .scorers import Scores, fitting_length, pair_scores, quiet, scoring_tokenizer
+from .scorers import Scores, fitting_length, pair_scores, quiet
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def run(options: Options, console: Console) -> int:
     source = Source(resolve_dtype(options.dtype, device), device, options.trust_remote_code)
     with quiet():
         max_length = fitting_length(base, options.max_length, options.trust_remote_code)
-        tokenizer = scoring_tokenizer(base, options.trust_remote_code)
+        tokenizer = pair_tokenizer(base, options.trust_remote_code)
         sets = _read(options, tokenizer, max_length)
         scores = _score(base, choices, sets, tokenizer, source, options.batch_size)
     found = reports(sets, scores)

@@ -16,9 +16,10 @@ from ..preferences.conditions import conditions
 from ..preferences.encoding import Encoded, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs
 from ..preferences.scoring import token_rewards
+from ..preferences.tokenizer import pair_tokenizer
 from .choices import base_path, parse_choices
 from .pair_page import ScoredPair, Sides, pairs_html, scored_pairs
-from .scorers import causal_models, fitting_length, quiet, scoring_tokenizer
+from .scorers import causal_models, fitting_length, quiet
 
 BATCH = 16
 
@@ -59,7 +60,7 @@ def run(options: Options, console: Console) -> int:
     source = Source(resolve_dtype(options.dtype, device), device, options.trust_remote_code)
     with quiet():
         max_length = fitting_length(base, options.max_length, options.trust_remote_code)
-        tokenizer = scoring_tokenizer(base, options.trust_remote_code)
+        tokenizer = pair_tokenizer(base, options.trust_remote_code)
         encoded = encode_pairs(tokenizer, pairs, max_length)
         if not encoded.pairs:
             raise InvalidArgumentError(f"no pair is left: {encoded.truncation.summary()}")

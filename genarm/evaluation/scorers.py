@@ -66,20 +66,6 @@ def quiet() -> Iterator[None]:
         ) from error
 
 
-def scoring_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
-    """The base's tokenizer, with a padding token: its own, or its end of sequence."""
-    tokenizer = load_tokenizer(base, trust_remote_code)
-    if tokenizer is None:
-        raise LoadingError(f"{base}: has no tokenizer, and texts must become ids: save one beside the model")
-    if tokenizer.eos_token_id is None:
-        raise InvalidArgumentError(
-            f"{base}: its tokenizer has no end-of-sequence token, which responses end in: set one"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def fitting_length(base: str, asked: int | None, trust_remote_code: bool = False) -> int | None:
     """The most tokens of prompt and response that the base has positions for, or fewer if fewer are asked for."""
     try:

@@ -17,6 +17,7 @@ from ..errors import GenARMError, InvalidArgumentError
 from .chat import render
 from .pairs import Message, PreferencePair, Text
 from .truncation import Truncation, check_max_length, lengths_within
+from .turn_ends import turn_ends
 
 
 class EncodedPair(TypedDict):
@@ -41,7 +42,7 @@ def encode_pairs(
     pairs: Sequence[PreferencePair],
     max_length: int | None = None,
     progress: bool = False,
-    extra_eos: Sequence[str] = (),
+    extra_eos: Sequence[str] | None = None,
 ) -> Encoded:
     """Token ids of preference pairs, in order.
 
@@ -65,7 +66,7 @@ def encode_pairs(
         InvalidArgumentError: a tokenizer without EOS, chat messages that its template cannot render, a max_length
             without room; the pair is named by its place, counted from 1.
     """
-    encoder = Encoder(tokenizer, extra_eos)
+    encoder = Encoder(tokenizer, turn_ends(tokenizer) if extra_eos is None else extra_eos)
     check_max_length(max_length, len(encoder.start))
     encoded = Encoded([], [], Truncation())
     console = Console(stderr=True)

@@ -9,14 +9,16 @@ from transformers import GenerationConfig
 from ..models.files import model_source
 
 
-def turn_ends(base: str, tokenizer: Any) -> list[str]:
-    """The other tokens that generation from ``base`` (a folder or hub id) stops at, such as Llama 3's <|eot_id|>.
+def turn_ends(tokenizer: Any) -> list[str]:
+    """The other tokens that generation from the tokenizer's model stops at, such as Llama 3's <|eot_id|>.
 
-    They are in its generation_config.json; none without one.
+    They are in the generation_config.json beside the tokenizer; none without one.
     """
+    if not tokenizer.name_or_path:  # made in memory
+        return []
     try:
-        config = GenerationConfig.from_pretrained(model_source(base))
-    except OSError:
+        config = GenerationConfig.from_pretrained(model_source(tokenizer.name_or_path))
+    except (OSError, ValueError):
         return []
     ids = config.eos_token_id
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]

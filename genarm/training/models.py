@@ -8,27 +8,12 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import set_seed
 
-from ..errors import InvalidArgumentError, LoadingError
-from ..loading import Source, load_model, load_scorer, load_tokenizer
+from ..errors import InvalidArgumentError
+from ..loading import Source, load_model, load_scorer
 from .settings import TrainingSettings
 
 # So few tokens a CPU attends to faster by plain matrix products: a step on sequences of 23 took 0.29 s, not 0.37.
 SHORT = 64
-
-
-def trained_tokenizer(settings: TrainingSettings) -> Any:
-    """The base's tokenizer, with a padding token: its own, or its end of sequence."""
-    tokenizer = load_tokenizer(settings.base, settings.trust_remote_code)
-    if tokenizer is None:
-        raise LoadingError(f"{settings.base}: has no tokenizer, and texts must become ids: save one beside the model")
-    if tokenizer.eos_token_id is None:
-        raise InvalidArgumentError(
-            f"{settings.base}: its tokenizer has no end-of-sequence token, which every response ends in: set eos_token"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return tokenizer
 
 
 def trained_model(settings: TrainingSettings, tokenizer: Any, longest: int) -> Any:

@@ -12,10 +12,11 @@ from accelerate.utils.dataclasses import DistributedType
 from transformers import PrinterCallback, Trainer
 
 from ..errors import InvalidArgumentError
+from ..preferences.tokenizer import pair_tokenizer
 from . import folder, record
 from .checks import check
 from .dataset import load_pairs
-from .models import trained_model, trained_tokenizer
+from .models import trained_model
 from .progress import ShowProgress, accuracy_of
 from .settings import TrainingSettings
 from .trainers import TRAINERS
@@ -42,7 +43,7 @@ def train(
     check(settings)
     state: Any = PartialState(cpu=settings.device == "cpu")
     _check_gpus(settings, state)
-    tokenizer = trained_tokenizer(settings)
+    tokenizer = pair_tokenizer(settings.base, settings.trust_remote_code)
     pairs = load_pairs(settings, tokenizer)
     new = record.begin(settings, pairs.facts)
     old = folder.earlier_run(output, new, overwrite)

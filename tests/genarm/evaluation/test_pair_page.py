@@ -15,16 +15,16 @@ from genarm.embedded import BASE
 from genarm.evaluation.heatmap import TokenRewards
 from genarm.evaluation.page import cells, strength
 from genarm.evaluation.pair_page import ScoredPair, pairs_html, scored_pairs
-from genarm.evaluation.scorers import scoring_tokenizer
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair
+from genarm.preferences.tokenizer import pair_tokenizer
 
 REWARDS = ["evaluate", "rewards", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return scoring_tokenizer(str(BASE))
+    return pair_tokenizer(str(BASE))
 
 
 def pair_of(chosen: list[float], rejected: list[float]) -> ScoredPair:

@@ -11,13 +11,13 @@ import pytest
 from genarm.embedded import BASE
 from genarm.errors import InvalidArgumentError
 from genarm.evaluation.pair_sets import clusters_of, read_set
-from genarm.evaluation.scorers import scoring_tokenizer
 from genarm.preferences.pairs import PreferencePair
+from genarm.preferences.tokenizer import pair_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return scoring_tokenizer(str(BASE))
+    return pair_tokenizer(str(BASE))
 
 
 def file_of(folder: Path, rows: list[dict[str, Any]]) -> str:

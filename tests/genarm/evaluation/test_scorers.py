@@ -21,9 +21,10 @@ from genarm.errors import (
     VocabularyMismatchError,
 )
 from genarm.evaluation.choices import Choice
-from genarm.evaluation.scorers import causal_models, fitting_length, pair_scores, scoring_tokenizer
+from genarm.evaluation.scorers import causal_models, fitting_length, pair_scores
 from genarm.loading import Source, load_model
 from genarm.preferences.encoding import EncodedPair
+from genarm.preferences.tokenizer import pair_tokenizer
 
 SOURCE = Source(torch.float32, torch.device("cpu"))
 PAIRS: list[EncodedPair] = [
@@ -34,7 +35,7 @@ PAIRS: list[EncodedPair] = [
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return scoring_tokenizer(str(BASE))
+    return pair_tokenizer(str(BASE))
 
 
 @pytest.fixture(scope="module")
@@ -199,4 +200,4 @@ def test_lengths_are_held_to_the_bases_positions(folders: dict[str, Path]) -> No
 def test_a_base_without_a_tokenizer_is_an_error(folders: dict[str, Path], tmp_path: Path) -> None:
     make_model("llama").save_pretrained(tmp_path)
     with pytest.raises(LoadingError, match="no tokenizer"):
-        scoring_tokenizer(str(tmp_path))
+        pair_tokenizer(str(tmp_path))

@@ -162,11 +162,18 @@ def test_a_long_chat_loses_its_beginning_whole_where_its_template_writes_no_bos(
 
 
 def test_the_ends_of_turns_are_those_that_generation_stops_at(tmp_path):
-    family = FAMILIES["llama-3, another eos"]
-    tokenizer = make_tokenizer(family)
-    assert turn_ends(str(tmp_path), tokenizer) == []
-    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|eot_id|>")]
+    made = make_tokenizer(FAMILIES["llama-3, another eos"])
+    ends = [made.eos_token_id, made.convert_tokens_to_ids("<|eot_id|>")]
+    made.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert turn_ends(tokenizer) == []
+    assert encode(tokenizer, CONVERSATION, answer("yes"))["chosen_ids"][-2:] == [ends[1], ends[0]]
     GenerationConfig(eos_token_id=ends).save_pretrained(tmp_path)
-    assert turn_ends(str(tmp_path), tokenizer) == ["<|eot_id|>"]
+    assert turn_ends(tokenizer) == ["<|eot_id|>"]
+    assert encode(tokenizer, CONVERSATION, answer("yes"))["chosen_ids"][-2:] == [ord_of(tokenizer, "s"), ends[1]]
     GenerationConfig(eos_token_id=ends[0]).save_pretrained(tmp_path)
-    assert turn_ends(str(tmp_path), tokenizer) == []
+    assert turn_ends(tokenizer) == []
+
+
+def ord_of(tokenizer, letter):
+    return tokenizer(letter, add_special_tokens=False)["input_ids"][0]
