@@ -89,7 +89,8 @@ def _run(trainer: Trainer, settings: TrainingSettings, evaluate: bool, say: Call
     try:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         check_weights(trainer.accelerator.unwrap_model(trainer.model), trainer.state.global_step)
-        measured = trainer.evaluate() if evaluate else {}
+        if evaluate and not _is_measured(trainer):
+            trainer.evaluate()
     finally:
         progress.close()
     history = trainer.state.log_history
@@ -101,8 +102,15 @@ def _run(trainer: Trainer, settings: TrainingSettings, evaluate: bool, say: Call
         "train_accuracy": _last_accuracy(history),
     }
     if evaluate:
-        found.update(eval_loss=measured["eval_loss"], eval_accuracy=_last_accuracy(history, "eval_"))
+        loss = next(logs["eval_loss"] for logs in reversed(history) if "eval_loss" in logs)
+        found.update(eval_loss=loss, eval_accuracy=_last_accuracy(history, "eval_"))
     return found
+
+
+def _is_measured(trainer: Trainer) -> bool:
+    """With eval_every, the Trainer itself has measured after the last step."""
+    last = trainer.state.global_step
+    return any("eval_loss" in logs and logs["step"] == last for logs in trainer.state.log_history)
 
 
 def _seconds(trainer: Trainer) -> float:
