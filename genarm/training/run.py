@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from .models import trained_model
 from .progress import ShowProgress, accuracy_of
 from .settings import TrainingSettings
 from .trainers import TRAINERS
-from .watch import FiniteFigures, TrainingClock, check_weights, mean_loss
+from .watch import FiniteFigures, TrainingClock, TrainingIsOver, check_weights, mean_loss
 
 
 def train(
@@ -60,7 +61,9 @@ def train(
     for note in pairs.notes:
         say(note)
     trainer = TRAINERS[settings.kind](settings, model, tokenizer, pairs, output / folder.CHECKPOINTS)
-    new = record.finish(new, _run(trainer, settings, bool(pairs.held_out), say), trainer.state.log_history)
+    title = f"{settings.kind} {settings.objective}"
+    metrics = _run(trainer, title, old is not None, bool(pairs.held_out), say)
+    new = record.finish(new, metrics, trainer.state.log_history)
     if state.is_main_process:
         _save(trainer, None if settings.rank else tokenizer, output)
         record.write(output, new)
@@ -77,17 +80,18 @@ def _check_gpus(settings: TrainingSettings, state: Any) -> None:
         )
 
 
-def _run(trainer: Trainer, settings: TrainingSettings, evaluate: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def _run(trainer: Trainer, title: str, going_on: bool, evaluate: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Train to the end and measure on the pairs held out; what the record keeps of it."""
-    progress = ShowProgress(f"{settings.kind} {settings.objective}")
+    progress = ShowProgress(title)
     trainer.remove_callback(PrinterCallback)
     for callback in (TrainingClock(), progress, FiniteFigures()):
         trainer.add_callback(callback)
     last = folder.last_checkpoint(Path(str(trainer.args.output_dir)))
-    if last is not None:
-        say(f"going on from {last.name}")
+    if going_on:
+        say("no checkpoint was kept: starting over" if last is None else f"going on from {last.name}")
     try:
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        with contextlib.suppress(TrainingIsOver):
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
         check_weights(trainer.accelerator.unwrap_model(trainer.model), trainer.state.global_step)
         if evaluate and not _is_measured(trainer):
             trainer.evaluate()

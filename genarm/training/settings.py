@@ -130,6 +130,7 @@ class TrainingSettings:
             "save_strategy": "steps" if self.save_every else "no",
             "save_steps": self.save_every or 500,
             "save_total_limit": 2,
+            "restore_callback_states_from_checkpoint": True,
             "eval_strategy": "steps" if steps_evaluated and self.eval_every else "no",
             "eval_steps": self.eval_every or None,
             "logging_steps": self.log_every,

@@ -1,4 +1,4 @@
-"""What is kept an eye on while a run goes on: how long it has taken, and that its figures are still numbers."""
+"""What is kept an eye on while a run goes on: its time, its end, and that its figures are still numbers."""
 
 from __future__ import annotations
 
@@ -39,12 +39,20 @@ class TrainingClock(TrainerCallback, ExportableState):
         self.before, self.since = self.seconds, None
 
 
+class TrainingIsOver(Exception):
+    """The checkpoint that a run goes on from is its last step's. The Trainer would take one step more."""
+
+
 class FiniteFigures(TrainerCallback):
     """Ends a run whose loss is no number any more.
 
     The last step and those with a checkpoint are logged too, so that no loss goes unseen and none is lost with a run
     that is stopped.
     """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise TrainingIsOver
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_log |= control.should_save or control.should_training_stop
