@@ -40,7 +40,7 @@ def generate(
         typer.Option(
             metavar="NAME=PATH:WEIGHT",
             help="A reward model and its weight (default 1), repeatable; or an embedded one (art, science, "
-            "agreeableness, risk) as NAME:WEIGHT.",
+            "agreeableness, risk) as NAME:WEIGHT; or a folder of genarm train as PATH:WEIGHT.",
         ),
     ] = None,
     beta: Annotated[float, typer.Option(help="Reward weights are divided by it.")] = 1.0,

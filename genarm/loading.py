@@ -17,9 +17,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from .errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError
+from .errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError, UnsupportedModelError
 from .models.causal import CausalModel, inner_model, make_model
-from .models.files import adapter_folder, is_adapter, model_source, refuse_pickled
+from .models.files import adapter_folder, is_adapter, model_source, read_json, refuse_pickled
 from .models.lora import LoraAdapter, read_adapter
 from .vocabulary import check_vocabularies
 
@@ -212,6 +212,7 @@ def _reward(
         return make_model(name, reward, without=base if inside else None), None
     path = str(reward)
     if not is_adapter(path):
+        _refuse_scorer(path)
         return make_model(name, load_model(path, source)), load_tokenizer(path, source.trust_remote_code)
     folder = adapter_folder(path)
     adapter = read_adapter(folder)
@@ -233,6 +234,17 @@ def _reward(
             stacklevel=4,
         )
     return make_model(name, base, fitted, wrapper), tokenizer
+
+
+def _refuse_scorer(path: str) -> None:
+    """A scorer with tied embeddings would load as a causal LM without complaint."""
+    file = Path(path).expanduser() / "config.json"
+    architectures = read_json(file).get("architectures") if file.is_file() else None
+    if any(str(name).endswith("ForSequenceClassification") for name in architectures or ()):
+        raise UnsupportedModelError(
+            f"{path}: a scorer of whole responses (a trajectory RM), and guidance needs a reward for every token: "
+            "train an autoregressive reward model (genarm train arm)"
+        )
 
 
 def own_base(recorded: str | None, base_name: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -41,12 +42,14 @@ def parse_rewards(texts: Sequence[str]) -> list[RewardChoice]:
 
 
 def parse_reward(text: str) -> RewardChoice:
-    """NAME=PATH:WEIGHT, NAME=PATH, or an embedded reward model as NAME:WEIGHT or NAME.
+    """NAME=PATH:WEIGHT, NAME=PATH, or an embedded reward model as NAME:WEIGHT or NAME; PATH:WEIGHT or PATH for a
+    folder of `genarm train`, which is named by its objective.
 
     The text is split at its last colon only if a number follows, so that paths may hold colons.
     """
     rest, weight = _split_weight(text)
-    name, equals, path = rest.partition("=")
+    objective = _objective(rest) if rest and rest not in REWARDS else None
+    name, equals, path = rest.partition("=") if objective is None else (objective, "=", rest)
     if not math.isfinite(weight):
         raise InvalidArgumentError(f"--reward {text!r} has the weight {weight}: weights are finite numbers")
     if not equals:
@@ -103,6 +106,16 @@ def fingerprint(path: str) -> str | None:
         except OSError as error:
             raise LoadingError(f"{file}: cannot be read ({error.strerror}): check its permissions") from None
     return f"sha256:{digest.hexdigest()}"
+
+
+def _objective(path: str) -> str | None:
+    """What a folder of `genarm train` was trained for; None for any other text."""
+    try:
+        record = json.loads((Path(path).expanduser() / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = record.get("objective") if isinstance(record, dict) else None
+    return found if isinstance(found, str) and found else None
 
 
 def _split_weight(text: str) -> tuple[str, float]:

@@ -181,9 +181,11 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     kind = str(config.get("peft_type", "LORA")).upper()
     if kind != "LORA":
         raise UnsupportedAdapterError(f"{folder}: a {kind} adapter; only LoRA is applied in place: {CURE}")
-    if str(config.get("task_type") or "CAUSAL_LM") != "CAUSAL_LM":
+    task = str(config.get("task_type") or "CAUSAL_LM")
+    if task != "CAUSAL_LM":
+        scorer = " (a trajectory RM, a scorer of whole responses)" if task == "SEQ_CLS" else ""
         raise UnsupportedAdapterError(
-            f"{folder}: made for task {config['task_type']}: an autoregressive reward model is a CAUSAL_LM adapter"
+            f"{folder}: made for task {task}{scorer}: an autoregressive reward model is a CAUSAL_LM adapter"
         )
     for key, name in UNSUPPORTED.items():
         if config.get(key):

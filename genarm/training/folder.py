@@ -62,10 +62,13 @@ def _is_whole(checkpoint: Path) -> bool:
     return isinstance(state, dict)
 
 
-def tidy(output: Path) -> None:
-    """Without checkpoints, and every file as readable as the record: safetensors are written for their owner alone."""
+def drop_checkpoints(output: Path) -> None:
+    """Pickled states of optimisers go once the run is over."""
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-    (output / "README.md").unlink(missing_ok=True)
+
+
+def open_up(output: Path) -> None:
+    """Every file becomes as readable as the record: safetensors are written for their owner alone."""
     mode = (output / record.NAME).stat().st_mode
     for file in output.iterdir():
         if file.is_file():

@@ -50,6 +50,7 @@ def train(
     old = folder.earlier_run(output, new, overwrite)
     if old is not None and old["state"] == "complete":
         say(f"{output} is complete already")
+        folder.drop_checkpoints(output)
         return old
     model = trained_model(settings, tokenizer, pairs.longest)
     state.wait_for_everyone()  # until all have looked, nobody writes
@@ -66,8 +67,9 @@ def train(
     new = record.finish(new, metrics, trainer.state.log_history)
     if state.is_main_process:
         _save(trainer, None if settings.rank else tokenizer, output)
+        folder.open_up(output)
         record.write(output, new)
-        folder.tidy(output)
+        folder.drop_checkpoints(output)
     state.wait_for_everyone()
     return new
 
@@ -136,5 +138,6 @@ def _save(trainer: Trainer, tokenizer: Any, output: Path) -> None:
         if isinstance(config.target_modules, set):  # whose order changes from process to process
             config.target_modules = sorted(config.target_modules)
     model.save_pretrained(output)
+    (output / "README.md").unlink(missing_ok=True)  # PEFT's form of a model card, not filled in
     if tokenizer is not None:
         tokenizer.save_pretrained(output)

@@ -36,6 +36,22 @@ def test_a_name_alone_is_an_embedded_reward_model(tmp_path: Path, monkeypatch: p
     assert parse_reward("art") == RewardChoice("art", str(tmp_path), 1.0)
 
 
+def test_a_folder_that_was_trained_is_named_by_its_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run=7"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_reward("run=7:0.5") == RewardChoice("run", "7", 0.5)
+    (folder / "training.json").write_text('{"objective": "joy"}')
+    found = str(folder.resolve())
+    assert parse_reward("run=7:0.5") == parse_reward(f"{folder}:0.5") == RewardChoice("joy", found, 0.5)
+    assert parse_reward(f"mine={folder}") == RewardChoice("mine", found, 1.0)
+    (folder / "training.json").write_text("{")
+    assert parse_reward("run=7:0.5") == RewardChoice("run", "7", 0.5)
+    (folder / "training.json").write_text('{"objective": "base"}')
+    with pytest.raises(GenARMError, match="as the base model is"):
+        parse_reward("run=7:0.5")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -15,7 +15,7 @@ from training_cases import run_settings, write_pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genarm import GuidedDecoder
-from genarm.errors import InvalidArgumentError, NumericalError
+from genarm.errors import GenARMError, InvalidArgumentError, NumericalError
 from genarm.loading import Source, load_scorer
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import read_pairs
@@ -172,3 +172,12 @@ def test_several_gpus_without_a_launcher_are_refused(
     with pytest.raises(InvalidArgumentError, match=r"4 GPUs are visible to one process.*accelerate launch -m genarm"):
         train(run_settings(base, data, kind=kind), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_trajectory_rm_does_not_guide_and_the_error_says_what_it_is(
+    rank: int, base: str, data: str, tmp_path: Path
+) -> None:
+    train(run_settings(base, data, kind="trajectory-rm", rank=rank), tmp_path / "out")
+    with pytest.raises(GenARMError, match=r"a trajectory RM.*autoregressive reward model"):
+        GuidedDecoder.from_pretrained(base, {"joy": tmp_path / "out"}, device="cpu")
