@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 PLOTS = ["matplotlib>=3.8"]
-BENCH = ["pytest-benchmark>=5.0"]
+BENCH = ["liger-kernel>=0.8", "pytest-benchmark>=5.0"]
 TRAIN = ["accelerate>=1.0", "datasets>=4.0", "pyarrow>=15.0", "scikit-learn>=1.4", "trl>=1.16"]
 CHECKS = [
     "mypy>=1.15",
