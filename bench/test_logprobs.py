@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench import logprobs_peers as peers
 from bench import measure
-from bench.logprobs_cases import PRODUCTS, WAYS, Case, cpu_cases, gpu_cases
+from bench.logprobs_cases import PRODUCTS, Case, cpu_cases, gpu_cases
 from bench.memory import peak_bytes
 from genarm.benchmark import rotate
 
@@ -30,7 +30,7 @@ CHECKED = 64
 CASES = [
     pytest.param(case, way, id=f"{case.name}-{way}", marks=[pytest.mark.full] if case.full else [])
     for case in (gpu_cases() if GPU else cpu_cases())
-    for way in WAYS
+    for way in case.ways
 ]
 
 
@@ -76,7 +76,7 @@ def measured(case: Case) -> Measured:
     gc.collect()
     found = Measured(case)
     ready = {}
-    for way in WAYS:
+    for way in case.ways:
         if peers.missing(way, DEVICE) is not None:
             continue
         try:

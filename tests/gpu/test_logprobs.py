@@ -30,12 +30,12 @@ def test_no_further_from_the_truth_than_torch(V: int, dtype: torch.dtype) -> Non
 def test_rows_may_lie_beyond_2_to_the_31_logits() -> None:
     if torch.cuda.mem_get_info()[0] < 30e9:
         pytest.skip("NOT RUN: 30 GB of free memory are needed")
-    hidden = torch.randn(2**19 + 1000, 4096, device=CUDA, dtype=torch.bfloat16)
-    lm_head = torch.randn(5000, 4096, device=CUDA, dtype=torch.bfloat16) / 64
-    token_ids = torch.randint(5000, (len(hidden),), device=CUDA)
-    # A block has as many logits as there are hidden states: more than 2³¹, its last rows beyond.
+    hidden = torch.randn(2**19 + 20000, 4096, device=CUDA, dtype=torch.bfloat16)
+    lm_head = torch.randn(4000, 4096, device=CUDA, dtype=torch.bfloat16) / 64
+    token_ids = torch.randint(4000, (len(hidden),), device=CUDA)
+    # A block has as many logits as there are hidden states: one block here, its last rows beyond 2³¹.
     found = token_logprobs(hidden, lm_head, token_ids)
-    for rows in (slice(0, 50), slice(420000, 420050), slice(len(hidden) - 50, len(hidden))):
+    for rows in (slice(0, 50), slice(len(hidden) - 50, len(hidden))):
         exact = reference.token_logprobs(hidden[rows], lm_head, token_ids[rows])
         torch.testing.assert_close(found[rows].double(), exact, rtol=2e-2, atol=5e-2)
 
