@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import PartialState
 from transformers.utils import logging as transformers_logging
 
 from ..batch.console import say
 from ..errors import GenARMError
-from .run import train
+from .run import launched, train
 from .settings import TrainingSettings
 
 
@@ -28,7 +27,7 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
     for name in ("huggingface_hub", "datasets", "trl", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    state = PartialState(cpu=settings.device == "cpu")
+    state = launched(settings)
     if not state.is_main_process:
         warnings.simplefilter("ignore")
 

@@ -42,7 +42,7 @@ def train(
         GenARMError: settings, data or a base that cannot be used; an ``output`` of another run.
     """
     check(settings)
-    state: Any = PartialState(cpu=settings.device == "cpu")
+    state = launched(settings)
     _check_gpus(settings, state)
     tokenizer = pair_tokenizer(settings.base, settings.trust_remote_code)
     pairs = load_pairs(settings, tokenizer)
@@ -72,6 +72,11 @@ def train(
         folder.drop_checkpoints(output)
     state.wait_for_everyone()
     return new
+
+
+def launched(settings: TrainingSettings) -> Any:
+    """This process among those that the launcher started, on the same devices as the Trainer will see it."""
+    return PartialState(cpu=not settings.on_cuda)
 
 
 def _check_gpus(settings: TrainingSettings, state: Any) -> None:

@@ -1,0 +1,79 @@
+"""Two processes do the work of one, and speak and write as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_cases import run_settings, write_pairs
+
+from genarm.training.run import train
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+    reason="this torch has no gloo, by which processes without a GPU talk",
+)
+# The data lasts for three whole batches and a half; seven pairs are held out, of which two processes take four each.
+CHANGES: dict[str, Any] = {"batch_size": 8, "micro_batch_size": 2, "max_steps": 3, "objective": "joy"}
+
+
+TWICE = "import sys; from genarm.cli import main; print(main(sys.argv[1:]), main([*sys.argv[1:], '--beta', '3']))"
+
+
+def launch(arguments: list[str], processes: int = 2) -> list[tuple[str, str]]:
+    """Output and messages of each process that runs the command, and then once more with another beta.
+
+    As a launcher starts them; torchrun and accelerate would import torch once more each.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    environment = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWICE, *arguments],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    return [process.communicate(timeout=300) for process in started]
+
+
+def test_two_processes_leave_what_one_leaves(base: str, tmp_path: Path) -> None:
+    data, held_out = write_pairs(tmp_path / "pairs.jsonl", 28), write_pairs(tmp_path / "held_out.jsonl", 7, seed=5)
+    one = train(run_settings(base, data, eval_data=held_out, **CHANGES), tmp_path / "one")
+    options = (
+        f"--base {base} --data {data} --eval-data {held_out} --output {tmp_path / 'two'} --objective joy "
+        "--eval-share 0 --batch-size 8 --micro-batch-size 2 --max-steps 3 --rank 2 --dropout 0 --learning-rate 1e-2 "
+        "--precision fp32 --save-every 2 --log-every 1"
+    )
+    (out, said), (other_out, other_said) = launch(["train", "arm", *options.split()])
+    assert (out, other_out) == ("0 2\n", "0 1\n"), said + other_said
+    assert sorted(file.name for file in (tmp_path / "two").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "training.json",
+    ]
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=1e-5)
+    two = json.loads((tmp_path / "two" / "training.json").read_text())
+    assert two["settings"] == json.loads(json.dumps(one["settings"]))
+    for name in ("steps", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy"):
+        assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4), name
+    lines = [line for line in said.splitlines() if line.startswith("genarm")]
+    assert len(lines) == len(set(lines)) == 3 + 1 + 1 + 1, said
+    assert lines[-1].startswith("genarm: error:") and "another beta" in lines[-1]
+    assert "genarm" not in other_said
