@@ -21,7 +21,7 @@ def earlier_run(output: Path, new: dict[str, Any], overwrite: bool) -> dict[str,
     """
     if output.exists() and not output.is_dir():
         raise InvalidArgumentError(f"{output} is a file: name a folder")
-    if not output.exists() or not any(output.iterdir()):
+    if not any(path.is_file() for path in output.rglob("*")):
         return None
     old = record.read(output)
     if old is None:

@@ -52,8 +52,9 @@ def train(
         say(f"{output} is complete already")
         folder.drop_checkpoints(output)
         return old
-    model = trained_model(settings, tokenizer, pairs.longest)
     state.wait_for_everyone()  # until all have looked, nobody writes
+    model = trained_model(settings, tokenizer, pairs.longest)
+    trainer = TRAINERS[settings.kind](settings, model, tokenizer, pairs, output / folder.CHECKPOINTS)
     if state.is_main_process:
         if old is None:
             folder.clear(output)
@@ -61,7 +62,6 @@ def train(
     state.wait_for_everyone()
     for note in pairs.notes:
         say(note)
-    trainer = TRAINERS[settings.kind](settings, model, tokenizer, pairs, output / folder.CHECKPOINTS)
     title = f"{settings.kind} {settings.objective}"
     metrics = _run(trainer, title, old is not None, bool(pairs.held_out), say)
     new = record.finish(new, metrics, trainer.state.log_history)

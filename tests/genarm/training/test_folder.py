@@ -24,6 +24,8 @@ def test_a_place_with_nothing_in_it_starts_from_nothing(overwrite: bool, tmp_pat
     assert folder.earlier_run(tmp_path, begun(), overwrite) is None
     assert folder.earlier_run(tmp_path / "not there", begun(), overwrite) is None
     assert not (tmp_path / "not there").exists()
+    (tmp_path / "checkpoints").mkdir()  # a run that was stopped before it wrote anything
+    assert folder.earlier_run(tmp_path, begun(), overwrite) is None
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -124,9 +124,9 @@ def test_the_decoder_takes_what_was_trained(rank: int, base: str, data: str, tmp
 
 
 def test_bfloat16_and_checkpointed_gradients_train_too(base: str, data: str, tmp_path: Path) -> None:
-    record = train(run_settings(base, data, max_steps=20), tmp_path / "plain")
+    record = train(run_settings(base, data, max_steps=14), tmp_path / "plain")
     for name, changes in {"bf16": {"precision": "bf16"}, "checkpointed": {"gradient_checkpointing": True}}.items():
-        other = train(run_settings(base, data, max_steps=20, **changes), tmp_path / name)
+        other = train(run_settings(base, data, max_steps=14, **changes), tmp_path / name)
         near = 0.1 if name == "bf16" else 1e-3
         assert other["metrics"]["train_loss"] == pytest.approx(record["metrics"]["train_loss"], rel=near)
     history = [logs["loss"] for logs in record["history"] if "loss" in logs]
