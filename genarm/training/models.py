@@ -67,13 +67,11 @@ def untrained_model(settings: TrainingSettings) -> Any:
 
 
 def lora_config(settings: TrainingSettings) -> LoraConfig:
-    """LoRA on all linear layers but the head, or on the modules named."""
-    scorer = settings.kind == "trajectory-rm"
+    """LoRA on all linear layers but the head, or on the modules named; a scorer's score is trained whole."""
     return LoraConfig(
-        task_type=TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if settings.kind == "trajectory-rm" else TaskType.CAUSAL_LM,
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=list(settings.target_modules) or "all-linear",
-        modules_to_save=["score"] if scorer else None,
     )

@@ -213,18 +213,21 @@ def test_live_figures_are_those_of_the_pairs_since_the_last_log(tmp_path: Any) -
 def test_figures_of_the_pairs_held_out_count_each_once_and_do_not_mix_with_training(tmp_path: Any) -> None:
     held_out = ragged_pairs(7, seed=9)
     model = make_model("llama")
-    run = trainer(tmp_path, model, held_out=held_out, max_steps=2, eval_strategy="steps", eval_steps=1)
+    still = {"learning_rate": 0.0, "max_steps": 2, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+    run = trainer(tmp_path, model, held_out=held_out, **still)
     run.train()
-    measured = run.evaluate()
-    expected = figures(pair_rewards(model, held_out, 0))
-    assert {name: measured[f"eval_{name}"] for name in expected} == pytest.approx(expected, rel=1e-4)
-    names = ("accuracy", "margin", "chosen_reward", "rejected_reward")
-    kinds = [("loss" in logs, "eval_loss" in logs) for logs in run.state.log_history]
-    assert kinds == [(True, False), (False, True)] * 2 + [(False, False), (False, True)]
-    for logs in run.state.log_history:
-        held = {name for name in logs if name.removeprefix("eval_") in names}
-        prefix = "" if "loss" in logs else "eval_"
-        assert held == ({prefix + name for name in names} if "loss" in logs or "eval_loss" in logs else set())
+    run.evaluate()
+    trained, measured = (figures(pair_rewards(model, pairs, 0)) for pairs in (PAIRS, held_out))
+    kinds = ["eval" if "eval_loss" in logs else "loss" if "loss" in logs else "end" for logs in run.state.log_history]
+    assert kinds == ["eval", "loss", "eval", "end", "eval"]
+    for kind, logs in zip(kinds, run.state.log_history, strict=True):
+        if kind == "eval":
+            assert {name: logs[f"eval_{name}"] for name in measured} == pytest.approx(measured, rel=1e-4)
+        names = [name for name in trained if name != "loss"]
+        if kind == "loss":
+            assert {name: logs[name] for name in names} == pytest.approx({n: trained[n] for n in names}, rel=1e-4)
+        else:
+            assert not set(names) & logs.keys()
 
 
 def test_compute_loss_can_return_the_rewards(tmp_path: Any) -> None:

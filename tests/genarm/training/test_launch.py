@@ -25,11 +25,16 @@ pytestmark = pytest.mark.skipif(
 CHANGES: dict[str, Any] = {"batch_size": 8, "micro_batch_size": 2, "max_steps": 3, "objective": "joy"}
 
 
-TWICE = "import sys; from genarm.cli import main; print(main(sys.argv[1:]), main([*sys.argv[1:], '--beta', '3']))"
+# A run that is refused, one that is not, and one that its folder is refused for.
+THRICE = """
+import sys
+from genarm.cli import main
+print(*(main([*sys.argv[1:], *more]) for more in (["--objective", "a=b"], [], ["--beta", "3"])))
+"""
 
 
 def launch(arguments: list[str], processes: int = 2) -> list[tuple[str, str]]:
-    """Output and messages of each process that runs the command, and then once more with another beta.
+    """Output and messages of each process that runs the command three times.
 
     As a launcher starts them; torchrun and accelerate would import torch once more each.
     """
@@ -40,7 +45,7 @@ def launch(arguments: list[str], processes: int = 2) -> list[tuple[str, str]]:
     environment = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", TWICE, *arguments],
+            [sys.executable, "-c", THRICE, *arguments],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -60,7 +65,7 @@ def test_two_processes_leave_what_one_leaves(base: str, tmp_path: Path) -> None:
         "--precision fp32 --save-every 2 --log-every 1"
     )
     (out, said), (other_out, other_said) = launch(["train", "arm", *options.split()])
-    assert (out, other_out) == ("0 2\n", "0 1\n"), said + other_said
+    assert (out, other_out) == ("2 0 2\n", "1 0 1\n"), said + other_said
     assert sorted(file.name for file in (tmp_path / "two").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -74,6 +79,6 @@ def test_two_processes_leave_what_one_leaves(base: str, tmp_path: Path) -> None:
     for name in ("steps", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy"):
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4), name
     lines = [line for line in said.splitlines() if line.startswith("genarm")]
-    assert len(lines) == len(set(lines)) == 3 + 1 + 1 + 1, said
-    assert lines[-1].startswith("genarm: error:") and "another beta" in lines[-1]
+    assert len(lines) == len(set(lines)) == 1 + (3 + 1 + 1) + 1, said
+    assert "objective is 'a=b'" in lines[0] and "another beta" in lines[-1]
     assert "genarm" not in other_said

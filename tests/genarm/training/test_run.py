@@ -98,7 +98,9 @@ def test_the_folder_holds_weights_and_a_record_and_nothing_else(base: str, data:
     (tmp_path / "plain").write_text("")
     mode = (tmp_path / "plain").stat().st_mode
     assert {file.stat().st_mode for name in ("adapter", "whole") for file in (tmp_path / name).iterdir()} == {mode}
-    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == base
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == base
+    assert config["target_modules"] == sorted(config["target_modules"])  # not as a set happens to be iterated
 
 
 def test_a_whole_model_loads_with_its_tokenizer_and_caches_again(base: str, data: str, tmp_path: Path) -> None:
