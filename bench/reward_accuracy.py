@@ -72,6 +72,8 @@ class Suite:
         return path
 
 
+# Long texts of many lengths: micro batches keep the padding down.
+TEXTS = {"epochs": 1, "dropout": 0.0, "micro_batch_size": 8}
 SUITES = {
     "persona": Suite(
         "persona/pairs",
@@ -79,15 +81,13 @@ SUITES = {
         {"arm": 5e-3, "trajectory-rm": 2e-3},
         OBJECTIVES,
     ),
-    "hh_harmless": Suite(
-        "hh_harmless", {"epochs": 1, "max_length": 512, "dropout": 0.0}, {"arm": 1e-3, "trajectory-rm": 1e-3}
-    ),
+    "hh_harmless": Suite("hh_harmless", {**TEXTS, "max_length": 384}, {"arm": 1e-3, "trajectory-rm": 1e-3}),
     "alpaca_pairs": Suite(
         "alpaca_pairs",
-        {"epochs": 1, "max_length": 512, "dropout": 0.0, "limit": 1000},
+        {**TEXTS, "max_length": 512, "limit": 400},
         {"arm": 1e-3, "trajectory-rm": 1e-3},
         separator="\n\n",
-        test_limit=800,
+        test_limit=400,
     ),
 }
 
