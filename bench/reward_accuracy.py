@@ -27,10 +27,10 @@ import torch
 from peft import PeftModel
 
 from bench.report import environment
+from bench.reward_suites import SUITES, Suite
 from genarm.embedded import BASE
 from genarm.preferences.encoding import EncodedPair, encode_pairs
 from genarm.preferences.pairs import PreferencePair, read_pairs
-from genarm.preferences.rows import read_rows
 from genarm.preferences.scoring import pair_rewards, sequence_scores
 from genarm.preferences.tokenizer import pair_tokenizer
 from genarm.training.models import untrained_model
@@ -39,57 +39,6 @@ from genarm.training.settings import Kind, TrainingSettings
 
 FILE = "reward_accuracy_{}.json"
 METHODS: tuple[Kind, ...] = ("arm", "trajectory-rm")
-OBJECTIVES = (
-    *("agreeableness", "conscientiousness", "extraversion", "neuroticism", "openness"),
-    *("interest-in-art", "interest-in-science", "interest-in-music", "interest-in-sports", "risk-seeking"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Suite:
-    """Where a suite's pairs are, what selects an objective's, and how both methods are trained on them.
-
-    ``rates`` are each method's own learning rate, chosen on a part of one objective's training pairs; all other
-    settings are shared. ``separator`` stands between a prompt and a response that do not bring one.
-    """
-
-    files: str
-    settings: dict[str, Any]
-    rates: dict[Kind, float]
-    objectives: tuple[str, ...] = ("all",)
-    separator: str = ""
-    test_limit: int | None = None
-
-    def where(self, objective: str) -> dict[str, str]:
-        return {} if self.objectives == ("all",) else {"objective": objective}
-
-    def write(self, data: Path, split: str, folder: Path) -> Path:
-        """A split's rows with the separator behind every prompt."""
-        path = folder / f"{split}.jsonl"
-        rows = read_rows(data / f"{self.files}.{split}.jsonl.gz")
-        lines = (json.dumps({**row, "prompt": row["prompt"] + self.separator}) + "\n" for row in rows)
-        path.write_text("".join(lines), encoding="utf-8")
-        return path
-
-
-# Long texts of many lengths: micro batches keep the padding down.
-TEXTS = {"epochs": 1, "dropout": 0.0, "micro_batch_size": 8}
-SUITES = {
-    "persona": Suite(
-        "persona/pairs",
-        {"epochs": 3, "max_length": 128, "dropout": 0.0},
-        {"arm": 5e-3, "trajectory-rm": 2e-3},
-        OBJECTIVES,
-    ),
-    "hh_harmless": Suite("hh_harmless", {**TEXTS, "max_length": 384}, {"arm": 1e-3, "trajectory-rm": 1e-3}),
-    "alpaca_pairs": Suite(
-        "alpaca_pairs",
-        {**TEXTS, "max_length": 512, "limit": 400},
-        {"arm": 1e-3, "trajectory-rm": 1e-3},
-        separator="\n\n",
-        test_limit=400,
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
