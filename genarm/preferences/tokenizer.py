@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import InvalidArgumentError, LoadingError
 from ..loading import load_tokenizer
+from ..models.files import model_source
 
 
 def pair_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
@@ -17,6 +18,7 @@ def pair_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
     """
     tokenizer = load_tokenizer(base, trust_remote_code)
     if tokenizer is None:
+        model_source(base)  # which says so where it is the model that is missing
         raise LoadingError(f"{base}: has no tokenizer, and texts must become ids: save one beside the model")
     if tokenizer.eos_token_id is None:
         raise InvalidArgumentError(

@@ -28,6 +28,8 @@ def trained_model(settings: TrainingSettings, tokenizer: Any, longest: int) -> A
     set_seed(settings.seed)
     model = untrained_model(settings)
     _check_positions(settings, model, longest)
+    if settings.kind == "dpo":
+        _drop_nothing(model)
     if longest <= SHORT and not settings.on_cuda:
         model.set_attn_implementation("eager")
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -37,6 +39,13 @@ def trained_model(settings: TrainingSettings, tokenizer: Any, longest: int) -> A
     if settings.gradient_checkpointing and settings.rank:
         model.enable_input_require_grads()
     return model.train()
+
+
+def _drop_nothing(model: Any) -> None:
+    """A policy is held against the base, which must be the same base at every pass; an adapter's dropout stays."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
 
 
 def _check_positions(settings: TrainingSettings, model: Any, longest: int) -> None:

@@ -27,6 +27,7 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
     for name in ("huggingface_hub", "datasets", "trl", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT corrects it for GPT-2 by itself
     state = launched(settings)
     if not state.is_main_process:
         warnings.simplefilter("ignore")

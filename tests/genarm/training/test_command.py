@@ -166,6 +166,8 @@ def test_a_base_that_is_no_model_is_refused(failing: Any, data: str, tmp_path: P
     assert status == 1 and "tokenizer" in message
     status, message = failing(data, base="/no/where")
     assert status == 1 and message == "/no/where: no such folder: check the path"
+    status, message = failing(data, base="nobody/nothing")
+    assert status == 1 and message.startswith("nobody/nothing: no such folder") and "check the path" in message
 
 
 def test_chat_messages_need_a_template(failing: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 from training_cases import run_settings, write_pairs
-from transformers import Trainer
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer
 
 from genarm.errors import GenARMError, InvalidArgumentError
 from genarm.preferences.collate import IGNORED
@@ -84,6 +84,23 @@ def test_dpo_starts_at_ln_2_and_its_reference_stays_the_base(make: Any, rank: in
     assert measured["eval_loss"] == pytest.approx(float(-logsigmoid(margins).mean()), rel=1e-3)
     assert measured["eval_rewards/margins"] == pytest.approx(float(margins.mean()), rel=1e-3)
     assert measured["eval_rewards/accuracies"] == pytest.approx(float((margins > 0).double().mean()))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_base_with_dropout_of_its_own_is_the_same_reference_at_every_pass(
+    rank: int, base: str, tmp_path: Path
+) -> None:
+    tokenizer = pair_tokenizer(base)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.5)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    settings = run_settings(
+        str(tmp_path / "gpt2"), write_pairs(tmp_path / "p.jsonl", 4), kind="dpo", rank=rank, dropout=0.3
+    )
+    pairs = load_pairs(settings, tokenizer)
+    model = trained_model(settings, tokenizer, pairs.longest)
+    trainer = TRAINERS["dpo"](settings, model, tokenizer, pairs, tmp_path / "work")
+    assert loss_of(trainer, next(iter(trainer.get_train_dataloader()))) == pytest.approx(math.log(2), abs=1e-6)
+    assert any(isinstance(module, torch.nn.Dropout) and module.p == 0.3 for module in model.modules()) == bool(rank)
 
 
 def test_a_policy_is_one_adapter(make: Any) -> None:
