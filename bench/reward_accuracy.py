@@ -4,10 +4,11 @@
     python -m bench.reward_accuracy --suite hh_harmless --data DATA --base BASE --out bench/results/cpu
     python -m bench.reward_accuracy --table bench/results/cpu
 
-Every run is `genarm train` itself: same base, pairs, order, steps, LoRA and rate; only the method differs. The methods
-take turns and swap places from run to run, so that whatever else the machine does falls on both. A suite's JSON holds
-every run with its seconds, and for each test pair whether it was ordered right; a script that was stopped goes on with
-the runs that are missing. BASE for the texts comes from bench.reward_base.
+Every run is `genarm train` itself: same base, pairs, order, steps and LoRA; only the method differs, and with it the
+learning rate (bench.reward_suites). The methods take turns and swap places from run to run, so that whatever else the
+machine does falls on both. A suite's JSON holds every run with its seconds, and for each test pair whether it was
+ordered right; a script that was stopped goes on with the runs that are missing. BASE for the texts comes from
+bench.reward_base.
 """
 
 from __future__ import annotations
