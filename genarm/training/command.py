@@ -89,7 +89,7 @@ def train(
     max_length: Annotated[int, typer.Option(min=8, help="Tokens of prompt and response together, at most.")] = 1024,
     precision: Annotated[Precision, typer.Option(help="auto: bf16 where the hardware multiplies it.")] = Precision.auto,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, a quarter more time.")
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of new weights, order and dropout.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
