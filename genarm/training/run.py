@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def train(
     """
     check(settings)
     state = launched(settings)
-    _check_gpus(settings, state)
+    _check_launch(settings, state)
     tokenizer = pair_tokenizer(settings.base, settings.trust_remote_code)
     pairs = load_pairs(settings, tokenizer)
     new = record.begin(settings, pairs.facts)
@@ -76,10 +77,17 @@ def train(
 
 def launched(settings: TrainingSettings) -> Any:
     """This process among those that the launcher started, on the same devices as the Trainer will see it."""
+    # else the launcher's own setting would win over float32
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if settings.bf16 else "no"
     return PartialState(cpu=not settings.on_cuda)
 
 
-def _check_gpus(settings: TrainingSettings, state: Any) -> None:
+def _check_launch(settings: TrainingSettings, state: Any) -> None:
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in {"1", "true"}:
+            raise InvalidArgumentError(
+                f"accelerate was set up for {name}, and every process here needs whole weights: launch with --multi_gpu"
+            )
     if settings.on_cuda and state.distributed_type == DistributedType.NO and torch.cuda.device_count() > 1:
         raise InvalidArgumentError(
             f"{torch.cuda.device_count()} GPUs are visible to one process: start with `accelerate launch -m genarm "

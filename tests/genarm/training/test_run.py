@@ -183,3 +183,21 @@ def test_a_trajectory_rm_does_not_guide_and_the_error_says_what_it_is(
     train(run_settings(base, data, kind="trajectory-rm", rank=rank), tmp_path / "out")
     with pytest.raises(GenARMError, match=r"a trajectory RM.*autoregressive reward model"):
         GuidedDecoder.from_pretrained(base, {"joy": tmp_path / "out"}, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharded_weights_are_refused(
+    name: str, base: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(InvalidArgumentError, match=f"set up for {name}"):
+        train(run_settings(base, data), tmp_path / "out")
+
+
+def test_the_launcher_s_precision_does_not_win_over_the_run_s(
+    base: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(run_settings(base, data), tmp_path / "plain")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    train(run_settings(base, data), tmp_path / "launched")
+    assert equal(weights(tmp_path / "plain"), weights(tmp_path / "launched"))
