@@ -52,11 +52,11 @@ SUITES = {
         {"arm": 5e-3, "trajectory-rm": 2e-3},
         OBJECTIVES,
     ),
-    "hh_harmless": Suite("hh_harmless", {**TEXTS, "max_length": 384}, {"arm": 1e-3, "trajectory-rm": 1e-3}),
+    "hh_harmless": Suite("hh_harmless", {**TEXTS, "max_length": 384}, {"arm": 2e-3, "trajectory-rm": 2e-3}),
     "alpaca_pairs": Suite(
         "alpaca_pairs",
         {**TEXTS, "max_length": 512, "limit": 400},
-        {"arm": 1e-3, "trajectory-rm": 1e-3},
+        {"arm": 2e-3, "trajectory-rm": 2e-3},
         separator="\n\n",
         test_limit=400,
     ),
