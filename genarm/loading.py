@@ -239,7 +239,10 @@ def _reward(
 def _refuse_scorer(path: str) -> None:
     """A scorer with tied embeddings would load as a causal LM without complaint."""
     file = Path(path).expanduser() / "config.json"
-    architectures = read_json(file).get("architectures") if file.is_file() else None
+    try:
+        architectures = read_json(file).get("architectures")
+    except LoadingError:  # loading says what is wrong with it
+        return
     if any(str(name).endswith("ForSequenceClassification") for name in architectures or ()):
         raise UnsupportedModelError(
             f"{path}: a scorer of whole responses (a trajectory RM), and guidance needs a reward for every token: "
