@@ -20,8 +20,8 @@ OBJECTIVES = (
 class Suite:
     """Where a suite's pairs are, what selects an objective's, and how both methods are trained on them.
 
-    ``rates`` are each method's own learning rate, chosen on a part of one objective's training pairs; all other
-    settings are shared. ``separator`` stands between a prompt and a response that do not bring one.
+    ``rates`` are each method's own learning rate: on statements chosen by a part of one objective's training pairs, on
+    texts one that was not tuned. All other settings are shared. ``separator`` stands between a prompt and a response that do not bring one.
     """
 
     files: str
@@ -52,12 +52,14 @@ SUITES = {
         {"arm": 5e-3, "trajectory-rm": 2e-3},
         OBJECTIVES,
     ),
-    "hh_harmless": Suite("hh_harmless", {**TEXTS, "max_length": 384}, {"arm": 2e-3, "trajectory-rm": 2e-3}),
+    "hh_harmless": Suite(
+        "hh_harmless", {**TEXTS, "max_length": 384, "limit": 800}, {"arm": 2e-3, "trajectory-rm": 2e-3}
+    ),
     "alpaca_pairs": Suite(
         "alpaca_pairs",
-        {**TEXTS, "max_length": 512, "limit": 400},
+        {**TEXTS, "max_length": 512, "limit": 200},
         {"arm": 2e-3, "trajectory-rm": 2e-3},
         separator="\n\n",
-        test_limit=400,
+        test_limit=300,
     ),
 }
