@@ -21,7 +21,8 @@ class Suite:
     """Where a suite's pairs are, what selects an objective's, and how both methods are trained on them.
 
     ``rates`` are each method's own learning rate: on statements chosen by a part of one objective's training pairs, on
-    texts one that was not tuned. All other settings are shared. ``separator`` stands between a prompt and a response that do not bring one.
+    texts one that was not tuned. All other settings are shared. ``separator`` stands between a prompt and a response
+    that do not bring one.
     """
 
     files: str
