@@ -62,13 +62,20 @@ def test_three_commands_lead_from_pairs_to_guided_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(TRAINING) == 3
-    write_pairs(tmp_path / "pairs.jsonl", 160, seed=0)
+    write_pairs(tmp_path / "pairs.jsonl", 240, seed=0)
     write_pairs(tmp_path / "held-out.jsonl", 60, seed=1)
     monkeypatch.chdir(tmp_path)
     train, evaluate, generate = (shlex.split(command)[1:] for command in TRAINING)
     assert cli.main(train) == 0
     assert cli.main([*evaluate, "--json", "accuracy.json"]) == 0
-    capsys.readouterr()
-    assert cli.main([*generate, "--prompt", "I really love", "--prompt", "I often think about"]) == 0
-    assert capsys.readouterr().out.count("cat") >= 2
-    assert "mine" in (tmp_path / "accuracy.json").read_text(encoding="utf-8")
+    scorers = json.loads((tmp_path / "accuracy.json").read_text(encoding="utf-8"))["data"][0]["scorers"]
+    accuracy = {scorer["name"]: scorer["accuracy"]["value"] for scorer in scorers if scorer["reduction"] == "sum"}
+    assert accuracy["mine"] > 0.9 > 0.6 > accuracy["base"]
+    assert cli.main(generate) == 0
+    prompts = ["--prompt", "I often think about"] * 16
+    cats = {}
+    for weight in (0.0, 2.0):
+        capsys.readouterr()
+        assert cli.main([*(word.replace(":1.0", f":{weight}") for word in generate), *prompts]) == 0
+        cats[weight] = capsys.readouterr().out.count("cat")
+    assert cats[2.0] >= 6 > 2 >= cats[0.0]
