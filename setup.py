@@ -29,7 +29,7 @@ setup(
     packages=find_packages(include=["genarm", "genarm.*", "genarm_kernels", "genarm_kernels.*"]),
     package_data={
         "genarm": ["py.typed", "assets/*", "assets/**/*"],
-        "genarm_kernels": ["py.typed"],
+        "genarm_kernels": ["py.typed", "native/*.c", "native/*.h"],
     },
     install_requires=[
         "jinja2>=3.1",

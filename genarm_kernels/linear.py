@@ -31,6 +31,7 @@ from triton.runtime import driver
 
 from genarm_kernels.arguments import INTERPRETED
 from genarm_kernels.devices import on_device
+from genarm_kernels.native import linear as native
 
 MOST_ROWS = 64
 WARPS = 4
@@ -144,6 +145,8 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Te
     if (INTERPRETED or x.is_cuda) and suits_kernel(x, weight, bias, out):
         with on_device(x.device):
             return linear_by_kernel(x, weight, bias, out)
+    if not INTERPRETED and native.suits(x, weight, bias, out):
+        return native.linear(x, weight, bias, out)
     return F.linear(x, weight, bias) if out is None else F.linear(x, weight, bias, out=out)  # type: ignore[call-arg]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genarm_kernels.lora import Lora
+from genarm_kernels.native.decode import takes
 
 from .fused_linear import Columns
 from .fused_weights import LayerTensors
@@ -44,9 +45,17 @@ def expand_segments(z: Tensor, lora: Lora | None, segments: Segments) -> Tensor:
         for target, columns in enumerate(lora.widths if adapter >= 0 else ()):
             shrink = width + (adapter * targets + target) * rank
             h, up = z[start:stop, shrink : shrink + rank], lora.up[adapter, first : first + columns]
-            z[start:stop, first : first + columns].addmm_(h, up.t())
+            _add_product(z[start:stop, first : first + columns], h, up)
             first += columns
     return z[:, :width]
+
+
+def _add_product(total: Tensor, h: Tensor, up: Tensor) -> None:
+    """total [n, N] += h [n, r] @ upᵀ, up [N, r]; in float32 where torch has no fast product in the dtype."""
+    if total.dtype != torch.float32 and takes(total.dtype, total.device):
+        total.copy_(torch.addmm(total.float(), h.float(), up.float().t()))
+    else:
+        total.addmm_(h, up.t())
 
 
 def row_loras(layers: Sequence[LayerTensors], adapters: Tensor) -> list[RowLoras]:

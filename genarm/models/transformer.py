@@ -15,9 +15,9 @@ from torch import Tensor
 
 from genarm_kernels import add_rms_norm, rotary_store, skinny_linear, swiglu
 
+from . import cpu_step, native_step
 from .attention import AttentionName, decode_attention, prefill_attention
 from .causal import CausalModel, inner_model
-from .cpu_step import CPUStep, suits
 from .families import Parts, rotary_tables
 from .fused_linear import Columns
 from .fused_weights import FusedWeights, Tensors, fused_weights
@@ -109,9 +109,14 @@ class FusedSession:
         self._head_mask = self._mask_head(self._stream_of_row)
         self._longest, self._even = 0, True
         row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
-        step = (slots, self.lengths, self.cos, self.sin)
-        self._cpu = CPUStep(parts, tensors, row_adapters, *step) if suits(like.device) else None
+        self._cpu = self._cpu_step(row_adapters, slots)
         self._loras = [] if self._cpu else row_loras(tensors.layers, row_adapters)
+
+    def _cpu_step(self, adapters: Tensor, slots: Tensor) -> cpu_step.CPUStep | native_step.NativeStep | None:
+        read = (self._parts, self._tensors, adapters, slots, self.lengths, self.cos, self.sin)
+        if native_step.suits(self._tensors):
+            return native_step.NativeStep(*read)
+        return cpu_step.CPUStep(*read) if cpu_step.suits(slots.device) else None
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> list[Tensor]:

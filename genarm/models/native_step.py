@@ -1,0 +1,44 @@
+"""One decoding step on a CPU by the C kernels: the fused decoder's tensors as genarm_kernels.native has them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from genarm_kernels.arguments import INTERPRETED
+from genarm_kernels.native.decode import DecodeStep, Layer, Product, takes
+
+from .families import Parts
+from .fused_linear import Columns
+from .fused_weights import LayerTensors, Tensors
+
+
+class NativeStep:
+    """One token a row through every layer. ``cache`` is [L, 2, R, H_kv, T, D], ``lengths`` [R] int32."""
+
+    def __init__(
+        self, parts: Parts, tensors: Tensors, adapters: Tensor, cache: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor
+    ) -> None:
+        layers = [_layer(layer) for layer in tensors.layers]
+        self._step = DecodeStep(
+            layers, tensors.norm, parts.heads, adapters, cache, lengths, cos, sin, parts.eps, parts.scale
+        )
+
+    def __call__(self, residual: Tensor, positions: Tensor, longest: int, even: bool) -> Tensor:
+        """residual [R, H] -> final hidden states [R, H]; where the tokens stand is read from ``lengths``."""
+        return self._step(residual)
+
+
+def suits(tensors: Tensors) -> bool:
+    """Whether a step runs here."""
+    return not INTERPRETED and takes(tensors.head.dtype, tensors.head.device)
+
+
+def _layer(layer: LayerTensors) -> Layer:
+    products = [_product(columns) for columns in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    return Layer(layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm, layer.window, *products)
+
+
+def _product(columns: Columns) -> Product:
+    lora = columns.lora
+    widths = (len(columns.weight),) if lora is None else lora.widths
+    return Product(columns.weight, columns.bias, lora, widths)

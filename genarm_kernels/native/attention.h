@@ -1,0 +1,177 @@
+/* One new token a row attends to what its row has cached; its own key and value are stored on the way.
+
+   Work is cut into (row, key head, chunk of positions). Each gives, for every query head of its key head, the maximum of
+   its scores, the sum of e^(score − maximum), and the values summed with these weights; "combine" joins a row's chunks. */
+
+#pragma once
+
+#include "linear.h"
+
+#define CHUNK 512
+
+/* keys, values [R, kv_heads, T, D]; z [R, heads + 2 kv_heads, D] queries, keys, values of the new tokens; lengths [R] with
+   the new token; cos, sin [T, D / 2]; norms [D] or none; partials [R, heads, chunks, D + 2]. */
+typedef struct {
+    int64_t R, heads, kv_heads, D, T, window, chunks;
+    float eps, scale;
+    element *keys, *values;
+    const element *q_norm, *k_norm;
+    const int32_t *lengths;
+    const float *cos, *sin, *z;
+    float *partials;
+} attention;
+
+/* A head's vector, normalised where the model does that, rotated to its position, times a factor. */
+INLINE void turn(const attention *a, const float *from, const element *norm, int64_t position, float factor, float *to)
+{
+    int64_t half = a->D / 2;
+    float plain[a->D], scale = 1.0f;
+    if (norm) {
+        float squares = 0.0f;
+        for (int64_t d = 0; d < a->D; d++)
+            squares += from[d] * from[d];
+        scale = 1.0f / sqrtf(squares / a->D + a->eps);
+    }
+    for (int64_t d = 0; d < a->D; d++)
+        plain[d] = norm ? from[d] * scale * widen(norm[d]) : from[d];
+    const float *cos = a->cos + position * half, *sin = a->sin + position * half;
+    for (int64_t d = 0; d < half; d++) {
+        to[d] = (plain[d] * cos[d] - plain[half + d] * sin[d]) * factor;
+        to[half + d] = (plain[half + d] * cos[d] + plain[d] * sin[d]) * factor;
+    }
+}
+
+/* Key and value of a row's new token go where its last position is. */
+static void keep(const attention *a, int64_t row, int64_t head, int64_t position)
+{
+    const float *key = a->z + (row * (a->heads + 2 * a->kv_heads) + a->heads + head) * a->D;
+    int64_t place = ((row * a->kv_heads + head) * a->T + position) * a->D;
+    float turned[a->D];
+    turn(a, key, a->k_norm, position, 1.0f, turned);
+    for (int64_t d = 0; d < a->D; d++) {
+        a->keys[place + d] = narrow(turned[d]);
+        a->values[place + d] = narrow(key[a->kv_heads * a->D + d]);
+    }
+}
+
+/* scores [count] become e^(score − maximum) -> their sum. The room behind them is written over to a multiple of 8. */
+INLINE float soften(float *scores, int64_t count, float *maximum)
+{
+    float most = -INFINITY, total = 0.0f;
+    for (int64_t t = 0; t < count; t++)
+        most = scores[t] > most || scores[t] != scores[t] ? scores[t] : most;
+    for (int64_t t = 0; t < count; t += 8)
+        store_floats(scores + t, exponential(load_floats(scores + t) - most));
+    for (int64_t t = 0; t < count; t++)
+        total += scores[t];
+    *maximum = most;
+    return total;
+}
+
+/* out [Q, D] at ``stride``: the values of ``count`` positions, summed with weights [Q, CHUNK]. */
+INLINE void gather(const int Q, const float (*weights)[CHUNK], const element *values, int64_t count, int64_t D, float *out,
+                   int64_t stride)
+{
+    int64_t d = 0;
+    for (; d + 16 <= D; d += 16) {
+        pair sums[ROWS];
+        for (int q = 0; q < Q; q++)
+            sums[q] = (pair){(floats){}, (floats){}};
+        for (int64_t t = 0; t < count; t++) {
+            pair value = load_pair(values + t * D + d);
+            for (int q = 0; q < Q; q++) {
+                sums[q].first += weights[q][t] * value.first;
+                sums[q].second += weights[q][t] * value.second;
+            }
+        }
+        for (int q = 0; q < Q; q++)
+            store_pair(out + q * stride + d, restore(sums[q].first, sums[q].second));
+    }
+    for (; d < D; d++)
+        for (int q = 0; q < Q; q++) {
+            float total = 0.0f;
+            for (int64_t t = 0; t < count; t++)
+                total += weights[q][t] * widen(values[t * D + d]);
+            out[q * stride + d] = total;
+        }
+}
+
+/* ROWS query heads at most, from ``head`` on, over positions [begin, end) of their key head's cache. */
+static void attend_heads(const attention *a, int64_t row, int64_t head, int64_t count, int64_t kv_head, int64_t chunk,
+                         int64_t begin, int64_t end)
+{
+    int64_t D = a->D, stride = a->chunks * (D + 2), positions = end - begin;
+    int64_t place = ((row * a->kv_heads + kv_head) * a->T + begin) * D;
+    float query[ROWS * D], scores[ROWS][CHUNK];
+    float *out = a->partials + (row * a->heads + head) * stride + chunk * (D + 2);
+    for (int64_t q = 0; q < count; q++) {
+        const float *from = a->z + (row * (a->heads + 2 * a->kv_heads) + head + q) * D;
+        turn(a, from, a->q_norm, a->lengths[row] - 1, a->scale, query + q * D);
+        pack(query + q * D, D);
+    }
+    for (int64_t t = 0; t < positions; t += COLUMNS) {
+        float some[ROWS][COLUMNS];
+        int64_t width = least(COLUMNS, positions - t);
+        dots(count, width, query, D, a->keys + place + t * D, D, D, 0, 0, some);
+        for (int64_t q = 0; q < count; q++)
+            for (int64_t c = 0; c < width; c++)
+                scores[q][t + c] = some[q][c];
+    }
+    for (int64_t q = 0; q < count; q++)
+        out[q * stride + 1] = soften(scores[q], positions, out + q * stride);
+    switch (count) {
+        case 1: gather(1, scores, a->values + place, positions, D, out + 2, stride); break;
+        case 2: gather(2, scores, a->values + place, positions, D, out + 2, stride); break;
+        case 3: gather(3, scores, a->values + place, positions, D, out + 2, stride); break;
+        case 4: gather(4, scores, a->values + place, positions, D, out + 2, stride); break;
+    }
+}
+
+/* All rows. All threads call it, and wait for each other at its end. */
+static void attend(const attention *a)
+{
+    int64_t G = a->heads / a->kv_heads;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t item = 0; item < a->R * a->kv_heads * a->chunks; item++) {
+        int64_t chunk = item % a->chunks, kv_head = item / a->chunks % a->kv_heads, row = item / a->chunks / a->kv_heads;
+        int64_t length = a->lengths[row], first = a->window && length > a->window ? length - a->window : 0;
+        int64_t begin = chunk * CHUNK < first ? first : chunk * CHUNK, end = least((chunk + 1) * CHUNK, length);
+        if (end == length && chunk * CHUNK < length)
+            keep(a, row, kv_head, length - 1);
+        for (int64_t g = 0; g < G; g += ROWS) {
+            int64_t head = kv_head * G + g, count = least(ROWS, G - g);
+            if (begin < end)
+                attend_heads(a, row, head, count, kv_head, chunk, begin, end);
+            for (int64_t q = 0; begin >= end && q < count; q++)
+                memset(a->partials + ((row * a->heads + head + q) * a->chunks + chunk) * (a->D + 2), 0, 8);
+        }
+    }
+}
+
+/* out [heads * D], packed: what a row's query heads saw in all chunks. A chunk without positions has a sum of 0. */
+static void combine(const attention *a, int64_t row, float *out)
+{
+    int64_t D = a->D;
+    for (int64_t head = 0; head < a->heads; head++) {
+        const float *parts = a->partials + (row * a->heads + head) * a->chunks * (D + 2);
+        float most = -INFINITY, total = 0.0f, *to = out + head * D;
+        for (int64_t chunk = 0; chunk < a->chunks; chunk++) {
+            const float *part = parts + chunk * (D + 2);
+            if (part[1] != 0.0f && (part[0] > most || part[0] != part[0]))
+                most = part[0];
+        }
+        memset(to, 0, D * sizeof *to);
+        for (int64_t chunk = 0; chunk < a->chunks; chunk++) {
+            const float *part = parts + chunk * (D + 2);
+            if (part[1] == 0.0f)
+                continue;
+            float share = expf(part[0] - most);
+            total += part[1] * share;
+            for (int64_t d = 0; d < D; d++)
+                to[d] += part[2 + d] * share;
+        }
+        for (int64_t d = 0; d < D; d++)
+            to[d] /= total;
+    }
+    pack(out, a->heads * D);
+}

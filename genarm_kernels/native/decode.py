@@ -1,0 +1,150 @@
+"""A whole decoding step of a Llama-like decoder in one call of C: norms, products with LoRA, rotation, attention, SwiGLU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genarm_kernels.lora import Lora
+
+from .library import library
+
+CHUNK = 512  # positions that one thread attends to at a time, attention.h's
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A fused linear layer: weight [N + shrinks, K], contiguous, bias [N] or longer, or None, and its adapters' expands.
+    Without LoRA ``widths`` is (N,)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    lora: Lora | None
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer: norm weights, how many positions attention sees (0 is all), and its four products."""
+
+    attention_norm: Tensor
+    mlp_norm: Tensor
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    window: int
+    qkv: Product
+    out: Product
+    gate_up: Product
+    down: Product
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "up")),
+        *((name, ctypes.c_int64) for name in ("N", "K", "targets", "rank")),
+        ("widths", ctypes.c_int64 * 3),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")),
+        ("window", ctypes.c_int64),
+        *((name, _Linear) for name in ("qkv", "out", "gate_up", "down")),
+    ]
+
+
+class _Decoder(ctypes.Structure):
+    _fields_ = [
+        ("layers", ctypes.POINTER(_Layer)),
+        *((name, ctypes.c_int64) for name in ("depth", "R", "H", "heads", "kv_heads", "D", "T", "mlp", "packed_size")),
+        ("eps", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("cache", "norm", "lengths", "adapters", "cos", "sin")),
+        *((name, ctypes.c_void_p) for name in ("residual", "z", "h", "partials", "packed")),
+    ]
+
+
+class DecodeStep:
+    """One token a row through ``layers``; ``takes`` says where it can.
+
+    Args:
+        norm: [H], the last norm's weight.
+        heads: query heads of a layer; its key heads and their size are the cache's.
+        adapters: [R] int32, each row's adapter, −1 for none.
+        cache: [L, 2, R, H_kv, T, D], contiguous, of the weights' dtype.
+        lengths: [R] int32, with the new token: what it holds at a call counts.
+        cos, sin: [T, D / 2] float32.
+        eps, scale: of the norms, of attention's scores.
+
+    Tensors are read where they are at every call and must stay there; the step's own room is made once.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], norm: Tensor, heads: int, adapters: Tensor, cache: Tensor, lengths: Tensor,
+        cos: Tensor, sin: Tensor, eps: float, scale: float,
+    ) -> None:  # fmt: skip
+        native = library(norm.dtype)
+        assert native is not None and cache.is_contiguous()
+        _, _, R, kv_heads, T, D = cache.shape
+        products = [product for layer in layers for product in _products(layer)]
+        H, mlp = len(norm), layers[0].down.weight.shape[1]
+        self._native, self._threads = native, torch.get_num_threads()
+        packed = max(native.packed_rows(R, K) * K for K in {product.weight.shape[1] for product in products})
+        shrinks = max(0 if product.lora is None else len(product.widths) * product.lora.rank for product in products)
+        # residual, z, h, partials, packed
+        sizes = (
+            R * H,
+            R * max(sum(product.widths) for product in products),
+            R * shrinks,
+            R * heads * -(-T // CHUNK) * (D + 2),
+            self._threads * packed,
+        )
+        room = torch.empty(sum(sizes), dtype=torch.float32)
+        self._kept = (layers, norm, adapters, cache, lengths, cos, sin, room)
+        self._layers = (_Layer * len(layers))(*map(_layer, layers))
+        pointers = [part.data_ptr() for part in room.split(sizes)]
+        self._decoder = _Decoder(
+            self._layers, len(layers), R, H, heads, kv_heads, D, T, mlp, packed, eps, scale,
+            *(one.data_ptr() for one in (cache, norm, lengths, adapters, cos, sin)), *pointers,
+        )  # fmt: skip
+        self._address = ctypes.addressof(self._decoder)
+
+    def __call__(self, embedded: Tensor) -> Tensor:
+        """embedded [R, H], contiguous, of the weights' dtype -> hidden states [R, H] after the last norm."""
+        hidden = torch.empty_like(embedded)
+        threads = min(self._threads, torch.get_num_threads())
+        self._native.decode(self._address, embedded.data_ptr(), hidden.data_ptr(), threads)
+        return hidden
+
+
+def takes(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether steps of models of this dtype run in C here."""
+    return device.type == "cpu" and library(dtype) is not None
+
+
+def _products(layer: Layer) -> tuple[Product, ...]:
+    return layer.qkv, layer.out, layer.gate_up, layer.down
+
+
+def _layer(layer: Layer) -> _Layer:
+    norms = (layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm)
+    return _Layer(*map(_pointer, norms), layer.window, *map(_linear, _products(layer)))
+
+
+def _linear(product: Product) -> _Linear:
+    rank = 0 if product.lora is None else product.lora.rank
+    up = None if product.lora is None else product.lora.up
+    widths = (*product.widths, 0, 0)[:3]
+    return _Linear(
+        _pointer(product.weight), _pointer(product.bias), _pointer(up),
+        sum(product.widths), product.weight.shape[1], len(product.widths), rank, widths,
+    )  # fmt: skip
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

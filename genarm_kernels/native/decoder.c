@@ -1,0 +1,159 @@
+/* One token a row through every layer of a Llama-like decoder, and products of many rows with one matrix.
+
+   Between two products a step reads little: what a product's rows need (norm, attention's end, SwiGLU) every thread makes
+   for itself, so threads wait for each other only where columns become rows. The residual is float32. Built once with
+   -DBFLOAT16 and once without, for models of either dtype. */
+
+#include <omp.h>
+
+#include "attention.h"
+
+typedef struct {
+    const element *attention_norm, *mlp_norm, *q_norm, *k_norm;
+    int64_t window;
+    linear qkv, out, gate_up, down;
+} layer;
+
+/* cache [layers, 2, R, kv_heads, T, D]; lengths [R] with the new token; adapters [R], −1 for none. Room: residual [R, H],
+   z [R, widest], h [R, most shrinks], partials [R, heads, ceil(T / CHUNK), D + 2], packed [threads, packed_size]. */
+typedef struct {
+    const layer *layers;
+    int64_t depth, R, H, heads, kv_heads, D, T, mlp, packed_size;
+    float eps, scale;
+    element *cache;
+    const element *norm;
+    const int32_t *lengths, *adapters;
+    const float *cos, *sin;
+    float *residual, *z, *h, *partials, *packed;
+} decoder;
+
+/* What the rows of a product are made of. */
+enum source { NORM, HEADS, MLP };
+
+/* out [H], packed: a row of the residual normalised. */
+INLINE float inverse_rms(const float *row, int64_t H, float eps)
+{
+    floats squares = (floats){};
+    int64_t k = 0;
+    for (; k + 8 <= H; k += 8)
+        squares += load_floats(row + k) * load_floats(row + k);
+    float total = sum(squares);
+    for (; k < H; k++)
+        total += row[k] * row[k];
+    return 1.0f / sqrtf(total / H + eps);
+}
+
+static void normalise(const float *row, const element *weight, int64_t H, float eps, float *out)
+{
+    float scale = inverse_rms(row, H, eps);
+    int64_t k = 0;
+    for (; k + 16 <= H; k += 16) {
+        pair x = arrange(load_floats(row + k), load_floats(row + k + 8)), w = load_pair(weight + k);
+        store_pair(out + k, (pair){x.first * scale * w.first, x.second * scale * w.second});
+    }
+    for (; k < H; k++)
+        out[k] = row[k] * scale * widen(weight[k]);
+}
+
+INLINE floats silu(floats x) { return x / (1.0f + exponential(-x)); }
+
+/* out [width], packed: SiLU of the first ``width`` columns times the others. */
+static void swiglu(const float *row, int64_t width, float *out)
+{
+    int64_t k = 0;
+    for (; k + 16 <= width; k += 16) {
+        floats low = silu(load_floats(row + k)) * load_floats(row + width + k);
+        floats high = silu(load_floats(row + k + 8)) * load_floats(row + width + k + 8);
+        store_pair(out + k, arrange(low, high));
+    }
+    for (; k < width; k++) {
+        floats gate = (floats){} + row[k];
+        out[k] = silu(gate)[0] * row[width + k];
+    }
+}
+
+/* One of a layer's products, over rows made of ``source``; threads wait for each other at its end. */
+static void product(const decoder *m, const linear *weights, enum source source, const element *norm, const attention *a,
+                    float *x, lift *lifts, float *to, int64_t stride, int add)
+{
+    int64_t K = weights->K, step = block_rows(K), width = weights->targets * weights->rank;
+    for (int64_t first = 0; first < m->R; first += step) {
+        int64_t count = least(step, m->R - first);
+        for (int64_t r = 0; r < count; r++) {
+            int64_t row = first + r;
+            if (source == NORM)
+                normalise(m->residual + row * m->H, norm, m->H, m->eps, x + r * K);
+            else if (source == HEADS)
+                combine(a, row, x + r * K);
+            else
+                swiglu(m->z + row * 2 * m->mlp, m->mlp, x + r * K);
+        }
+        target y = {to + first * stride, 0, stride, add};
+        apply(weights, x, count, m->adapters + first, m->h + first * width, lifts, y);
+    }
+#pragma omp barrier
+}
+
+static void run_layer(const decoder *m, int64_t index, int64_t chunks, float *x, lift *lifts)
+{
+    const layer *one = m->layers + index;
+    int64_t half = m->R * m->kv_heads * m->T * m->D;
+    element *keys = m->cache + 2 * index * half;
+    attention a = {m->R, m->heads, m->kv_heads, m->D, m->T, one->window, chunks, m->eps, m->scale, keys, keys + half,
+                   one->q_norm, one->k_norm, m->lengths, m->cos, m->sin, m->z, m->partials};
+    product(m, &one->qkv, NORM, one->attention_norm, 0, x, lifts, m->z, one->qkv.N, 0);
+    attend(&a);
+    product(m, &one->out, HEADS, 0, &a, x, lifts, m->residual, m->H, 1);
+    product(m, &one->gate_up, NORM, one->mlp_norm, 0, x, lifts, m->z, 2 * m->mlp, 0);
+    product(m, &one->down, MLP, 0, 0, x, lifts, m->residual, m->H, 1);
+}
+
+/* embedded [R, H] -> hidden [R, H] after the last norm. */
+void decode(const decoder *m, const element *embedded, element *hidden, int threads)
+{
+    int64_t longest = 0;
+    for (int64_t r = 0; r < m->R; r++)
+        longest = m->lengths[r] > longest ? m->lengths[r] : longest;
+    int64_t chunks = (longest + CHUNK - 1) / CHUNK;
+#pragma omp parallel num_threads(threads)
+    {
+        float *x = m->packed + omp_get_thread_num() * m->packed_size;
+        lift lifts[m->R];
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < m->R * m->H; i++)
+            m->residual[i] = widen(embedded[i]);
+        for (int64_t index = 0; index < m->depth; index++)
+            run_layer(m, index, chunks, x, lifts);
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < m->R; r++) {
+            const float *row = m->residual + r * m->H;
+            float scale = inverse_rms(row, m->H, m->eps);
+            for (int64_t k = 0; k < m->H; k++)
+                hidden[r * m->H + k] = narrow(row[k] * scale * widen(m->norm[k]));
+        }
+    }
+}
+
+/* y [R, N] = x Wᵀ + bias for rows in the model's dtype, any number of them. ``packed`` is room for ``threads`` times
+   ``packed_size`` floats: packed_rows(R, K) rows of K. */
+void linear_rows(const element *x, int64_t x_stride, const element *w, int64_t w_stride, const element *bias, element *y,
+                 int64_t y_stride, int64_t R, int64_t N, int64_t K, float *packed, int64_t packed_size, int threads)
+{
+    int64_t step = block_rows(K);
+#pragma omp parallel num_threads(threads)
+    {
+        float *own = packed + omp_get_thread_num() * packed_size;
+        for (int64_t first = 0; first < R; first += step) {
+            int64_t count = least(step, R - first);
+            for (int64_t r = 0; r < count; r++) {
+                for (int64_t k = 0; k < K; k++)
+                    own[r * K + k] = widen(x[(first + r) * x_stride + k]);
+                pack(own + r * K, K);
+            }
+            columns(own, count, K, w, w_stride, bias, 0, N, 0, 0, (target){0, y + first * y_stride, y_stride, 0});
+        }
+    }
+}
+
+/* Rows of K columns that a thread holds packed, of R. */
+int64_t packed_rows(int64_t R, int64_t K) { return least(R, block_rows(K)); }

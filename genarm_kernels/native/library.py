@@ -1,0 +1,146 @@
+"""Compiles the C sources for this processor, once, and loads them.
+
+torch reads weights at the memory's speed where the processor multiplies bfloat16 itself (AVX-512 BF16, AMX). With AVX2
+alone it does so for one row; two cost twice as much, and guided decoding lives on rows that are nearly free. There
+these kernels run, wherever a C compiler with OpenMP is at hand; Triton and torch.compile need one too. GENARM_NATIVE=0
+leaves them out, GENARM_NATIVE=1 takes them on any processor that has AVX2's instructions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCES = Path(__file__).parent
+MAIN = "decoder.c"
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+DEFINES = {torch.bfloat16: ("-DBFLOAT16",), torch.float32: ()}
+SECONDS = 120  # that a compiler may take
+
+
+class CompileError(RuntimeError):
+    """No library could be made; the message says why."""
+
+
+def library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The kernels for tensors of ``dtype``, None where torch is to be used."""
+    return _library(dtype) if dtype in DEFINES and wanted() else None
+
+
+def wanted() -> bool:
+    """Whether this processor is one that the kernels are for, or the environment says so."""
+    chosen = os.environ.get("GENARM_NATIVE", "")
+    capability = torch.backends.cpu.get_cpu_capability()
+    if chosen in ("0", "1"):
+        return chosen == "1" and capability.startswith("AVX")
+    return capability == "AVX2"
+
+
+def why() -> tuple[bool, str]:
+    """Whether the kernels run here, and why or why not, for people."""
+    if os.environ.get("GENARM_NATIVE") == "0":
+        return False, "GENARM_NATIVE=0"
+    if not wanted():
+        return False, f"a processor with {torch.backends.cpu.get_cpu_capability()}, for which torch has fast products"
+    if library(torch.float32) is None:
+        return False, "they could not be compiled: a C compiler with OpenMP is needed, such as gcc"
+    return True, "compiled for this processor; several rows for one read of the weights"
+
+
+@cache
+def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    try:
+        return _load(_compiled(DEFINES[dtype]))
+    except (CompileError, OSError) as error:
+        warnings.warn(
+            f"genarm's CPU kernels are left out, decoding is slower without: {error}. Install a C compiler with "
+            "OpenMP (gcc), or set GENARM_NATIVE=0",
+            stacklevel=2,
+        )
+        return None
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    # Its OpenMP is the one torch has loaded: threads are shared.
+    loaded = ctypes.CDLL(str(path))
+    loaded.packed_rows.restype = ctypes.c_int64
+    loaded.packed_rows.argtypes = [ctypes.c_int64] * 2
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    loaded.linear_rows.restype = loaded.decode.restype = None
+    loaded.linear_rows.argtypes = [
+        pointer, size, pointer, size, pointer, pointer, size, size, size, size, pointer, size, ctypes.c_int,
+    ]  # fmt: skip
+    loaded.decode.argtypes = [pointer, pointer, pointer, ctypes.c_int]
+    return loaded
+
+
+def _compiled(defines: tuple[str, ...]) -> Path:
+    """The shared library's path, which other processes use too; it appears there whole or not at all."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    if not compiler:
+        raise CompileError("no C compiler was found")
+    command = [*compiler.split(), *FLAGS, *defines]
+    path = _folder() / f"decoder-{_fingerprint(command)}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as work:
+            made = Path(work) / path.name
+            _run([*command, str(SOURCES / MAIN), "-o", str(made), "-lm"])
+            made.replace(path)
+    return path
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompileError(str(error)) from error
+    if done.returncode:
+        raise CompileError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+def _fingerprint(command: list[str]) -> str:
+    """Of everything that the library's bytes depend on: sources, command, compiler, processor."""
+    digest = hashlib.sha256("\0".join(command).encode())
+    digest.update(_run([command[0], "--version"]).encode())
+    for source in sorted(SOURCES.glob("*.[ch]")):
+        digest.update(source.read_bytes())
+    digest.update(_processor().encode())
+    return digest.hexdigest()[:24]
+
+
+def _processor() -> str:
+    """Names the instructions that -march=native chooses from."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return os.uname().machine
+    kept = ("vendor_id", "cpu family", "model", "flags", "Features")
+    return "\n".join(line for line in first.splitlines() if line.split("\t")[0].split(":")[0].strip() in kept)
+
+
+def _folder() -> Path:
+    """Where libraries are kept: the user's cache, a folder nobody else writes; without one, this process's own."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "genarm" / "native"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return _own_folder()
+
+
+@cache
+def _own_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="genarm-native-"))
