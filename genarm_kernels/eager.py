@@ -1,4 +1,5 @@
-"""The CPU path: the kernels' algorithm, with the same noise words, in torch operations.
+"""The CPU path: the kernels' algorithm, with the same noise words, in torch operations; combination and race in C where
+those kernels run (native/library.py).
 
 A row's result is bitwise the same alone and in any batch. Torch gives other last bits to the final few elements of a
 tensor than to whole vectors, and cuts tensors of more than 32,768 elements into one chunk a thread. So rows are padded
@@ -20,6 +21,7 @@ from genarm_kernels.arguments import (
     GuidedSample,
     Inputs,
 )
+from genarm_kernels.native import sampling as native
 
 _BLOCK_ELEMENTS = 32768
 _LOWEST = torch.finfo(torch.float32).min
@@ -73,12 +75,10 @@ def _blocks(inputs: Inputs) -> list[Inputs]:
 
 def _sample_block(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
     combined = _combine(inputs, return_logprobs)
-    masses = None
     if inputs.greedy:
         tokens = combined.kept.argmax(1)
     else:
-        masses = _group_masses(combined.kept, combined.inverse_temperature)
-        tokens = _race(combined.kept, masses, inputs)
+        tokens = _draw(combined, inputs)
         if inputs.greedy is None:
             tokens = torch.where(inputs.temperature == 0, combined.kept.argmax(1), tokens)
     status = combined.status
@@ -88,8 +88,7 @@ def _sample_block(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
         tokens = torch.where(bad, _fallback(inputs), tokens)
     if not return_logprobs:
         return GuidedSample(tokens, None, None, status)
-    if masses is None or inputs.greedy is None:
-        masses = _group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
+    masses = _group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
     score = combined.scores.gather(1, tokens[:, None])
     logprobs = ((score - masses.top) * masses.inverse_temperature)[:, 0] - masses.log_total()
     model_logprobs = torch.stack([_model_logprobs(z, tokens, inputs.vocab_size) for z in inputs.logits], 1)
@@ -113,8 +112,12 @@ def _log_probs_block(inputs: Inputs) -> Tensor:
 def _combine(inputs: Inputs, examine_all: bool) -> _Combined:
     """s = bias + Σ w_m z_m by the rules on masks, weights of 0 and bad values, then the filters."""
     used = inputs.weights != 0
-    scores, status = _weighted_sum(inputs, used, examine_all)
-    scores = filters.pad_groups(scores.nan_to_num_(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf))
+    kernels = native.library_for(inputs)
+    if kernels is not None:
+        scores, status = native.combine(kernels, inputs, _examined(inputs, used, examine_all))
+    else:
+        scores, status = _weighted_sum(inputs, used, examine_all)
+        scores = filters.pad_groups(scores.nan_to_num_(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf))
     inverse = filters.inverse_temperature(inputs)
     kept = scores
     if inputs.has_base_filter:
@@ -127,13 +130,19 @@ def _combine(inputs: Inputs, examine_all: bool) -> _Combined:
     return _Combined(scores, kept, inverse, status + nothing.to(torch.int32) * NOTHING_LEFT)
 
 
-def _weighted_sum(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tensor, Tensor]:
-    """-> scores [R, V], still with NaN and infinities, and status [R] int32."""
-    V = inputs.vocab_size
+def _examined(inputs: Inputs, used: Tensor, examine_all: bool) -> Tensor:
+    """[R, M]: whether NaN and +inf among a model's logits are the row's fault."""
     examined = torch.ones_like(used) if examine_all else used
     if inputs.has_base_filter:
         examined = examined.clone()
         examined[:, 0] |= filters.base_filter_on(inputs)
+    return examined
+
+
+def _weighted_sum(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tensor, Tensor]:
+    """-> scores [R, V], still with NaN and infinities, and status [R] int32."""
+    V = inputs.vocab_size
+    examined = _examined(inputs, used, examine_all)
     all_used = bool(used.all())
     scores: Tensor | None = None
     status = torch.zeros(inputs.batch_size, dtype=torch.int32)
@@ -151,6 +160,14 @@ def _weighted_sum(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tens
         scores = part if scores is None else scores.add_(part)
     assert scores is not None
     return scores if inputs.bias is None else scores.add_(inputs.bias), status
+
+
+def _draw(combined: _Combined, inputs: Inputs) -> Tensor:
+    """A token a row, of those that were kept -> [R] int64."""
+    kernels = native.library_for(inputs)
+    if kernels is not None:
+        return native.race(kernels, combined.kept, combined.inverse_temperature, inputs)
+    return _race(combined.kept, _group_masses(combined.kept, combined.inverse_temperature), inputs)
 
 
 def _race(kept: Tensor, masses: _Masses, inputs: Inputs) -> Tensor:

@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import pytest
 import torch
 
+from genarm_kernels.native import library
+
 torch.set_num_threads(1)
 
 THIRD_PARTY = (
@@ -24,3 +26,26 @@ THIRD_PARTY = (
 def pytest_configure(config: pytest.Config) -> None:
     for line in THIRD_PARTY:
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture
+def torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPU tensors go through torch's operations, whatever the processor."""
+    monkeypatch.setattr(library, "wanted", lambda: False)
+
+
+@pytest.fixture
+def native_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPU tensors go through the kernels in C, whatever the processor."""
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("NOT RUN: the kernels in C are for processors with AVX2")
+    monkeypatch.setattr(library, "wanted", lambda: True)
+    if library.library(torch.float32) is None:
+        pytest.skip("NOT RUN: no C compiler with OpenMP")
+
+
+@pytest.fixture(params=["torch", "native"])
+def cpu_path(request: pytest.FixtureRequest) -> str:
+    """Both, one after the other."""
+    request.getfixturevalue(f"{request.param}_path")
+    return str(request.param)

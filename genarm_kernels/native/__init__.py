@@ -1,1 +1,1 @@
-"""Kernels in C for a CPU whose own instructions do not multiply bfloat16, where torch's products of few rows are slow."""
+"""Kernels in C, for a CPU that does not multiply bfloat16 itself: there torch is slow for more than one row."""

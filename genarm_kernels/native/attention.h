@@ -80,8 +80,8 @@ INLINE void gather(const int Q, const float (*weights)[CHUNK], const element *va
         for (int64_t t = 0; t < count; t++) {
             pair value = load_pair(values + t * D + d);
             for (int q = 0; q < Q; q++) {
-                sums[q].first += weights[q][t] * value.first;
-                sums[q].second += weights[q][t] * value.second;
+                sums[q].first = fused(all(weights[q][t]), value.first, sums[q].first);
+                sums[q].second = fused(all(weights[q][t]), value.second, sums[q].second);
             }
         }
         for (int q = 0; q < Q; q++)

@@ -1,4 +1,4 @@
-"""A whole decoding step of a Llama-like decoder in one call of C: norms, products with LoRA, rotation, attention, SwiGLU."""
+"""A whole decoding step of a Llama-like decoder in one call of C."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ CHUNK = 512  # positions that one thread attends to at a time, attention.h's
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A fused linear layer: weight [N + shrinks, K], contiguous, bias [N] or longer, or None, and its adapters' expands.
+    """A fused linear layer: weight [N + shrinks, K], contiguous, bias [N] or longer, or None, its adapters' expands.
+
     Without LoRA ``widths`` is (N,)."""
 
     weight: Tensor
@@ -107,7 +108,7 @@ class DecodeStep:
         room = torch.empty(sum(sizes), dtype=torch.float32)
         self._kept = (layers, norm, adapters, cache, lengths, cos, sin, room)
         self._layers = (_Layer * len(layers))(*map(_layer, layers))
-        pointers = [part.data_ptr() for part in room.split(sizes)]
+        pointers = [part.data_ptr() for part in torch.split(room, list(sizes))]
         self._decoder = _Decoder(
             self._layers, len(layers), R, H, heads, kv_heads, D, T, mlp, packed, eps, scale,
             *(one.data_ptr() for one in (cache, norm, lengths, adapters, cos, sin)), *pointers,

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 SOURCES = Path(__file__).parent
-MAIN = "decoder.c"
-FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+MAIN = "kernels.c"
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
 DEFINES = {torch.bfloat16: ("-DBFLOAT16",), torch.float32: ()}
 SECONDS = 120  # that a compiler may take
 
@@ -75,11 +75,14 @@ def _load(path: Path) -> ctypes.CDLL:
     loaded.packed_rows.restype = ctypes.c_int64
     loaded.packed_rows.argtypes = [ctypes.c_int64] * 2
     pointer, size = ctypes.c_void_p, ctypes.c_int64
-    loaded.linear_rows.restype = loaded.decode.restype = None
+    for function in (loaded.linear_rows, loaded.decode, loaded.combine_scores, loaded.race):
+        function.restype = None
     loaded.linear_rows.argtypes = [
         pointer, size, pointer, size, pointer, pointer, size, size, size, size, pointer, size, ctypes.c_int,
     ]  # fmt: skip
     loaded.decode.argtypes = [pointer, pointer, pointer, ctypes.c_int]
+    loaded.combine_scores.argtypes = [pointer, ctypes.c_int]
+    loaded.race.argtypes = [pointer, size, size, pointer, pointer, pointer, pointer, pointer, ctypes.c_int]
     return loaded
 
 
@@ -89,7 +92,7 @@ def _compiled(defines: tuple[str, ...]) -> Path:
     if not compiler:
         raise CompileError("no C compiler was found")
     command = [*compiler.split(), *FLAGS, *defines]
-    path = _folder() / f"decoder-{_fingerprint(command)}.so"
+    path = _folder() / f"kernels-{_fingerprint(command)}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as work:
             made = Path(work) / path.name

@@ -57,8 +57,9 @@ INLINE void dot(const int R, const int C, const float *x, int64_t x_stride, cons
             pair weights = load_pair(w + c * w_stride + k);
             __builtin_prefetch(w + (c + C) * w_stride + k);
             for (int r = 0; r < R; r++) {
-                accumulated[r][c] += load_floats(x + r * x_stride + k) * weights.first;
-                accumulated[r][c] += load_floats(x + r * x_stride + k + 8) * weights.second;
+                const float *at = x + r * x_stride + k;
+                accumulated[r][c] = fused(load_floats(at), weights.first, accumulated[r][c]);
+                accumulated[r][c] = fused(load_floats(at + 8), weights.second, accumulated[r][c]);
             }
         }
     for (int r = 0; lifts && r < R; r++)
@@ -66,8 +67,8 @@ INLINE void dot(const int R, const int C, const float *x, int64_t x_stride, cons
             for (int c = 0; c < C; c++) {
                 pair up = load_pair(lifts[r].up + c * rank + j);
                 __builtin_prefetch(lifts[r].up + (c + C) * rank + j);
-                accumulated[r][c] += load_floats(lifts[r].shrinks + j) * up.first;
-                accumulated[r][c] += load_floats(lifts[r].shrinks + j + 8) * up.second;
+                accumulated[r][c] = fused(load_floats(lifts[r].shrinks + j), up.first, accumulated[r][c]);
+                accumulated[r][c] = fused(load_floats(lifts[r].shrinks + j + 8), up.second, accumulated[r][c]);
             }
     for (int r = 0; r < R; r++) {
         floats row = sums_of(accumulated[r], C);

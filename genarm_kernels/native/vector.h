@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -27,7 +28,13 @@ INLINE floats load_floats(const float *from)
     return values;
 }
 
+INLINE floats all(float value) { return (floats){} + value; }
+
 INLINE void store_floats(float *to, floats values) { memcpy(to, &values, sizeof values); }
+
+/* a b + c in one rounding. Nothing else is contracted (-ffp-contract=off): a compiler does it in one place and not in the
+   other, and the same sum in two tiles would have two results. */
+INLINE floats fused(floats a, floats b, floats c) { return (floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 
 /* Lanes 0 to 3 hold the sums of a, b, c and d over their own lanes, each in one order. */
 INLINE floats sums(floats a, floats b, floats c, floats d)
@@ -120,17 +127,17 @@ INLINE floats choose(ints which, floats yes, floats no)
 /* e^x within 2e-7 of itself; below e^-87 and above e^88 it stays there. NaN stays NaN. */
 INLINE floats exponential(floats x)
 {
-    const floats low = (floats){} - 87.0f, high = (floats){} + 88.0f, magic = (floats){} + 12582912.0f;
+    const floats low = all(-87.0f), high = all(88.0f), magic = all(12582912.0f);
     x = choose(x < low, low, x);
     x = choose(x > high, high, x);
-    floats shifted = x * 1.44269504f + magic; /* its low bits hold the nearest whole number */
+    floats shifted = fused(x, all(1.44269504f), magic); /* its low bits hold the nearest whole number */
     floats whole = shifted - magic;
-    floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    floats p = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * rest + 8.3334519073e-3f;
-    p = p * rest + 4.1665795894e-2f;
-    p = p * rest + 1.6666665459e-1f;
-    p = p * rest + 5.0000001201e-1f;
-    p = p * (rest * rest) + rest + 1.0f;
+    floats rest = fused(whole, all(2.12194440e-4f), fused(whole, all(-0.693359375f), x));
+    floats p = fused(rest, all(1.9875691500e-4f), all(1.3981999507e-3f));
+    p = fused(p, rest, all(8.3334519073e-3f));
+    p = fused(p, rest, all(4.1665795894e-2f));
+    p = fused(p, rest, all(1.6666665459e-1f));
+    p = fused(p, rest, all(5.0000001201e-1f));
+    p = fused(p, rest * rest, rest) + 1.0f;
     return p * (floats)(((ints)shifted - (ints)magic + 127) << 23);
 }

@@ -19,6 +19,9 @@ pad_groups, noise_words, prepare = filters.pad_groups, philox.noise_words, sampl
 race, group_masses, weighted_sum, combine = eager._race, eager._group_masses, eager._weighted_sum, eager._combine
 
 
+pytestmark = pytest.mark.usefixtures("torch_path")
+
+
 def swap(target: object, name: str, value: object) -> Mutation:
     return lambda monkeypatch: monkeypatch.setattr(target, name, value)
 
@@ -141,7 +144,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         group_cases.nan_is_named_in_any_group,
     ),
     "the base's filter does not make it examined": (
-        edited(eager._weighted_sum, "examined[:, 0] |= filters.base_filter_on(inputs)", "pass"),
+        edited(eager._examined, "examined[:, 0] |= filters.base_filter_on(inputs)", "pass"),
         group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own,
     ),
     "a model of weight 0 in the sum": (

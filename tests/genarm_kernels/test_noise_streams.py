@@ -20,6 +20,7 @@ from torch import Tensor
 from genarm_kernels import eager, guided_sample, philox, reference, row_seeds
 from genarm_kernels.arguments import prepare
 
+pytestmark = pytest.mark.usefixtures("torch_path")  # words are put in place of its own
 V = 262144
 OUTERMOST = (0, 1, 2**32 - 1)
 PURPOSES = {"groups": philox.GROUP.value, "tokens": philox.TOKEN.value}
@@ -105,6 +106,18 @@ def test_a_tail_that_is_lost_shows() -> None:
 
 def test_exponentials_have_their_tail() -> None:
     check_exponentials_have_their_tail(philox.exponential)
+
+
+@pytest.mark.parametrize("injected", [(0, 1, 2**32 - 1), (0, 2**31), (0,), (2**31 - 1,), (2**32 - 1,)])
+def test_injected_words_draw_the_oracle_s_tokens(monkeypatch: pytest.MonkeyPatch, injected: tuple[int, ...]) -> None:
+    def words(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+        return torch.tensor(injected)[(ids * 7 + seeds[:, None] + purpose) % len(injected)]
+
+    monkeypatch.setattr(philox, "noise_words", words)
+    flat = [torch.zeros(8, 3000)]
+    for logits in (flat, make_logits(8, 3000, 1)):
+        ours = guided_sample(logits, [1.0], seed=torch.arange(8))
+        assert torch.equal(ours.tokens, reference.guided_sample(logits, [1.0], seed=torch.arange(8)).tokens)
 
 
 @pytest.mark.parametrize("purpose", PURPOSES.values(), ids=PURPOSES.keys())

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from genarm_kernels import GuidedSample, guided_log_probs, guided_sample, row_seeds
 
+pytestmark = pytest.mark.usefixtures("cpu_path")
 B = 64
 PLAIN = {"seed": row_seeds(3, B), "position": torch.arange(B)}
 FILTERED = PLAIN | {

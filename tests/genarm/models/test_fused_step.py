@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from genarm import GuidedDecoder
 from genarm.engine.run import Run
 
+pytestmark = pytest.mark.usefixtures("cpu_path")
 LENGTHS = {"even": [6, 6, 6], "uneven": [4, 9, 6]}
 STEPS = 100
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from genarm import GuidedDecoder
 from genarm.models import transformer
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*")
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning:peft.*"), pytest.mark.usefixtures("cpu_path")]
 
 ALL = [*LLAMA_LINEARS, "lm_head"]
 RAGGED = [5, 13, 1, 20]

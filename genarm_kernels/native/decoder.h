@@ -1,8 +1,9 @@
 /* One token a row through every layer of a Llama-like decoder, and products of many rows with one matrix.
 
    Between two products a step reads little: what a product's rows need (norm, attention's end, SwiGLU) every thread makes
-   for itself, so threads wait for each other only where columns become rows. The residual is float32. Built once with
-   -DBFLOAT16 and once without, for models of either dtype. */
+   for itself, so threads wait for each other only where columns become rows. The residual is float32. */
+
+#pragma once
 
 #include <omp.h>
 
@@ -36,7 +37,7 @@ INLINE float inverse_rms(const float *row, int64_t H, float eps)
     floats squares = (floats){};
     int64_t k = 0;
     for (; k + 8 <= H; k += 8)
-        squares += load_floats(row + k) * load_floats(row + k);
+        squares = fused(load_floats(row + k), load_floats(row + k), squares);
     float total = sum(squares);
     for (; k < H; k++)
         total += row[k] * row[k];
@@ -67,8 +68,7 @@ static void swiglu(const float *row, int64_t width, float *out)
         store_pair(out + k, arrange(low, high));
     }
     for (; k < width; k++) {
-        floats gate = (floats){} + row[k];
-        out[k] = silu(gate)[0] * row[width + k];
+        out[k] = silu(all(row[k]))[0] * row[width + k];
     }
 }
 

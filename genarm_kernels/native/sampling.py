@@ -1,0 +1,62 @@
+"""The combination of logits and the race by the C kernels: eager.py's steps, a row's bits its own."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from genarm_kernels.arguments import GROUP_SIZE, INTERPRETED, Inputs
+
+from .library import library
+
+
+class _Combination(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("logits", "strides", "weights", "bias", "examined")),
+        *((name, ctypes.c_int64) for name in ("M", "R", "V", "groups", "bias_stride")),
+        *((name, ctypes.c_void_p) for name in ("scores", "status")),
+    ]
+
+
+def library_for(inputs: Inputs) -> ctypes.CDLL | None:
+    """The kernels for a call on CPU tensors, where they run here and all logits are of one dtype they have."""
+    if INTERPRETED or inputs.logits[0].device.type != "cpu":
+        return None
+    dtypes = {logits.dtype for logits in inputs.logits}
+    return library(dtypes.pop()) if len(dtypes) == 1 else None
+
+
+def combine(kernels: ctypes.CDLL, inputs: Inputs, examined: Tensor) -> tuple[Tensor, Tensor]:
+    """s = bias + Σ w_m z_m -> scores [R, whole groups] float32, −inf where excluded and beyond V, and status [R] int32.
+
+    ``examined`` [R, M] bool: whether NaN or +inf among a model's logits counts.
+    """
+    R, M, groups = inputs.batch_size, len(inputs.logits), inputs.groups
+    scores = torch.empty(R, groups * GROUP_SIZE, dtype=torch.float32)
+    status = torch.zeros(R, dtype=torch.int32)
+    weights, bias, examined = inputs.weights.contiguous(), inputs.bias, examined.contiguous()
+    pointers = (ctypes.c_void_p * M)(*(logits.data_ptr() for logits in inputs.logits))
+    strides = (ctypes.c_int64 * M)(*(logits.stride(0) for logits in inputs.logits))
+    arguments = _Combination(
+        ctypes.addressof(pointers), ctypes.addressof(strides), weights.data_ptr(),
+        None if bias is None else bias.data_ptr(), examined.data_ptr(),
+        M, R, inputs.vocab_size, groups, 0 if bias is None else bias.stride(0), scores.data_ptr(), status.data_ptr(),
+    )  # fmt: skip
+    kernels.combine_scores(ctypes.addressof(arguments), torch.get_num_threads())
+    return scores, status
+
+
+def race(kernels: ctypes.CDLL, kept: Tensor, inverse_temperature: Tensor, inputs: Inputs) -> Tensor:
+    """A group by its mass, then a token of it; kept [R, whole groups], contiguous -> [R] int64."""
+    R, groups = kept.shape[0], inputs.groups
+    tokens = torch.empty(R, dtype=torch.int64)
+    room = torch.empty(2 * R * groups, dtype=torch.float32)
+    kept, inverse = kept.contiguous(), inverse_temperature.contiguous()
+    seeds, positions = inputs.seeds.contiguous(), inputs.positions.contiguous()
+    kernels.race(
+        kept.data_ptr(), R, groups, inverse.data_ptr(), seeds.data_ptr(), positions.data_ptr(), tokens.data_ptr(),
+        room.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return tokens

@@ -1,0 +1,103 @@
+"""Where the C kernels come from: compiled once, for this processor, and left out with a reason where they cannot be."""
+
+from __future__ import annotations
+
+import subprocess
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genarm_kernels import skinny_linear
+from genarm_kernels.native import library
+
+X, W = torch.ones(2, 4), torch.ones(3, 4)
+
+
+@pytest.fixture
+def anew(native_path: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Nothing is compiled yet; the folder it goes into."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "FLAGS", ("-O0", *library.FLAGS[:1], *library.FLAGS[2:]))
+    library._library.cache_clear()
+    yield tmp_path / "genarm" / "native"  # type: ignore[misc]
+    library._library.cache_clear()
+
+
+def test_it_is_compiled_once_and_found_by_the_next_process(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert library.library(torch.float32) is not None
+    made = list(anew.iterdir())
+    assert [path.suffix for path in made] == [".so"]
+    assert anew.stat().st_mode & 0o777 == 0o700
+    library._library.cache_clear()
+    run = library._run
+    monkeypatch.setattr(library, "_run", lambda command: run(command) if "--version" in command else pytest.fail())
+    assert library.library(torch.float32) is not None
+    assert list(anew.iterdir()) == made
+
+
+def test_another_source_or_command_is_another_library(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {library._fingerprint(["gcc", *library.FLAGS]), library._fingerprint(["gcc", "-DBFLOAT16"])}
+    monkeypatch.setattr(library, "_processor", lambda: "another")
+    assert len(names | {library._fingerprint(["gcc", *library.FLAGS])}) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("CC", "no-such-compiler", "no-such-compiler"),
+        ("CC", "false", "false ended with 1"),
+    ],
+)
+def test_without_a_working_compiler_torch_is_used_and_it_is_said_once(
+    anew: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(setting, value)
+    with pytest.warns(UserWarning, match=f"CPU kernels are left out.*{reason}.*gcc"):
+        assert torch.equal(skinny_linear(X, W), torch.full((2, 3), 4.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        skinny_linear(X, W)
+    runs, text = library.why()
+    assert not runs and "C compiler" in text
+
+
+def test_no_compiler_at_all_is_named(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match="no C compiler was found"):
+        assert library.library(torch.bfloat16) is None
+
+
+def test_a_compiler_that_hangs_is_given_up(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_: object, **__: object) -> Any:
+        raise subprocess.TimeoutExpired("gcc", 1)
+
+    monkeypatch.setattr(library.subprocess, "run", hang)
+    with pytest.warns(UserWarning, match="timed out"):
+        assert library.library(torch.float32) is None
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    anew.parent.parent.joinpath("file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(anew.parent.parent / "file"))
+    assert library.library(torch.float32) is not None
+
+
+def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    capability = torch.backends.cpu.get_cpu_capability
+    for value, processor, expected in (
+        ("", "AVX2", True), ("", "AVX512", False), ("", "DEFAULT", False), ("0", "AVX2", False),
+        ("1", "AVX512", True), ("1", "DEFAULT", False), ("maybe", "AVX512", False),
+    ):  # fmt: skip
+        monkeypatch.setenv("GENARM_NATIVE", value)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda processor=processor: processor)
+        assert library.wanted() == expected, (value, processor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", capability)
+
+
+def test_other_dtypes_are_torch_s(native_path: None) -> None:
+    assert library.library(torch.float16) is None
+    assert library.library(torch.float64) is None

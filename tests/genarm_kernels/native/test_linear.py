@@ -1,0 +1,59 @@
+"""Products in C: exact sums, what a row's bits depend on, and which calls they take."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from native_cases import check_exact
+
+from genarm_kernels import reference, skinny_linear
+from genarm_kernels.native import linear
+
+DTYPES = (torch.float32, torch.bfloat16)
+pytestmark = pytest.mark.usefixtures("native_path")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("R", [1, 2, 3, 4, 5, 8, 63, 130])
+@pytest.mark.parametrize(("N", "K"), [(1, 1), (2, 15), (3, 16), (13, 17), (40, 48), (75, 131), (300, 512)])
+def test_sums_are_exact(R: int, N: int, K: int, dtype: torch.dtype) -> None:
+    check_exact(R, N, K, dtype)
+    check_exact(R, N, K, dtype, bias=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_that_do_not_fit_the_cache_at_once(dtype: torch.dtype) -> None:
+    check_exact(70, 5, 20_000, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_s_bits_are_its_own(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(37, 203).to(dtype), torch.randn(50, 203).to(dtype)
+    whole = linear.linear(x, weight)
+    for rows in (slice(0, 1), slice(5, 7), slice(3, 12), slice(36, 37)):
+        assert torch.equal(linear.linear(x[rows], weight), whole[rows])
+    # and a column's are its row of W's.
+    assert torch.equal(linear.linear(x, weight[7:9]), whole[:, 7:9])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_cpu_gets_them_through_skinny_linear(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = torch.randn(3, 48).to(dtype), torch.randn(70, 64).to(dtype)[:, :48], torch.randn(70).to(dtype)
+    y = skinny_linear(x, weight, bias)
+    assert torch.equal(y, linear.linear(x, weight, bias))
+    torch.testing.assert_close(y.double(), reference.skinny_linear(x, weight, bias), rtol=1e-2, atol=1e-2)
+    many = torch.randn(linear.MOST_FLOAT_ROWS + 1, 48).to(dtype)
+    assert linear.suits(many, weight, bias, None) == (dtype == torch.bfloat16)
+
+
+def test_what_needs_a_gradient_has_no_memory_or_another_dtype_is_torch_s() -> None:
+    x, weight = torch.randn(2, 8), torch.randn(3, 8)
+    assert linear.suits(x, weight, None, None)
+    assert not linear.suits(x.clone().requires_grad_(), weight, None, None)
+    assert not linear.suits(x.half(), weight.half(), None, None)
+    assert not linear.suits(x.to("meta"), weight.to("meta"), None, None)
+    assert not linear.suits(x.t().contiguous().t(), weight, None, None)
+    assert not linear.suits(x[:0], weight, None, None)
+    assert not linear.suits(x, weight, torch.zeros(1), None)
+    with torch.no_grad():
+        assert linear.suits(x.clone().requires_grad_(), weight, None, None)
