@@ -8,6 +8,7 @@
 #include "linear.h"
 
 #define CHUNK 512
+#define AHEAD 32 /* positions between a key's way into the cache and its use; values come there while keys are used */
 
 /* keys, values [R, kv_heads, T, D]; z [R, heads + 2 kv_heads, D] queries, keys, values of the new tokens; lengths [R] with
    the new token; cos, sin [T, D / 2]; norms [D] or none; partials [R, heads, chunks, D + 2]. */
@@ -112,6 +113,10 @@ static void attend_heads(const attention *a, int64_t row, int64_t head, int64_t 
     for (int64_t t = 0; t < positions; t += COLUMNS) {
         float some[ROWS][COLUMNS];
         int64_t width = least(COLUMNS, positions - t);
+        for (int64_t ahead = 0; ahead < COLUMNS * D; ahead += 64 / sizeof(element)) {
+            __builtin_prefetch(a->keys + place + (t + AHEAD) * D + ahead);
+            __builtin_prefetch(a->values + place + t * D + ahead);
+        }
         dots(count, width, query, D, a->keys + place + t * D, D, D, 0, 0, some);
         for (int64_t q = 0; q < count; q++)
             for (int64_t c = 0; c < width; c++)
