@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bench import decode_targets
+from bench import decode_targets, other_targets
 from bench.verdict import line
 
 Row = dict[str, Any]
@@ -19,14 +19,24 @@ PEERS = ("eager", "compiled", "hf", "flashinfer")
 BOTH = "top_k+top_p"
 
 
+# which suite's rows they are, and how these are told in short
+OTHERS = (
+    (decode_targets.is_decode, decode_targets.digest),
+    (other_targets.is_logprobs, other_targets.logprobs_digest),
+    (other_targets.is_soak, other_targets.soak_digest),
+)
+
+
 def has_digest(record: Row) -> bool:
-    """Whether the rows compare implementations, or ways of decoding."""
-    return decode_targets.is_decode(record) or any("implementation" in row["notes"] for row in record["rows"])
+    """Whether the rows are of a suite that has targets."""
+    known = any(is_of(record) for is_of, _ in OTHERS)
+    return known or any("implementation" in row["notes"] for row in record["rows"])
 
 
 def digest(record: Row) -> list[str]:
-    if decode_targets.is_decode(record):
-        return decode_targets.digest(record)
+    for is_of, told in OTHERS:
+        if is_of(record):
+            return told(record)
     rows = {key(row): row for row in record["rows"]}
     ratios = {peer: compare(rows, peer) for peer in PEERS}
     lines = [f"  {len(rows)} rows", *compared(rows, ratios)]

@@ -3,7 +3,8 @@
     python -m pytest bench/test_linear.py -m "not full"
 
 `share_of_copy` is the bytes that must move, weights once, over the time and the copy bandwidth measured beside it.
-`preferred` says what skinny_linear would take. Without a GPU it measures torch's path at small shapes.
+`preferred` says what skinny_linear would take. Without a GPU it measures skinny_linear and torch at the layers of the
+model whose whole steps bench/test_decode.py measures there.
 """
 
 import itertools
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from bench import measure
 from genarm_kernels import linear, skinny_linear
+from genarm_kernels.native import linear as native
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
-DTYPE = torch.bfloat16
+DTYPES = (torch.bfloat16,) if GPU else (torch.bfloat16, torch.float32)
+CPU_BYTES = 2**27  # of weights between two reads of the same ones, several times a last-level cache
 # Model -> layer -> N, H.
 LAYERS = {
     "Llama-3.1-8B": {
@@ -32,7 +35,7 @@ LAYERS = {
         "qkv": (4096, 1024), "o": (1024, 2048), "gate_up": (6144, 1024), "down": (1024, 3072), "head": (151936, 1024),
     },
 }  # fmt: skip
-CPU_LAYERS = {"small": {"square": (1024, 1024), "tall": (4096, 512)}}
+CPU_LAYERS = {"small": {"gate_up": (5632, 1024), "down": (1024, 2816)}}
 # Rows of A below the weights: one and three adapters of rank 16 on q, k and v.
 SHRINKS = (0, 48, 144)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -64,16 +67,24 @@ def agrees(y: Tensor, x: Tensor, weight: Tensor) -> bool:
     return bool(((y[:, columns].double() - expected).abs() <= 2**-7 * expected.abs() + 1e-2).all())
 
 
+def rotation(size: int) -> measure.Rotation:
+    if GPU:
+        return measure.rotation(size, DEVICE)
+    sets = max(2, -(-CPU_BYTES // size))
+    return measure.Rotation(sets, sets)
+
+
 @pytest.mark.benchmark(timer=measure.CLOCK)
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("model", "layer", "N", "H", "R"), cases())
-def test_linear(benchmark, model: str, layer: str, N: int, H: int, R: int, way: str) -> None:
+def test_linear(benchmark, model: str, layer: str, N: int, H: int, R: int, dtype: torch.dtype, way: str) -> None:
     torch.manual_seed(0)
     bandwidth = measure.copy_bandwidth(DEVICE)
-    size = DTYPE.itemsize * (N * H + R * H + R * N)
-    plan = measure.rotation(size, DEVICE)
-    xs = [torch.randn(R, H, device=DEVICE, dtype=DTYPE) for _ in range(plan.sets)]
-    weights = [torch.randn(N, H, device=DEVICE, dtype=DTYPE) / H**0.5 for _ in range(plan.sets)]
+    size = dtype.itemsize * (N * H + R * H + R * N)
+    plan = rotation(size)
+    xs = [torch.randn(R, H, device=DEVICE, dtype=dtype) for _ in range(plan.sets)]
+    weights = [torch.randn(N, H, device=DEVICE, dtype=dtype) / H**0.5 for _ in range(plan.sets)]
     take = WAYS[way]
     calls = [lambda x=x, w=w: take(x, w) for x, w in zip(xs, weights, strict=True)]
     calls = [calls[index % plan.sets] for index in range(plan.calls)]
@@ -81,17 +92,18 @@ def test_linear(benchmark, model: str, layer: str, N: int, H: int, R: int, way: 
         run, mode = measure.as_round(calls, DEVICE)
         assert all(agrees(*those) for those in zip(run(), xs, weights, strict=False))
         seconds = measure.in_rounds(benchmark, run, plan.calls, DEVICE)
-        preferred = "kernel" if GPU and linear.suits_kernel(xs[0], weights[0]) else "torch"
+        suits = linear.suits_kernel(xs[0], weights[0]) if GPU else native.suits(xs[0], weights[0], None, None)
     benchmark.extra_info.update(
         {
             "way": way,
-            "preferred": preferred,
+            "preferred": "kernel" if suits else "torch",
             "model": model,
             "layer": layer,
             "rows": R,
             "N": N,
             "H": H,
-            "dtype": str(DTYPE).removeprefix("torch."),
+            "dtype": str(dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
             "mode": mode,
             "calls": plan.calls,
             "sets": plan.sets,

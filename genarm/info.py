@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from genarm_kernels.native import library as native
+
 from .models.families import FAMILIES
 
 PACKAGES = ("torch", "triton", "transformers", "peft")
@@ -51,7 +53,7 @@ def collect() -> Info:
     devices = _devices()
     versions = {"genarm": _version("genarm"), "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
-    return Info(versions, devices, [_sampling(devices), *_model_path(devices)])
+    return Info(versions, devices, [_sampling(devices), _cpu_kernels(), *_model_path(devices)])
 
 
 def show(info: Info, console: Console) -> None:
@@ -102,6 +104,11 @@ def interpreted() -> bool:
     import triton
 
     return bool(triton.knobs.runtime.interpret)
+
+
+def _cpu_kernels() -> Backend:
+    runs, why = native.why()
+    return Backend("on a CPU", "kernels in C" if runs else "torch operations", why)
 
 
 def _model_path(devices: list[Device]) -> list[Backend]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .library import library
 
 # Of float32 the library that torch brings is as good from here on; of bfloat16 it never is.
-MOST_FLOAT_ROWS = 64
+MOST_FLOAT_ROWS = 32
 
 
 def suits(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> bool:

@@ -32,7 +32,7 @@ def test_it_prints_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None
     assert set(found) == {"versions", "devices", "backends"}
     assert set(found["versions"]) == {"genarm", "python", "torch", "triton", "transformers", "peft"}
     parts = [backend["part"].partition(":")[0] for backend in found["backends"]]
-    assert parts == ["sampling", "models", "models", "models", "flash-attn", "CUDA graphs"]
+    assert parts == ["sampling", "on a CPU", "models", "models", "models", "flash-attn", "CUDA graphs"]
     assert all(backend["uses"] and backend["why"] for backend in found["backends"])
 
 
@@ -50,6 +50,12 @@ def test_the_sampling_backend_follows_the_machine(
     found = info.collect()
     assert found.devices == [info.Device("Imaginary", 2**34, "9.0")] * devices
     assert found.backends[0].uses == uses
+
+
+def test_what_runs_on_a_cpu_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    for runs, words in ((True, "kernels in C"), (False, "torch operations")):
+        monkeypatch.setattr(info.native, "why", lambda runs=runs: (runs, "because"))
+        assert uses("on a CPU") == {"on a CPU": words}
 
 
 def test_a_device_is_shown_with_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
