@@ -3,7 +3,7 @@
     python -m pytest bench/test_linear.py -m "not full"
 
 `share_of_copy` is the bytes that must move, weights once, over the time and the copy bandwidth measured beside it.
-`preferred` says what skinny_linear would take. Without a GPU it measures skinny_linear and torch at the layers of the
+`preferred` says what skinny_linear would take. Without a GPU it measures the kernel in C and torch at the layers of the
 model whose whole steps bench/test_decode.py measures there.
 """
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import measure
-from genarm_kernels import linear, skinny_linear
+from genarm_kernels import linear
 from genarm_kernels.native import linear as native
 
 GPU = torch.cuda.is_available()
@@ -41,7 +41,7 @@ SHRINKS = (0, 48, 144)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 FOCUS = "Llama-3.1-8B"
 WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "ours": linear.linear_by_kernel if GPU else skinny_linear,
+    "ours": linear.linear_by_kernel if GPU else native.rows_linear,
     "torch": F.linear,
 }
 
@@ -92,7 +92,7 @@ def test_linear(benchmark, model: str, layer: str, N: int, H: int, R: int, dtype
         run, mode = measure.as_round(calls, DEVICE)
         assert all(agrees(*those) for those in zip(run(), xs, weights, strict=False))
         seconds = measure.in_rounds(benchmark, run, plan.calls, DEVICE)
-        suits = linear.suits_kernel(xs[0], weights[0]) if GPU else native.suits(xs[0], weights[0], None, None)
+        suits = linear.suits_kernel(xs[0], weights[0]) if GPU else native.suits(xs[0], weights[0])
     benchmark.extra_info.update(
         {
             "way": way,

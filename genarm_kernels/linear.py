@@ -31,7 +31,6 @@ from triton.runtime import driver
 
 from genarm_kernels.arguments import INTERPRETED
 from genarm_kernels.devices import on_device
-from genarm_kernels.native import linear as native
 
 MOST_ROWS = 64
 WARPS = 4
@@ -131,9 +130,8 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Te
 
     Returns:
         [R, N] in x's dtype, summed in float32. From the kernel a row's bits depend on x's row, weight and bias alone.
-        On a CPU the kernel in C does the same, any number of rows, where it runs (native/library.py). More than 64
-        rows on a GPU, shapes that the kernels do not pay for and unaligned tensors go to torch.nn.functional.linear,
-        whose bits may depend on R.
+        More than 64 rows, shapes that the kernel does not pay for, unaligned tensors and CPU tensors go to
+        torch.nn.functional.linear, whose bits may depend on R.
 
     Raises:
         ValueError: shapes or devices that do not fit, a bias or out that does not.
@@ -146,8 +144,6 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Te
     if (INTERPRETED or x.is_cuda) and suits_kernel(x, weight, bias, out):
         with on_device(x.device):
             return linear_by_kernel(x, weight, bias, out)
-    if x.device.type == "cpu" and not INTERPRETED and native.suits(x, weight, bias, out):
-        return native.linear(x, weight, bias, out)
     return F.linear(x, weight, bias) if out is None else F.linear(x, weight, bias, out=out)  # type: ignore[call-arg]
 
 

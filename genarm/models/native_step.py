@@ -20,11 +20,18 @@ class NativeStep:
     ) -> None:
         layers = [_layer(layer) for layer in tensors.layers]
         self._step = DecodeStep(
-            layers, tensors.norm, parts.heads, adapters, cache, lengths, cos, sin, parts.eps, parts.scale
+            layers, tensors.norm.contiguous(), parts.heads, adapters, cache, lengths, cos, sin, parts.eps, parts.scale
         )
+        self._length = cache.shape[4]
 
     def __call__(self, residual: Tensor, positions: Tensor, longest: int, even: bool) -> Tensor:
-        """residual [R, H] -> final hidden states [R, H]; where the tokens stand is read from ``lengths``."""
+        """residual [R, H] -> final hidden states [R, H]; where the tokens stand is read from ``lengths``.
+
+        Raises:
+            IndexError: where ``longest`` is more than the cache holds.
+        """
+        if longest > self._length:
+            raise IndexError(f"a row of {longest} tokens does not fit a cache of {self._length}")
         return self._step(residual)
 
 
@@ -35,7 +42,10 @@ def suits(tensors: Tensors) -> bool:
 
 def _layer(layer: LayerTensors) -> Layer:
     products = [_product(columns) for columns in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    return Layer(layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm, layer.window, *products)
+    norms = (layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm)
+    attention, mlp, q, k = (None if norm is None else norm.contiguous() for norm in norms)
+    assert attention is not None and mlp is not None
+    return Layer(attention, mlp, q, k, layer.window, *products)
 
 
 def _product(columns: Columns) -> Product:

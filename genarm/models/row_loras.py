@@ -53,7 +53,7 @@ def expand_segments(z: Tensor, lora: Lora | None, segments: Segments) -> Tensor:
 def _add_product(total: Tensor, h: Tensor, up: Tensor) -> None:
     """total [n, N] += h [n, r] @ upᵀ, up [N, r]; in float32 where torch has no fast product in the dtype."""
     if total.dtype != torch.float32 and takes(total.dtype, total.device):
-        total.copy_(torch.addmm(total.float(), h.float(), up.float().t()))
+        total.copy_(total.float().addmm_(h.float(), up.float().t()))
     else:
         total.addmm_(h, up.t())
 

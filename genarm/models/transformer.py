@@ -13,7 +13,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from genarm_kernels import add_rms_norm, rotary_store, skinny_linear, swiglu
+from genarm_kernels import add_rms_norm, rotary_store, swiglu
+from genarm_kernels.native.linear import rows_linear
 
 from . import cpu_step, native_step
 from .attention import AttentionName, decode_attention, prefill_attention
@@ -215,7 +216,7 @@ class FusedSession:
 
     def _logits(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """[N, H] -> [N, V]; ``mask`` says which of the head's adapters each row has."""
-        logits = skinny_linear(hidden, self._tensors.head, self._tensors.head_bias)
+        logits = rows_linear(hidden, self._tensors.head, self._tensors.head_bias)
         return logits if self._head_lora is None or mask is None else self._head_lora.add_to(logits, hidden, mask)
 
     def _mask_head(self, streams: Tensor) -> Tensor | None:
@@ -225,5 +226,5 @@ class FusedSession:
 
 def linear(x: Tensor, columns: Columns, segments: Segments | None) -> Tensor:
     """[N, in] -> [N, out + shrinks], or [N, out] with the expands of ``segments`` added."""
-    z = skinny_linear(x, columns.weight, columns.bias)
+    z = rows_linear(x, columns.weight, columns.bias)
     return z if segments is None else expand_segments(z, columns.lora, segments)

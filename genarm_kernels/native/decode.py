@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genarm_kernels.lora import Lora
 
-from .library import library
+from .library import library, threads
 
 CHUNK = 512  # positions that one thread attends to at a time, attention.h's
 
@@ -62,7 +62,7 @@ class _Layer(ctypes.Structure):
 class _Decoder(ctypes.Structure):
     _fields_ = [
         ("layers", ctypes.POINTER(_Layer)),
-        *((name, ctypes.c_int64) for name in ("depth", "R", "H", "heads", "kv_heads", "D", "T", "mlp", "packed_size")),
+        *((name, ctypes.c_int64) for name in ("depth", "R", "H", "heads", "kv_heads", "D", "T", "packed_size")),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("cache", "norm", "lengths", "adapters", "cos", "sin")),
@@ -93,8 +93,8 @@ class DecodeStep:
         assert native is not None and cache.is_contiguous()
         _, _, R, kv_heads, T, D = cache.shape
         products = [product for layer in layers for product in _products(layer)]
-        H, mlp = len(norm), layers[0].down.weight.shape[1]
-        self._native, self._threads = native, torch.get_num_threads()
+        H = len(norm)
+        self._native, self._threads = native, threads()
         packed = max(native.packed_rows(R, K) * K for K in {product.weight.shape[1] for product in products})
         shrinks = max(0 if product.lora is None else len(product.widths) * product.lora.rank for product in products)
         # residual, z, h, partials, packed
@@ -105,12 +105,12 @@ class DecodeStep:
             R * heads * -(-T // CHUNK) * (D + 2),
             self._threads * packed,
         )
-        room = torch.empty(sum(sizes), dtype=torch.float32)
+        room = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
         self._kept = (layers, norm, adapters, cache, lengths, cos, sin, room)
         self._layers = (_Layer * len(layers))(*map(_layer, layers))
         pointers = [part.data_ptr() for part in torch.split(room, list(sizes))]
         self._decoder = _Decoder(
-            self._layers, len(layers), R, H, heads, kv_heads, D, T, mlp, packed, eps, scale,
+            self._layers, len(layers), R, H, heads, kv_heads, D, T, packed, eps, scale,
             *(one.data_ptr() for one in (cache, norm, lengths, adapters, cos, sin)), *pointers,
         )  # fmt: skip
         self._address = ctypes.addressof(self._decoder)
@@ -118,8 +118,8 @@ class DecodeStep:
     def __call__(self, embedded: Tensor) -> Tensor:
         """embedded [R, H], contiguous, of the weights' dtype -> hidden states [R, H] after the last norm."""
         hidden = torch.empty_like(embedded)
-        threads = min(self._threads, torch.get_num_threads())
-        self._native.decode(self._address, embedded.data_ptr(), hidden.data_ptr(), threads)
+        team = min(self._threads, threads())
+        self._native.decode(self._address, embedded.data_ptr(), hidden.data_ptr(), team)
         return hidden
 
 

@@ -19,7 +19,7 @@ typedef struct {
    z [R, widest], h [R, most shrinks], partials [R, heads, ceil(T / CHUNK), D + 2], packed [threads, packed_size]. */
 typedef struct {
     const layer *layers;
-    int64_t depth, R, H, heads, kv_heads, D, T, mlp, packed_size;
+    int64_t depth, R, H, heads, kv_heads, D, T, packed_size;
     float eps, scale;
     element *cache;
     const element *norm;
@@ -86,7 +86,7 @@ static void product(const decoder *m, const linear *weights, enum source source,
             else if (source == HEADS)
                 combine(a, row, x + r * K);
             else
-                swiglu(m->z + row * 2 * m->mlp, m->mlp, x + r * K);
+                swiglu(m->z + row * 2 * K, K, x + r * K);
         }
         target y = {to + first * stride, 0, stride, add};
         apply(weights, x, count, m->adapters + first, m->h + first * width, lifts, y);
@@ -104,7 +104,7 @@ static void run_layer(const decoder *m, int64_t index, int64_t chunks, float *x,
     product(m, &one->qkv, NORM, one->attention_norm, 0, x, lifts, m->z, one->qkv.N, 0);
     attend(&a);
     product(m, &one->out, HEADS, 0, &a, x, lifts, m->residual, m->H, 1);
-    product(m, &one->gate_up, NORM, one->mlp_norm, 0, x, lifts, m->z, 2 * m->mlp, 0);
+    product(m, &one->gate_up, NORM, one->mlp_norm, 0, x, lifts, m->z, one->gate_up.N, 0);
     product(m, &one->down, MLP, 0, 0, x, lifts, m->residual, m->H, 1);
 }
 

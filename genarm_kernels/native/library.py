@@ -56,10 +56,31 @@ def why() -> tuple[bool, str]:
     return True, "compiled for this processor; several rows for one read of the weights"
 
 
+def threads() -> int:
+    """How many threads a call may have: torch's number, one in a process forked from one whose threads it lacks."""
+    return 1 if _forked else torch.get_num_threads()
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 @cache
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
     try:
-        return _load(_compiled(DEFINES[dtype]))
+        path = _compiled(DEFINES[dtype])
+        try:
+            return _load(path)
+        except OSError:  # one that was cut short, by a full disk say
+            path.unlink()
+            return _load(_compiled(DEFINES[dtype]))
     except (CompileError, OSError) as error:
         warnings.warn(
             f"genarm's CPU kernels are left out, decoding is slower without: {error}. Install a C compiler with "
@@ -93,10 +114,12 @@ def _compiled(defines: tuple[str, ...]) -> Path:
         raise CompileError("no C compiler was found")
     command = [*compiler.split(), *FLAGS, *defines]
     path = _folder() / f"kernels-{_fingerprint(command)}.so"
-    if not path.exists():
+    if not path.exists() or not _is_private(path):
         with tempfile.TemporaryDirectory(dir=path.parent) as work:
             made = Path(work) / path.name
             _run([*command, str(SOURCES / MAIN), "-o", str(made), "-lm"])
+            with made.open("rb") as whole:
+                os.fsync(whole.fileno())
             made.replace(path)
     return path
 
@@ -133,15 +156,22 @@ def _processor() -> str:
 
 def _folder() -> Path:
     """Where libraries are kept: the user's cache, a folder nobody else writes; without one, this process's own."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "genarm" / "native"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "")
+        folder = (base if base.is_absolute() else Path.home() / ".cache") / "genarm" / "native"
+        for one in (folder.parent, folder):
+            one.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_private(folder.parent) and _is_private(folder) and os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
         pass
     return _own_folder()
+
+
+def _is_private(path: Path) -> bool:
+    """Whether this is the user's own and nobody else may write it: what lies there is going to be run."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 @cache

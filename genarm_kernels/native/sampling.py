@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genarm_kernels.arguments import GROUP_SIZE, INTERPRETED, Inputs
 
-from .library import library
+from .library import library, threads
 
 
 class _Combination(ctypes.Structure):
@@ -34,8 +34,8 @@ def combine(kernels: ctypes.CDLL, inputs: Inputs, examined: Tensor) -> tuple[Ten
     ``examined`` [R, M] bool: whether NaN or +inf among a model's logits counts.
     """
     R, M, groups = inputs.batch_size, len(inputs.logits), inputs.groups
-    scores = torch.empty(R, groups * GROUP_SIZE, dtype=torch.float32)
-    status = torch.zeros(R, dtype=torch.int32)
+    scores = torch.empty(R, groups * GROUP_SIZE, dtype=torch.float32, device="cpu")
+    status = torch.zeros(R, dtype=torch.int32, device="cpu")
     weights, bias, examined = inputs.weights.contiguous(), inputs.bias, examined.contiguous()
     pointers = (ctypes.c_void_p * M)(*(logits.data_ptr() for logits in inputs.logits))
     strides = (ctypes.c_int64 * M)(*(logits.stride(0) for logits in inputs.logits))
@@ -44,19 +44,19 @@ def combine(kernels: ctypes.CDLL, inputs: Inputs, examined: Tensor) -> tuple[Ten
         None if bias is None else bias.data_ptr(), examined.data_ptr(),
         M, R, inputs.vocab_size, groups, 0 if bias is None else bias.stride(0), scores.data_ptr(), status.data_ptr(),
     )  # fmt: skip
-    kernels.combine_scores(ctypes.addressof(arguments), torch.get_num_threads())
+    kernels.combine_scores(ctypes.addressof(arguments), threads())
     return scores, status
 
 
 def race(kernels: ctypes.CDLL, kept: Tensor, inverse_temperature: Tensor, inputs: Inputs) -> Tensor:
     """A group by its mass, then a token of it; kept [R, whole groups], contiguous -> [R] int64."""
     R, groups = kept.shape[0], inputs.groups
-    tokens = torch.empty(R, dtype=torch.int64)
-    room = torch.empty(2 * R * groups, dtype=torch.float32)
+    tokens = torch.empty(R, dtype=torch.int64, device="cpu")
+    room = torch.empty(2 * R * groups, dtype=torch.float32, device="cpu")
     kept, inverse = kept.contiguous(), inverse_temperature.contiguous()
     seeds, positions = inputs.seeds.contiguous(), inputs.positions.contiguous()
     kernels.race(
         kept.data_ptr(), R, groups, inverse.data_ptr(), seeds.data_ptr(), positions.data_ptr(), tokens.data_ptr(),
-        room.data_ptr(), torch.get_num_threads(),
+        room.data_ptr(), threads(),
     )  # fmt: skip
     return tokens

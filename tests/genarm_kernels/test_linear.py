@@ -27,7 +27,7 @@ ROWS = (1, 2, 8, 9, 16, 17, 32, 33, 64)
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("R", [1, 5, 64, 65])
-def test_a_cpu_gets_torch_s_linear(torch_path: None, R: int, dtype: torch.dtype) -> None:
+def test_a_cpu_gets_torch_s_linear(R: int, dtype: torch.dtype) -> None:
     x, weight, bias = torch.randn(R, 48).to(dtype), torch.randn(80, 64).to(dtype)[:70, :48], torch.randn(70).to(dtype)
     assert torch.equal(skinny_linear(x, weight), F.linear(x, weight))
     y = skinny_linear(x, weight, bias)

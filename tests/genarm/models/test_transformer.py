@@ -292,3 +292,21 @@ def test_a_model_in_training_mode_decodes_without_dropout_and_stays_in_it(tmp_pa
     assert_streams_are(GuidedDecoder(base, [folder, reward]), [*plain, plain[1]])
     assert base.training
     assert reward.training
+
+
+def test_layers_may_have_mlps_of_other_widths() -> None:
+    base, narrow, wide = build("llama"), build("llama", intermediate_size=16), build("llama", intermediate_size=80)
+    for other in (narrow, wide):
+        base.model.layers[1].mlp = other.model.layers[1].mlp
+        decoder = GuidedDecoder(base)
+        assert kinds(decoder) == ["fused"]
+        assert_streams_are(decoder, [untouched(base)], [random_prompts(RAGGED, seed=1)], steps=4)
+
+
+def test_a_token_beyond_the_cache_is_an_error() -> None:
+    decoder = GuidedDecoder(build("llama"))
+    session = decoder.engine.backbones[0].session(2, 6)
+    session.prefill([random_prompts([5, 3], seed=1)])
+    session.decode(torch.tensor([4, 4]))
+    with pytest.raises(IndexError):
+        session.decode(torch.tensor([4, 4]))

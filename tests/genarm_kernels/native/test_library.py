@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from genarm_kernels import skinny_linear
 from genarm_kernels.native import library
+from genarm_kernels.native.linear import rows_linear
 
 X, W = torch.ones(2, 4), torch.ones(3, 4)
 
@@ -56,10 +57,10 @@ def test_without_a_working_compiler_torch_is_used_and_it_is_said_once(
 ) -> None:
     monkeypatch.setenv(setting, value)
     with pytest.warns(UserWarning, match=f"CPU kernels are left out.*{reason}.*gcc"):
-        assert torch.equal(skinny_linear(X, W), torch.full((2, 3), 4.0))
+        assert torch.equal(rows_linear(X, W), torch.full((2, 3), 4.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        skinny_linear(X, W)
+        rows_linear(X, W)
     runs, text = library.why()
     assert not runs and "C compiler" in text
 
@@ -84,6 +85,51 @@ def test_a_cache_that_cannot_be_written_is_done_without(anew: Path, monkeypatch:
     anew.parent.parent.joinpath("file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(anew.parent.parent / "file"))
     assert library.library(torch.float32) is not None
+
+
+def test_a_library_cut_short_is_made_again(anew: Path) -> None:
+    made = library._compiled(library.DEFINES[torch.float32])
+    made.write_bytes(b"")
+    assert library.library(torch.float32) is not None
+    assert made.stat().st_size > 0
+
+
+def test_a_folder_that_others_may_write_is_not_trusted(anew: Path) -> None:
+    anew.mkdir(parents=True)
+    for folder in (anew, anew.parent):
+        folder.chmod(0o777)
+        assert library._folder() == library._own_folder() != anew
+        folder.chmod(0o700)
+    assert library._folder() == anew
+
+
+def test_without_a_home_a_folder_of_its_own_will_do(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        monkeypatch.setattr(library.Path, "home", nowhere)
+        assert library._folder() == library._own_folder()
+
+
+def test_a_forked_process_has_one_thread(native_path: None) -> None:
+    """OpenMP's threads do not come along, and waiting for them would never end."""
+    script = (
+        "import os, torch\n"
+        "from genarm_kernels import guided_sample\n"
+        "from genarm_kernels.native import library\n"
+        "library.wanted = lambda: True\n"
+        "torch.set_num_threads(2)\n"
+        "logits = [torch.zeros(2, 5000)]\n"
+        "tokens = guided_sample(logits, [1.0]).tokens\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    os._exit(0 if torch.equal(guided_sample(logits, [1.0]).tokens, tokens) else 3)\n"
+        "print(os.waitpid(child, 0)[1], library.threads())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["0", "2"], done.stderr
 
 
 def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from native_cases import check_exact
 
-from genarm_kernels import reference, skinny_linear
-from genarm_kernels.native import linear
+from genarm_kernels import reference
+from genarm_kernels.native import library, linear
 
 DTYPES = (torch.float32, torch.bfloat16)
 pytestmark = pytest.mark.usefixtures("native_path")
@@ -37,23 +38,33 @@ def test_a_row_s_bits_are_its_own(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_cpu_gets_them_through_skinny_linear(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_linear_takes_them_where_they_are_faster(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = torch.randn(3, 48).to(dtype), torch.randn(70, 64).to(dtype)[:, :48], torch.randn(70).to(dtype)
-    y = skinny_linear(x, weight, bias)
+    y = linear.rows_linear(x, weight, bias)
     assert torch.equal(y, linear.linear(x, weight, bias))
     torch.testing.assert_close(y.double(), reference.skinny_linear(x, weight, bias), rtol=1e-2, atol=1e-2)
     many = torch.randn(linear.MOST_FLOAT_ROWS + 1, 48).to(dtype)
-    assert linear.suits(many, weight, bias, None) == (dtype == torch.bfloat16)
+    assert linear.suits(many, weight, bias) == (dtype == torch.bfloat16)
+    monkeypatch.setattr(library, "wanted", lambda: False)
+    assert torch.equal(linear.rows_linear(x, weight, bias), F.linear(x, weight, bias))
 
 
 def test_what_needs_a_gradient_has_no_memory_or_another_dtype_is_torch_s() -> None:
     x, weight = torch.randn(2, 8), torch.randn(3, 8)
-    assert linear.suits(x, weight, None, None)
-    assert not linear.suits(x.clone().requires_grad_(), weight, None, None)
-    assert not linear.suits(x.half(), weight.half(), None, None)
-    assert not linear.suits(x.to("meta"), weight.to("meta"), None, None)
-    assert not linear.suits(x.t().contiguous().t(), weight, None, None)
-    assert not linear.suits(x[:0], weight, None, None)
-    assert not linear.suits(x, weight, torch.zeros(1), None)
+    assert linear.suits(x, weight)
+    assert not linear.suits(x.clone().requires_grad_(), weight)
+    assert not linear.suits(x.half(), weight.half())
+    assert not linear.suits(x, weight.bfloat16())
+    assert not linear.suits(x.to("meta"), weight.to("meta"))
+    assert not linear.suits(x.t().contiguous().t(), weight)
+    assert not linear.suits(x[:0], weight)
     with torch.no_grad():
-        assert linear.suits(x.clone().requires_grad_(), weight, None, None)
+        assert linear.suits(x.clone().requires_grad_(), weight)
+
+
+def test_another_default_device_changes_nothing() -> None:
+    x, weight = torch.randn(2, 8), torch.randn(3, 8)
+    with torch.device("meta"):
+        y = linear.rows_linear(x, weight)
+    assert y.device.type == "cpu"
+    torch.testing.assert_close(y, x @ weight.T)
