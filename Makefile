@@ -20,9 +20,10 @@ test: $(VENV)/.dev
 bench: $(VENV)/.dev
 	bench/device.sh
 
-# Whole decoding steps: the digest, the rows as tables, and a picture a sweep.
+# Whole decoding steps: the digest, the rows as tables, and a picture a sweep. A few minutes; 12 on a CPU with AVX2 alone,
+# where the peers read their prompts slowly.
 bench-decode: $(VENV)/.dev
-	SUITES=decode bench/device.sh
+	SUITES=decode BUDGET=$${BUDGET:-1800} bench/device.sh
 	$(BIN)/python -m bench.decode_table out/device/decode.json > out/device/decode.md
 	$(BIN)/python -m bench.decode_plot out/device/decode.json out/device
 
