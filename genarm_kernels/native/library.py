@@ -57,16 +57,18 @@ def why() -> tuple[bool, str]:
 
 
 def threads() -> int:
-    """How many threads a call may have: torch's number, one in a process forked from one whose threads it lacks."""
+    """How many threads a call may have: torch's number, one in a process forked from one that has had a team of them."""
+    global _had_a_team
+    _had_a_team = True
     return 1 if _forked else torch.get_num_threads()
 
 
-_forked = False
+_had_a_team = _forked = False
 
 
 def _after_fork() -> None:
     global _forked
-    _forked = True
+    _forked = _had_a_team  # whose threads did not come along: waiting for them would never end
 
 
 os.register_at_fork(after_in_child=_after_fork)
