@@ -57,7 +57,7 @@ def why() -> tuple[bool, str]:
 
 
 def threads() -> int:
-    """How many threads a call may have: torch's number, one in a process forked from one that has had a team of them."""
+    """How many threads a call may have: torch's number, one in a process forked from one that had a team of them."""
     global _had_a_team
     _had_a_team = True
     return 1 if _forked else torch.get_num_threads()
