@@ -75,10 +75,11 @@ def _blocks(inputs: Inputs) -> list[Inputs]:
 
 def _sample_block(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
     combined = _combine(inputs, return_logprobs)
+    masses = None
     if inputs.greedy:
         tokens = combined.kept.argmax(1)
     else:
-        tokens = _draw(combined, inputs)
+        tokens, masses = _draw(combined, inputs)
         if inputs.greedy is None:
             tokens = torch.where(inputs.temperature == 0, combined.kept.argmax(1), tokens)
     status = combined.status
@@ -88,7 +89,8 @@ def _sample_block(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
         tokens = torch.where(bad, _fallback(inputs), tokens)
     if not return_logprobs:
         return GuidedSample(tokens, None, None, status)
-    masses = _group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
+    if masses is None or inputs.greedy is None:
+        masses = _group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
     score = combined.scores.gather(1, tokens[:, None])
     logprobs = ((score - masses.top) * masses.inverse_temperature)[:, 0] - masses.log_total()
     model_logprobs = torch.stack([_model_logprobs(z, tokens, inputs.vocab_size) for z in inputs.logits], 1)
@@ -162,12 +164,13 @@ def _weighted_sum(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tens
     return scores if inputs.bias is None else scores.add_(inputs.bias), status
 
 
-def _draw(combined: _Combined, inputs: Inputs) -> Tensor:
-    """A token a row, of those that were kept -> [R] int64."""
+def _draw(combined: _Combined, inputs: Inputs) -> tuple[Tensor, _Masses | None]:
+    """A token a row, of those that were kept -> [R] int64, and the groups' masses where they were made on the way."""
     kernels = native.library_for(inputs)
     if kernels is not None:
-        return native.race(kernels, combined.kept, combined.inverse_temperature, inputs)
-    return _race(combined.kept, _group_masses(combined.kept, combined.inverse_temperature), inputs)
+        return native.race(kernels, combined.kept, combined.inverse_temperature, inputs), None
+    masses = _group_masses(combined.kept, combined.inverse_temperature)
+    return _race(combined.kept, masses, inputs), masses
 
 
 def _race(kept: Tensor, masses: _Masses, inputs: Inputs) -> Tensor:

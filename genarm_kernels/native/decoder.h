@@ -31,7 +31,6 @@ typedef struct {
 /* What the rows of a product are made of. */
 enum source { NORM, HEADS, MLP };
 
-/* out [H], packed: a row of the residual normalised. */
 INLINE float inverse_rms(const float *row, int64_t H, float eps)
 {
     floats squares = (floats){};
@@ -44,6 +43,7 @@ INLINE float inverse_rms(const float *row, int64_t H, float eps)
     return 1.0f / sqrtf(total / H + eps);
 }
 
+/* out [H], packed: a row of the residual normalised. */
 static void normalise(const float *row, const element *weight, int64_t H, float eps, float *out)
 {
     float scale = inverse_rms(row, H, eps);
