@@ -94,7 +94,8 @@ def _sampling(devices: list[Device]) -> Backend:
         return Backend("sampling", "Triton interpreter", "TRITON_INTERPRET=1: kernels run in Python, for tests only")
     if devices:
         return Backend("sampling", "Triton kernels", "on CUDA tensors; torch operations on CPU tensors")
-    return Backend("sampling", "torch operations", "no CUDA device: the CPU path draws the same tokens as the kernels")
+    uses = "torch operations, kernels in C" if native.why()[0] else "torch operations"
+    return Backend("sampling", uses, "no CUDA device: the CPU path draws the same tokens as the kernels")
 
 
 def interpreted() -> bool:

@@ -47,6 +47,7 @@ def test_the_sampling_backend_follows_the_machine(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(info, "interpreted", lambda: interpreted)
+    monkeypatch.setattr(info.native, "why", lambda: (False, "because"))
     found = info.collect()
     assert found.devices == [info.Device("Imaginary", 2**34, "9.0")] * devices
     assert found.backends[0].uses == uses
