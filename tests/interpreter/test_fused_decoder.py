@@ -14,6 +14,7 @@ from fused_cases import assert_streams_are, build, kinds, plain_logits, stream_l
 import genarm_kernels
 from genarm import GuidedDecoder
 from genarm.models import transformer
+from genarm_kernels.native import linear
 
 STEPS = 3
 SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "head_dim": 16}
@@ -34,8 +35,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
+    places = {"decode_attention": genarm_kernels, "skinny_linear": linear}
     for name in A_LAYER:
-        place = genarm_kernels if name == "decode_attention" else transformer
+        place = places.get(name, transformer)
         monkeypatch.setattr(place, name, counted(name, getattr(place, name)))
     return counts
 
