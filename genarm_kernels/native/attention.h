@@ -10,6 +10,8 @@
 #define CHUNK 512
 #define AHEAD 32 /* positions between a key's way into the cache and its use; values come there while keys are used */
 
+int64_t chunks_of(int64_t positions) { return (positions + CHUNK - 1) / CHUNK; }
+
 /* keys, values [R, kv_heads, T, D]; z [R, heads + 2 kv_heads, D] queries, keys, values of the new tokens; lengths [R] with
    the new token; cos, sin [T, D / 2]; norms [D] or none; partials [R, heads, chunks, D + 2]. */
 typedef struct {

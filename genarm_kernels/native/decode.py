@@ -13,8 +13,6 @@ from genarm_kernels.lora import Lora
 
 from .library import library, threads
 
-CHUNK = 512  # positions that one thread attends to at a time, attention.h's
-
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -102,7 +100,7 @@ class DecodeStep:
             R * H,
             R * max(sum(product.widths) for product in products),
             R * shrinks,
-            R * heads * -(-T // CHUNK) * (D + 2),
+            R * heads * native.chunks_of(T) * (D + 2),
             self._threads * packed,
         )
         room = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")

@@ -1,11 +1,9 @@
-/* One token a row through every layer of a Llama-like decoder, and products of many rows with one matrix.
+/* One token a row through every layer of a Llama-like decoder.
 
    Between two products a step reads little: what a product's rows need (norm, attention's end, SwiGLU) every thread makes
    for itself, so threads wait for each other only where columns become rows. The residual is float32. */
 
 #pragma once
-
-#include <omp.h>
 
 #include "attention.h"
 
@@ -16,7 +14,7 @@ typedef struct {
 } layer;
 
 /* cache [layers, 2, R, kv_heads, T, D]; lengths [R] with the new token; adapters [R], −1 for none. Room: residual [R, H],
-   z [R, widest], h [R, most shrinks], partials [R, heads, ceil(T / CHUNK), D + 2], packed [threads, packed_size]. */
+   z [R, widest], h [R, most shrinks], partials [R, heads, chunks_of(T), D + 2], packed [threads, packed_size]. */
 typedef struct {
     const layer *layers;
     int64_t depth, R, H, heads, kv_heads, D, T, packed_size;
@@ -67,9 +65,8 @@ static void swiglu(const float *row, int64_t width, float *out)
         floats high = silu(load_floats(row + k + 8)) * load_floats(row + width + k + 8);
         store_pair(out + k, arrange(low, high));
     }
-    for (; k < width; k++) {
+    for (; k < width; k++)
         out[k] = silu(all(row[k]))[0] * row[width + k];
-    }
 }
 
 /* One of a layer's products, over rows made of ``source``; threads wait for each other at its end. */
@@ -114,7 +111,7 @@ void decode(const decoder *m, const element *embedded, element *hidden, int thre
     int64_t longest = 0;
     for (int64_t r = 0; r < m->R; r++)
         longest = m->lengths[r] > longest ? m->lengths[r] : longest;
-    int64_t chunks = (longest + CHUNK - 1) / CHUNK;
+    int64_t chunks = chunks_of(longest);
 #pragma omp parallel num_threads(threads)
     {
         float *x = m->packed + omp_get_thread_num() * m->packed_size;
@@ -133,27 +130,3 @@ void decode(const decoder *m, const element *embedded, element *hidden, int thre
         }
     }
 }
-
-/* y [R, N] = x Wᵀ + bias for rows in the model's dtype, any number of them. ``packed`` is room for ``threads`` times
-   ``packed_size`` floats: packed_rows(R, K) rows of K. */
-void linear_rows(const element *x, int64_t x_stride, const element *w, int64_t w_stride, const element *bias, element *y,
-                 int64_t y_stride, int64_t R, int64_t N, int64_t K, float *packed, int64_t packed_size, int threads)
-{
-    int64_t step = block_rows(K);
-#pragma omp parallel num_threads(threads)
-    {
-        float *own = packed + omp_get_thread_num() * packed_size;
-        for (int64_t first = 0; first < R; first += step) {
-            int64_t count = least(step, R - first);
-            for (int64_t r = 0; r < count; r++) {
-                for (int64_t k = 0; k < K; k++)
-                    own[r * K + k] = widen(x[(first + r) * x_stride + k]);
-                pack(own + r * K, K);
-            }
-            columns(own, count, K, w, w_stride, bias, 0, N, 0, 0, (target){0, y + first * y_stride, y_stride, 0});
-        }
-    }
-}
-
-/* Rows of K columns that a thread holds packed, of R. */
-int64_t packed_rows(int64_t R, int64_t K) { return least(R, block_rows(K)); }

@@ -95,9 +95,9 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
 def _load(path: Path) -> ctypes.CDLL:
     # Its OpenMP is the one torch has loaded: threads are shared.
     loaded = ctypes.CDLL(str(path))
-    loaded.packed_rows.restype = ctypes.c_int64
-    loaded.packed_rows.argtypes = [ctypes.c_int64] * 2
     pointer, size = ctypes.c_void_p, ctypes.c_int64
+    loaded.packed_rows.restype = loaded.chunks_of.restype = size
+    loaded.packed_rows.argtypes, loaded.chunks_of.argtypes = [size, size], [size]
     for function in (loaded.linear_rows, loaded.decode, loaded.combine_scores, loaded.race):
         function.restype = None
     loaded.linear_rows.argtypes = [

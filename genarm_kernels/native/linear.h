@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <omp.h>
+
 #include "vector.h"
 
 #define ROWS 4
@@ -163,3 +165,27 @@ static void apply(const linear *m, const float *x, int64_t R, const int32_t *ada
         columns(x, R, m->K, m->weight, m->K, m->bias, start, start + m->widths[t], m->up ? lifts : 0, m->rank, y);
     }
 }
+
+/* y [R, N] = x Wᵀ + bias for rows in the model's dtype, any number of them. ``packed`` is room for ``threads`` times
+   ``packed_size`` floats: packed_rows(R, K) rows of K. */
+void linear_rows(const element *x, int64_t x_stride, const element *w, int64_t w_stride, const element *bias, element *y,
+                 int64_t y_stride, int64_t R, int64_t N, int64_t K, float *packed, int64_t packed_size, int threads)
+{
+    int64_t step = block_rows(K);
+#pragma omp parallel num_threads(threads)
+    {
+        float *own = packed + omp_get_thread_num() * packed_size;
+        for (int64_t first = 0; first < R; first += step) {
+            int64_t count = least(step, R - first);
+            for (int64_t r = 0; r < count; r++) {
+                for (int64_t k = 0; k < K; k++)
+                    own[r * K + k] = widen(x[(first + r) * x_stride + k]);
+                pack(own + r * K, K);
+            }
+            columns(own, count, K, w, w_stride, bias, 0, N, 0, 0, (target){0, y + first * y_stride, y_stride, 0});
+        }
+    }
+}
+
+/* Rows of K columns that a thread holds packed, of R. */
+int64_t packed_rows(int64_t R, int64_t K) { return least(R, block_rows(K)); }
