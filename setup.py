@@ -50,5 +50,5 @@ setup(
         "plots": PLOTS,
         "dev": [*CHECKS, *BENCH, *PLOTS, *TRAIN],
     },
-    entry_points={"console_scripts": ["genarm=genarm.cli:main"]},
+    entry_points={"console_scripts": ["genarm=genarm.cli.app:main"]},
 )

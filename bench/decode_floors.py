@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.decode_cases import MODELS
 from bench.decode_models import RANK, Family, config, random_model, step_bytes
-from genarm.models.lora import LoraAdapter
+from genarm.models.adapters import LoraAdapter
 
 SHAPES = ((1, 128), (1, 1024), (1, 3072), (1, 16384), (16, 3072), (64, 3072))
 MOST = 3  # reward models

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
-from genarm.models.lora import LoraAdapter
+from genarm.models.adapters import LoraAdapter
 
 RANK = 16
 LLAMA3_ROPE = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.decode_cases import OURS, Case, Contender, ours
 from bench.decode_models import Family, StepBytes, family, step_bytes
 from bench.decode_peers import Decode, Generate, Loop, Ours, Stream, Timing
-from genarm.benchmark import rotate
+from genarm.cli.bench import rotate
 from genarm.errors import CacheMemoryError
 
 GPU = torch.cuda.is_available()

@@ -14,7 +14,7 @@ import torch
 import triton
 
 from bench.machine_code import MachineCode, compile_kernel, group_configuration, read, shipped
-from genarm_kernels.arguments import GROUP_SIZE
+from genarm_kernels.sampling.arguments import GROUP_SIZE
 
 # An H200, as its data sheet and public measurements have it; a run's own figures replace them where there is one.
 COPY_BANDWIDTH = 4.3e12  # bytes read + written a second

@@ -19,9 +19,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from genarm_kernels import combine, draw, filters
-from genarm_kernels.arguments import GROUP_SIZE
-from genarm_kernels.partials import Partials
+from genarm_kernels.sampling import combine, draw, filters
+from genarm_kernels.sampling.arguments import GROUP_SIZE
+from genarm_kernels.sampling.groups import Partials
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 IDS_A_LANE = GROUP_SIZE // 32

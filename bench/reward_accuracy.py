@@ -30,10 +30,10 @@ from peft import PeftModel
 from bench.report import environment
 from bench.reward_suites import SUITES, Suite
 from genarm.embedded import BASE
+from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.encoding import EncodedPair, encode_pairs
 from genarm.preferences.pairs import PreferencePair, read_pairs
 from genarm.preferences.scoring import pair_rewards, sequence_scores
-from genarm.preferences.tokenizer import pair_tokenizer
 from genarm.training.models import untrained_model
 from genarm.training.run import train
 from genarm.training.settings import Kind, TrainingSettings

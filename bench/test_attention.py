@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench import measure
-from genarm.models.attention import _flash_takes
-from genarm.models.attention import decode_attention as attend
+from genarm.models.fused.attention import _flash_takes
+from genarm.models.fused.attention import decode_attention as attend
 from genarm_kernels import decode_attention, reference
 
 GPU = torch.cuda.is_available()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import measure
-from genarm_kernels import linear
+from genarm_kernels.layer import linear
 from genarm_kernels.native import linear as native
 
 GPU = torch.cuda.is_available()

@@ -21,7 +21,7 @@ from bench import logprobs_peers as peers
 from bench import measure
 from bench.logprobs_cases import PRODUCTS, Case, cpu_cases, gpu_cases
 from bench.memory import peak_bytes
-from genarm.benchmark import rotate
+from genarm.cli.bench import rotate
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench import measure
 from genarm_kernels import Lora, add_rms_norm, rotary_store, swiglu
-from genarm_kernels.lora import expand
+from genarm_kernels.layer.lora import expand
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")

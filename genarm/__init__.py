@@ -24,7 +24,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .decoder import GuidedDecoder
     from .dropin import custom_generate
-    from .output import GenerationOutput, GenerationStats, StreamStep
+    from .request.output import GenerationOutput, GenerationStats, StreamStep
     from .reuse import generate
 
 __version__ = "0.1.0"
@@ -34,9 +34,9 @@ _LAZY = {
     "GuidedDecoder": "decoder",
     "generate": "reuse",
     "custom_generate": "dropin",
-    "GenerationOutput": "output",
-    "GenerationStats": "output",
-    "StreamStep": "output",
+    "GenerationOutput": "request.output",
+    "GenerationStats": "request.output",
+    "StreamStep": "request.output",
 }
 
 

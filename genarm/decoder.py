@@ -10,10 +10,13 @@ from typing import Any, Literal, Unpack, get_args
 import torch
 from torch import Tensor, nn
 
+from .engine.batch import Batch
 from .engine.engine import Engine
 from .engine.memory import largest_batch
 from .errors import InvalidArgumentError, UnsupportedModelError
-from .loading import (
+from .models.causal import CausalModel, inner_model
+from .models.fused.attention import AttentionName
+from .models.loading import (
     RewardModels,
     Source,
     build_models,
@@ -23,13 +26,10 @@ from .loading import (
     resolve_device,
     resolve_dtype,
 )
-from .models.attention import AttentionName
-from .models.causal import CausalModel, inner_model
 from .models.plan import Plan
-from .output import GenerationOutput, StreamStep
-from .prompts import PromptInput
-from .request import Options, Request, prepare
-from .results import Batch
+from .request.options import Options, Request, prepare
+from .request.output import GenerationOutput, StreamStep
+from .request.prompts import PromptInput
 
 NO_LIMIT = 2**31
 EngineName = Literal["auto", "eager", "hf"]

@@ -24,9 +24,9 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .errors import UnsupportedGenerationError
-from .guidance import PerRow, Weights
-from .loading import RewardModels
-from .prompts import PromptInput
+from .models.loading import RewardModels
+from .request.guidance import PerRow, Weights
+from .request.prompts import PromptInput
 from .reuse import shared_decoder
 
 # Warpers the sampler has itself, in the one order in which it applies them: class -> (our keyword, its attribute).

@@ -58,3 +58,7 @@ class NumericalError(GenARMError, ArithmeticError):
 
 class UnsupportedGenerationError(GenARMError, ValueError):
     """A Hugging Face generation mode that guided decoding does not have (beams, assistants, ...)."""
+
+
+class RunError(GenARMError):
+    """A run over many prompts that cannot start or go on: its input, its output, its settings or its memory."""

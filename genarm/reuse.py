@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary, finalize, ref
 from torch import Tensor, nn
 
 from .decoder import GuidedDecoder
-from .loading import RewardModel, RewardModels, name_rewards
-from .output import GenerationOutput
-from .prompts import PromptInput
+from .models.loading import RewardModel, RewardModels, name_rewards
+from .request.output import GenerationOutput
+from .request.prompts import PromptInput
 
 MOST_DECODERS = 4
 Key = tuple[Any, ...]

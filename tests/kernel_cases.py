@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import genarm_kernels
-from genarm_kernels import philox, reference
+from genarm_kernels import noise, reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -220,7 +220,7 @@ def check_pairs_share_no_noise(noise_words: Callable[[Tensor, Tensor, Tensor, in
     positions = torch.arange(1000).repeat(1000)
     words = torch.cat(
         [
-            noise_words(s, p, torch.arange(2)[None], philox.GROUP.value)
+            noise_words(s, p, torch.arange(2)[None], noise.GROUP.value)
             for s, p in zip(seeds.split(65536), positions.split(65536), strict=True)
         ]
     )

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from genarm_kernels import linear, reference
+from genarm_kernels import reference
+from genarm_kernels.layer import linear
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 SENTINEL = 77.0

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genarm_kernels import logprob_blocks, logprob_kernels, reference, token_logprobs
-from genarm_kernels.arguments import INTERPRETED
+from genarm_kernels import reference, token_logprobs
+from genarm_kernels.dispatch import INTERPRETED
+from genarm_kernels.logprobs import blocks, kernels
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 VOCABULARIES = (1, 2, 15, 17, 255, 1023, 3000)
@@ -52,9 +53,9 @@ def results(op: Callable[..., Tensor], *tensors: Tensor, grads: Tensor, token_id
 def small_blocks() -> Iterator[None]:
     """Products of few rows and columns, and a row in several blocks and parts, at sizes that can be afforded."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logprob_blocks, "ELEMENTS", 2**12)
-        patch.setattr(logprob_blocks, "CPU_ELEMENTS", 2**12)
-        patch.setattr(logprob_kernels, "BLOCK_BYTES", 2048)
+        patch.setattr(blocks, "ELEMENTS", 2**12)
+        patch.setattr(blocks, "CPU_ELEMENTS", 2**12)
+        patch.setattr(kernels, "BLOCK_BYTES", 2048)
         yield
 
 
@@ -91,10 +92,10 @@ def blocks_and_parts_join(device: str = "cpu") -> None:
         # Blocks of rows and of columns; two parts of a row, the last of fewer blocks; one part.
         no_further_from_the_truth_than_torch(40, 1500, 24, torch.bfloat16, device, bias=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(logprob_kernels, "PROGRAMS", 2)
+            patch.setattr(kernels, "PROGRAMS", 2)
             for dtype in DTYPES[1:3]:
                 no_further_from_the_truth_than_torch(3, 1500, 24, dtype, device, bias=False)
-            patch.setattr(logprob_kernels, "PROGRAMS", 6)
+            patch.setattr(kernels, "PROGRAMS", 6)
             no_further_from_the_truth_than_torch(2, 2500, 24, torch.float32, device, bias=False)
 
 
@@ -238,8 +239,8 @@ def rows_in_parts_become_slopes_and_nothing_else_is_written(device: str = "cpu")
     for V in (600, 1536, 2049):
         for dtype in DTYPES[1:3]:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(logprob_kernels, "PROGRAMS", 12)
-                patch.setattr(logprob_kernels, "BLOCK_BYTES", 1024)
+                patch.setattr(kernels, "PROGRAMS", 12)
+                patch.setattr(kernels, "BLOCK_BYTES", 1024)
                 _rows_are_right(4, V, dtype, device)
 
 
@@ -250,7 +251,7 @@ def _rows_are_right(C: int, V: int, dtype: torch.dtype, device: str) -> None:
     logits[3] = torch.nan
     logprobs, totals = (torch.full((C + 1,), SENTINEL, dtype=accurate, device=device) for _ in range(2))
     for slopes in (False, True):
-        logprob_kernels.finish_rows(logits, ids, -100, logprobs[:C], totals[:C], slopes)
+        kernels.finish_rows(logits, ids, -100, logprobs[:C], totals[:C], slopes)
         assert slopes or torch.equal(logits[:3].double(), z[:3])
     p = z.softmax(1)
     torch.testing.assert_close(totals[:3].double(), z[:3].logsumexp(1), rtol=1e-5, atol=1e-5)
@@ -273,7 +274,7 @@ def columns_become_slopes_and_nothing_else_is_written(device: str = "cpu") -> No
             totals = z.logsumexp(1).to(torch.promote_types(dtype, torch.float32)) + 1
             logits[4] = totals[4] = torch.nan
             grads = torch.tensor([1.0, -2.0, 0.5, 3.0, 1.0], device=device).to(totals.dtype)
-            logprob_kernels.finish_columns(logits, ids, -100, totals, grads, first)
+            kernels.finish_columns(logits, ids, -100, totals, grads, first)
             exact = -(z - totals.double()[:, None]).exp()
             exact[0, 0] += 1
             exact[1, width - 1] += 1

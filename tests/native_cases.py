@@ -14,10 +14,10 @@ from mutations import Mutation
 from torch import Tensor
 
 from genarm_kernels import reference
-from genarm_kernels.lora import Lora
+from genarm_kernels.layer.lora import Lora
 from genarm_kernels.native import library, linear
 from genarm_kernels.native.decode import DecodeStep, Layer, Product
-from genarm_kernels.reference_steps import expand, rms_norm
+from genarm_kernels.reference.layer import expand, rms_norm
 
 EPS = 1e-5
 

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_flatten
 
 import genarm_kernels
 from genarm.engine import engine, graphs
-from genarm.models import cpu_step
-from genarm_kernels.eager_attention import attend
+from genarm.models.fused import cpu_step
+from genarm_kernels.layer.cpu import attend
 from genarm_kernels.native import library
 
 REFUSED = {"aten::_local_scalar_dense", "aten::nonzero", "aten::lift_fresh", "aten::masked_select", "aten::is_pinned"}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import genarm_kernels
 from genarm_kernels import reference
-from genarm_kernels.lora import Lora
+from genarm_kernels.layer.lora import Lora
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Distance from the float64 truth in units of the last place of the largest value of a row.

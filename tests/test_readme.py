@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from genarm import cli
+from genarm.cli import app
 from genarm.embedded import BASE, REWARDS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def test_each_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "I enjoy"}\n{"id": "b", "prompt": "My"}\n')
     monkeypatch.chdir(tmp_path)
     command = command.replace("path/to/base", str(BASE)).replace("path/to/adapter", str(REWARDS["art"]))
-    assert cli.main(shlex.split(command)[1:]) == 0
+    assert app.main(shlex.split(command)[1:]) == 0
     if "--output" in command:
         assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
@@ -66,16 +66,16 @@ def test_three_commands_lead_from_pairs_to_guided_text(
     write_pairs(tmp_path / "held-out.jsonl", 60, seed=1)
     monkeypatch.chdir(tmp_path)
     train, evaluate, generate = (shlex.split(command)[1:] for command in TRAINING)
-    assert cli.main(train) == 0
-    assert cli.main([*evaluate, "--json", "accuracy.json"]) == 0
+    assert app.main(train) == 0
+    assert app.main([*evaluate, "--json", "accuracy.json"]) == 0
     scorers = json.loads((tmp_path / "accuracy.json").read_text(encoding="utf-8"))["data"][0]["scorers"]
     accuracy = {scorer["name"]: scorer["accuracy"]["value"] for scorer in scorers if scorer["reduction"] == "sum"}
     assert accuracy["mine"] > 0.9 > 0.6 > accuracy["base"]
-    assert cli.main(generate) == 0
+    assert app.main(generate) == 0
     prompts = ["--prompt", "I often think about"] * 16
     cats = {}
     for weight in (0.0, 2.0):
         capsys.readouterr()
-        assert cli.main([*(word.replace(":1.0", f":{weight}") for word in generate), *prompts]) == 0
+        assert app.main([*(word.replace(":1.0", f":{weight}") for word in generate), *prompts]) == 0
         cats[weight] = capsys.readouterr().out.count("cat")
     assert cats[2.0] >= 6 > 2 >= cats[0.0]

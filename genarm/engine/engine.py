@@ -9,9 +9,9 @@ import torch
 
 from ..models.backbone import Backbone
 from ..models.causal import CausalModel
+from ..models.fused.network import FusedBackbone
 from ..models.plan import Plan
-from ..models.transformer import FusedBackbone
-from .captured import CapturedRuns, cache_size
+from .graphs import CapturedRuns, cache_size
 from .job import Job
 from .memory import cache_bytes, check_fit
 from .run import Run, paths

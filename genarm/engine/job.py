@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..guidance import Guidance
+from ..request.guidance import Guidance
 from .state import State, new_state
 
 # (generated so far [B, t], combined scores s [B, V]) -> edited scores [B, V]

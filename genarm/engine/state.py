@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genarm_kernels import GuidedSample
 
-from ..guidance import Guidance
+from ..request.guidance import Guidance
 
 GOING_ON, EOS, STOP, ERROR = range(4)  # going on is 0, as a status without fault is
 # Ids that no model has: before the first token, whatever there is in a stop sequence, and filling that matches nothing.

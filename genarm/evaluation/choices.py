@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..batch.sources import model_path, parse_reward
 from ..errors import InvalidArgumentError, LoadingError
+from ..models.sources import model_path, parse_reward
 
 Kind = Literal["base", "arm", "dpo", "trajectory-rm"]
 OPTIONS: dict[Kind, str] = {"arm": "--reward", "dpo": "--dpo", "trajectory-rm": "--trajectory-rm"}

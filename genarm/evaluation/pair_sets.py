@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InvalidArgumentError
 from ..preferences.encoding import EncodedPair, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs
-from .lengths import Lengths, response_lengths
+from .accuracy import Lengths, response_lengths
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,13 @@ from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from ..errors import GenARMError, InvalidArgumentError, LoadingError
-from ..loading import Source, load_model, load_scorer, load_tokenizer, own_base
+from ..models.adapters import read_adapter
 from ..models.causal import inner_model
 from ..models.files import adapter_folder, is_adapter, model_source, read_json, read_safetensors
-from ..models.lora import read_adapter
+from ..models.loading import Source, load_model, load_scorer, load_tokenizer, own_base
+from ..models.vocabulary import check_vocabularies
 from ..preferences.encoding import EncodedPair
 from ..preferences.scoring import pair_rewards, sequence_scores
-from ..vocabulary import check_vocabularies
 from .choices import OPTIONS, Choice
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from ..errors import UnsupportedModelError
-from .lora import LoraAdapter
+from .adapters import LoraAdapter
 
 # -> a module, for as long as it lives
 Hold = Callable[[], Any]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .attention import AttentionName
 from .backbone import Backbone
 from .causal import CausalModel, inner_model
-from .families import altered_parts, lora_targets, why_not
-from .hf import HFBackbone
-from .stream_adapter import Layers, fingerprint, stream_layers
-from .transformer import FusedBackbone
+from .fused.attention import AttentionName
+from .fused.families import altered_parts, lora_targets, why_not
+from .fused.network import FusedBackbone
+from .fused.streams import Layers, fingerprint, stream_layers
+from .hf.session import HFBackbone
 
 
 class Plan:

@@ -1,11 +1,18 @@
-"""A conversation through a tokenizer's chat template: the text before the response, and the response's own."""
+"""A conversation through a tokenizer's chat template: the text before the response, and the response's own.
+
+With it go the tokenizer that pairs are encoded with, the base's, and which tokens end a turn beside its EOS.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidArgumentError
+from transformers import GenerationConfig
+
+from ..errors import InvalidArgumentError, LoadingError
+from ..models.files import model_source
+from ..models.loading import load_tokenizer
 from .pairs import Message, Text, shared_length
 
 NO_TEMPLATE = (
@@ -58,3 +65,40 @@ def _apply(tokenizer: Any, messages: list[Message], add_generation_prompt: bool)
             f"the chat template fails on messages of {roles} ({error}): write the turns it knows, or repair it"
         ) from error
     return text
+
+
+def turn_ends(tokenizer: Any) -> list[str]:
+    """The other tokens that generation from the tokenizer's model stops at, such as Llama 3's <|eot_id|>.
+
+    They are in the generation_config.json beside the tokenizer; none without one.
+    """
+    if not tokenizer.name_or_path:  # made in memory
+        return []
+    try:
+        config = GenerationConfig.from_pretrained(model_source(tokenizer.name_or_path))
+    except (OSError, ValueError):
+        return []
+    ids = config.eos_token_id
+    listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return [tokenizer.decode([number]) for number in listed if number != tokenizer.eos_token_id]
+
+
+def pair_tokenizer(base: str, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of ``base`` (a folder or hub id), with a padding token: its own, or its end of sequence.
+
+    Raises:
+        LoadingError: there is none.
+        InvalidArgumentError: it has no end-of-sequence token.
+    """
+    tokenizer = load_tokenizer(base, trust_remote_code)
+    if tokenizer is None:
+        model_source(base)  # which says so where it is the model that is missing
+        raise LoadingError(f"{base}: has no tokenizer, and texts must become ids: save one beside the model")
+    if tokenizer.eos_token_id is None:
+        raise InvalidArgumentError(
+            f"{base}: its tokenizer has no end-of-sequence token, which every response ends in: set eos_token"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer

@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.progress import track
 
 from ..errors import GenARMError, InvalidArgumentError
-from .chat import render
+from .chat import render, turn_ends
 from .pairs import Message, PreferencePair, Text
 from .truncation import Truncation, check_max_length, lengths_within
-from .turn_ends import turn_ends
 
 
 class EncodedPair(TypedDict):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +159,20 @@ def _named_rows(name: str) -> Rows:
 
 def _missing(what: str, error: ImportError) -> InvalidArgumentError:
     return InvalidArgumentError(f"{what} ({error}): pip install 'genarm[train]'")
+
+
+def conditions(texts: Iterable[str]) -> dict[str, str]:
+    """{column: value} of every ``--where``; the text is split at its first equals sign.
+
+    Raises:
+        InvalidArgumentError: a text without column or equals sign, or a column named twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        column, equals, value = text.partition("=")
+        if not column or not equals:
+            raise InvalidArgumentError(f"--where {text!r} cannot be read: write COLUMN=VALUE")
+        if column in found:
+            raise InvalidArgumentError(f"--where names the column {column!r} twice: a row has one value of it")
+        found[column] = value
+    return found

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from ..errors import InvalidArgumentError
-from ..preferences.head import response_log_probs
+from ..preferences.scoring import response_log_probs
 
 
 def arm_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:

@@ -9,7 +9,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from transformers import set_seed
 
 from ..errors import InvalidArgumentError
-from ..loading import Source, load_model, load_scorer
+from ..models.loading import Source, load_model, load_scorer
 from .settings import TrainingSettings
 
 # So few tokens a CPU attends to faster by plain matrix products: a step on sequences of 23 took 0.29 s, not 0.37.

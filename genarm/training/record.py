@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..batch.sources import fingerprint
 from ..errors import InvalidArgumentError
+from ..models.sources import fingerprint
 from .settings import TrainingSettings
 
 NAME = "training.json"

@@ -14,15 +14,14 @@ from accelerate.utils.dataclasses import DistributedType
 from transformers import PrinterCallback, Trainer
 
 from ..errors import InvalidArgumentError
-from ..preferences.tokenizer import pair_tokenizer
+from ..preferences.chat import pair_tokenizer
 from . import folder, record
 from .checks import check
 from .dataset import load_pairs
 from .models import trained_model
-from .progress import ShowProgress, accuracy_of
+from .progress import FiniteFigures, ShowProgress, TrainingClock, TrainingIsOver, accuracy_of, check_weights, mean_loss
 from .settings import TrainingSettings
 from .trainers import TRAINERS
-from .watch import FiniteFigures, TrainingClock, TrainingIsOver, check_weights, mean_loss
 
 
 def train(

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 
 from ..errors import GenARMError, InvalidArgumentError
-from ..loading import Source, load_model
+from ..models.loading import Source, load_model
 from ..preferences.collate import PairCollator
 from ..preferences.encoding import EncodedPair
 from .arm import ArmTrainer

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genarm_kernels.lora import Lora
-
-from .library import library, threads
+from genarm_kernels.layer.lora import Lora
+from genarm_kernels.native.library import library, threads
 
 
 @dataclass(frozen=True, slots=True)

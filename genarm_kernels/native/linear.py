@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genarm_kernels.arguments import INTERPRETED
-from genarm_kernels.linear import skinny_linear
-
-from .library import library, threads
+from genarm_kernels.dispatch import INTERPRETED
+from genarm_kernels.layer.linear import skinny_linear
+from genarm_kernels.native.library import library, threads
 
 # Of float32 the library that torch brings is as good from here on; of bfloat16 it never is.
 MOST_FLOAT_ROWS = 32

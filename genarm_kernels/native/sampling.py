@@ -7,9 +7,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from genarm_kernels.arguments import GROUP_SIZE, INTERPRETED, Inputs
-
-from .library import library, threads
+from genarm_kernels.dispatch import INTERPRETED
+from genarm_kernels.native.library import library, threads
+from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 
 
 class _Combination(ctypes.Structure):

@@ -14,7 +14,7 @@ import torch
 from bench.decode_models import family
 from bench.profile_decode import SKIPPED, decode
 from genarm import GuidedDecoder
-from genarm.output import StreamStep
+from genarm.request.output import StreamStep
 
 ROOT = Path(__file__).parents[2]
 

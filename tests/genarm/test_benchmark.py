@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from genarm import cli
-from genarm.benchmark import rotate
+from genarm.cli import app
+from genarm.cli.bench import rotate
 from genarm.embedded import BASE, REWARDS
 
 SHORT = ["bench", "--context", "8", "--new-tokens", "3", "--rounds", "2", "--device", "cpu"]
@@ -19,7 +19,7 @@ SHORT = ["bench", "--context", "8", "--new-tokens", "3", "--rounds", "2", "--dev
 def test_plain_and_guided_decoding_are_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures, trace = tmp_path / "bench.json", tmp_path / "trace.json"
     rewards = ["--reward", "risk", "--reward", f"own={REWARDS['art']}", "--batch-size", "2"]
-    assert cli.main([*SHORT, *rewards, "--json", str(figures), "--trace", str(trace)]) == 0
+    assert app.main([*SHORT, *rewards, "--json", str(figures), "--trace", str(trace)]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("plain", "guided", "ratio", "guided by risk, own; batch 2, context 8"))
     record = json.loads(figures.read_text())
@@ -33,7 +33,7 @@ def test_plain_and_guided_decoding_are_measured_and_written(tmp_path: Path, caps
 
 
 def test_a_base_without_reward_models_is_measured_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*SHORT, "--base", str(BASE)]) == 0
+    assert app.main([*SHORT, "--base", str(BASE)]) == 0
     printed = capsys.readouterr().out
     assert "plain" in printed and "guided" not in printed
 
@@ -50,7 +50,7 @@ def test_a_base_without_reward_models_is_measured_alone(capsys: pytest.CaptureFi
 def test_what_cannot_be_measured_is_one_line(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*SHORT, *arguments]) in (1, 2)
+    assert app.main([*SHORT, *arguments]) in (1, 2)
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and words in captured.err
 
@@ -63,6 +63,6 @@ def test_each_round_starts_with_another_contender() -> None:
 
 
 def test_help_imports_no_torch() -> None:
-    code = "import sys; from genarm import cli; cli.main(['bench', '--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from genarm.cli import app; app.main(['bench', '--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "--trace" in done.stdout

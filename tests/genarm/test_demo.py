@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from genarm import GenARMError, demo
+from genarm import GenARMError
+from genarm.cli import demo
 from genarm.embedded import REWARDS
 
 

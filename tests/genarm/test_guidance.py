@@ -12,7 +12,7 @@ from torch import Tensor
 
 import genarm_kernels
 from genarm import GenARMError, GuidedDecoder, InvalidArgumentError, RewardNameError
-from genarm.guidance import Guidance, seed_rows, top_k_rows, weight_matrix
+from genarm.request.guidance import Guidance, seed_rows, top_k_rows, weight_matrix
 
 CPU = torch.device("cpu")
 NAMES = ("a", "b")

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from genarm import cli, info
+from genarm.cli import app, info
 
 
 def test_it_prints_versions_devices_and_backends(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info"]) == 0
+    assert app.main(["info"]) == 0
     text = capsys.readouterr().out
     for words in (
         torch.__version__,
@@ -27,7 +27,7 @@ def test_it_prints_versions_devices_and_backends(capsys: pytest.CaptureFixture[s
 
 
 def test_it_prints_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info", "--json"]) == 0
+    assert app.main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"versions", "devices", "backends"}
     assert set(found["versions"]) == {"genarm", "python", "torch", "triton", "transformers", "peft"}

@@ -28,9 +28,9 @@ from genarm import (
     UnsupportedModelError,
     VocabularyMismatchError,
 )
-from genarm.loading import load_tokenizer, resolve_device, resolve_dtype
 from genarm.models import files
 from genarm.models.causal import CausalModel
+from genarm.models.loading import load_tokenizer, resolve_device, resolve_dtype
 
 PROMPTS = random_prompts([6, 11], seed=1)
 CPU = torch.device("cpu")
@@ -280,7 +280,7 @@ def test_an_adapter_whose_base_is_in_the_cache_brings_it(
 ) -> None:
     wide = make_model("llama", seed=1, hidden=64)
     adapter = adapter_of(wide, tmp_path / "adapter", "some-org/wide")
-    monkeypatch.setattr("genarm.loading.load_model", lambda name, source: wide)
+    monkeypatch.setattr("genarm.models.loading.load_model", lambda name, source: wide)
     assert_guides_as(GuidedDecoder(base, [adapter]), [base, with_adapter(wide, adapter)])
 
 

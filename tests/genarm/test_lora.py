@@ -15,14 +15,8 @@ from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, VeraConfi
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genarm import (
-    GenARMError,
-    GuidedDecoder,
-    LoadingError,
-    UnsafeWeightsError,
-    UnsupportedAdapterError,
-)
-from genarm.models.lora import read_adapter
+from genarm import GenARMError, GuidedDecoder, LoadingError, UnsafeWeightsError, UnsupportedAdapterError
+from genarm.models.adapters import read_adapter
 
 PROMPTS = random_prompts([6, 11], seed=1)
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -14,7 +14,7 @@ from torch import Tensor
 import genarm_kernels
 from genarm import GuidedDecoder
 from genarm.models.plan import Plan
-from genarm_kernels import philox
+from genarm_kernels import noise
 
 WEIGHTS = [0.8, -0.4]
 STEPS = 16
@@ -34,8 +34,8 @@ def compared(models: list[Any], ids: Tensor, row: int, temperature: float) -> Te
     if not temperature:
         return scores
     seed = genarm_kernels.row_seeds(SEED, len(PROMPTS))[row : row + 1]
-    words = philox.noise_words(seed, torch.tensor([len(ids)]), torch.arange(VOCAB)[None], philox.TOKEN.value)
-    return scores / temperature - philox.exponential(words)[0].double().log()
+    words = noise.noise_words(seed, torch.tensor([len(ids)]), torch.arange(VOCAB)[None], noise.TOKEN.value)
+    return scores / temperature - noise.exponential(words)[0].double().log()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])

@@ -9,7 +9,7 @@ import torch
 from families import left_padded, make_model, random_prompts, right_padded
 
 from genarm import GenARMError, GuidedDecoder, InvalidArgumentError, PromptError
-from genarm.prompts import pad_left, read_prompts
+from genarm.request.prompts import pad_left, read_prompts
 
 CPU = torch.device("cpu")
 RAGGED = [6, 11, 1]

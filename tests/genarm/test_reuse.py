@@ -20,7 +20,8 @@ from peft import PeftModel
 from torch import Tensor
 
 import genarm
-from genarm import GuidedDecoder, loading, reuse
+from genarm import GuidedDecoder, reuse
+from genarm.models import loading
 from genarm.reuse import MOST_DECODERS, shared_decoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*")

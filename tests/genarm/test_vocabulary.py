@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from genarm import GuidedDecoder, VocabularyMismatchError
-from genarm.vocabulary import check_vocabularies, same_up_to_padding
+from genarm.models.vocabulary import check_vocabularies, same_up_to_padding
 
 
 def tokenizer(words: list[str], **special: str) -> Any:

@@ -9,7 +9,7 @@ from compiled_launches import SHARED_BYTES, compile_only, on
 from triton.compiler import CompiledKernel
 
 from bench.machine_code import _dump, _instructions, read
-from genarm_kernels import attention
+from genarm_kernels.layer import attention
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # dtype, Q, H, H_kv, D -> registers at most. 128 threads of 168 leave an SM three programs.

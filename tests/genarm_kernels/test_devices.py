@@ -2,7 +2,7 @@
 
 import torch
 
-from genarm_kernels.devices import on_device
+from genarm_kernels.dispatch import on_device
 
 
 def test_launches_go_to_the_device_that_is_named() -> None:

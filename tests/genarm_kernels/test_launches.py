@@ -8,9 +8,9 @@ from torch import Tensor
 from triton.compiler import CompiledKernel
 
 from bench.machine_code import read
-from genarm_kernels import fused
-from genarm_kernels.arguments import prepare
-from genarm_kernels.values import settle
+from genarm_kernels.sampling import kernels
+from genarm_kernels.sampling.arguments import prepare
+from genarm_kernels.sampling.values import settle
 
 SETTINGS = {
     "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "base_min_p": 0.0, "base_top_p": 1.0,
@@ -27,7 +27,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
 
 def call(logits: list[Tensor], return_logprobs: bool = False, **settings: object) -> None:
     inputs = settle(prepare(logits, torch.ones(len(logits)), *{**SETTINGS, **settings}.values()))
-    fused.guided_sample(inputs, return_logprobs)
+    kernels.guided_sample(inputs, return_logprobs)
 
 
 def at(z: Tensor, stride: int, start: int = 0) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from linear_cases import DTYPES
 
-from genarm_kernels import linear, reference, skinny_linear
+from genarm_kernels import reference, skinny_linear
+from genarm_kernels.layer import linear
 
 CPU = torch.device("cpu")
 # Of Llama-3.1-8B, Llama-3.2-1B and Qwen3-0.6B, with and without a LoRA adapter's shrinks below the weights.

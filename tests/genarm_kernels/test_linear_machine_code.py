@@ -9,7 +9,7 @@ from compiled_launches import SHARED_BYTES, compile_only, on
 from triton.compiler import CompiledKernel
 
 from bench.machine_code import MachineCode, _dump, _instructions, read
-from genarm_kernels import linear
+from genarm_kernels.layer import linear
 
 # Registers at most, by rows of a tile: x's, W's. 128 threads of 168 leave an SM three programs.
 REGISTERS = {(8, 32): 64, (16, 32): 80, (32, 32): 128, (64, 32): 200, (8, 64): 96, (16, 64): 128, (32, 64): 200}

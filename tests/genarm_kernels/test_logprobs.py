@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from genarm_kernels import logprob_blocks, reference, token_logprobs
+from genarm_kernels import reference, token_logprobs
+from genarm_kernels.logprobs import blocks as logprob_blocks
 
 
 @pytest.mark.parametrize("check", cases.CHECKS, ids=lambda check: check.__name__)

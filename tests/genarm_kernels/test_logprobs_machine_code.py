@@ -9,7 +9,7 @@ from compiled_launches import compile_only, on
 from triton.compiler import CompiledKernel
 
 from bench.machine_code import _dump, _instructions, read
-from genarm_kernels import logprob_kernels
+from genarm_kernels.logprobs import kernels
 
 # 256 threads of 64 registers: four programs an SM. Where rows are in parts there are two programs an SM.
 MOST_REGISTERS, MOST_REGISTERS_OF_PARTS = 64, 96
@@ -27,12 +27,12 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
 def rows(C: int, V: int, dtype: torch.dtype, slopes: bool = True) -> None:
     logits = torch.empty(C, -(-V // 64) * 64, dtype=dtype)[:, :V]
     token_ids, logprobs, totals = torch.empty(C, dtype=torch.int64), torch.empty(C), torch.empty(C)
-    logprob_kernels.finish_rows(logits, token_ids, -100, logprobs, totals, slopes)
+    kernels.finish_rows(logits, token_ids, -100, logprobs, totals, slopes)
 
 
 def columns(N: int, width: int, dtype: torch.dtype) -> None:
     logits, token_ids = torch.empty(N, 4096, dtype=dtype)[:, :width], torch.empty(N, dtype=torch.int64)
-    logprob_kernels.finish_columns(logits, token_ids, -100, torch.empty(N), torch.empty(N), 70)
+    kernels.finish_columns(logits, token_ids, -100, torch.empty(N), torch.empty(N), 70)
 
 
 def loops(kernel: CompiledKernel) -> list[Counter[str]]:
@@ -102,8 +102,8 @@ def test_every_size_and_float64_compile(launched: list[CompiledKernel]) -> None:
         rows(3, V, torch.bfloat16)
     logits, token_ids = torch.empty(300, 64, dtype=torch.float64), torch.empty(300, dtype=torch.int64)
     results = torch.empty(2, 300, dtype=torch.float64)
-    logprob_kernels.finish_rows(logits, token_ids, -100, *results, True)
-    logprob_kernels.finish_columns(logits, token_ids, -100, *results, 0)
+    kernels.finish_rows(logits, token_ids, -100, *results, True)
+    kernels.finish_columns(logits, token_ids, -100, *results, 0)
     assert all(read(kernel).local == 0 for kernel in launched)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bench.logprobs_peers import run
 from bench.memory import peak_bytes
-from genarm_kernels import logprob_blocks, token_logprobs
+from genarm_kernels import token_logprobs
+from genarm_kernels.logprobs import blocks
 
 N, H = 128, 64
 BLOCK = 2**18
@@ -29,7 +30,7 @@ def peak(op: Callable[..., Tensor], V: int, dtype: torch.dtype, mode: str) -> in
 def test_peak_memory_does_not_grow_with_the_vocabulary(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, mode: str
 ) -> None:
-    monkeypatch.setattr(logprob_blocks, "CPU_ELEMENTS", BLOCK)
+    monkeypatch.setattr(blocks, "CPU_ELEMENTS", BLOCK)
     ours = [peak(token_logprobs, V, dtype, mode) for V in VOCABULARIES]
     # A block, half a megabyte of it in float32 where it is not, rows of hidden states, and what oneDNN packs.
     half = dtype.itemsize == 2

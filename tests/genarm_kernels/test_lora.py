@@ -4,8 +4,8 @@ import pytest
 import step_cases as cases
 import torch
 
-from genarm_kernels import reference_steps
-from genarm_kernels.lora import FEW_ROWS, Lora, check_columns, expand, expand_few
+from genarm_kernels.layer.lora import FEW_ROWS, Lora, check_columns, expand, expand_few
+from genarm_kernels.reference import layer
 
 WIDTHS = [(12,), (12, 12), (12, 4, 4), (1, 1), (7, 3)]
 
@@ -17,7 +17,7 @@ WIDTHS = [(12,), (12, 12), (12, 4, 4), (1, 1), (7, 3)]
 def test_both_ways_agree_with_the_oracle(R: int, widths: tuple[int, ...], A: int, dtype: torch.dtype) -> None:
     adapters = cases.make_lora(R, widths, A, 5, dtype)
     z = cases.make_rows(R, cases.columns(widths, adapters), dtype, layout="padded")
-    truth = reference_steps.expand(z, adapters)
+    truth = layer.expand(z, adapters)
     cases.assert_near(expand(z, adapters), truth)
     cases.assert_near(expand_few(z, adapters).to(dtype), truth)
 
@@ -26,7 +26,7 @@ def test_few_rows_are_expanded_in_float32() -> None:
     adapters = cases.make_lora(2, (8,), 1, 4, torch.bfloat16)
     z = cases.make_rows(2, 12, torch.bfloat16)
     assert expand_few(z, adapters).dtype == torch.float32
-    torch.testing.assert_close(expand_few(z, adapters).double(), reference_steps.expand(z, adapters))
+    torch.testing.assert_close(expand_few(z, adapters).double(), layer.expand(z, adapters))
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import torch
 from mutations import Mutation, assert_killed, edited
 from torch import Tensor
 
-from genarm_kernels import eager, philox, sampling
-from genarm_kernels import eager_filters as filters
-from genarm_kernels.arguments import GROUP_SIZE, Inputs
+from genarm_kernels import noise
+from genarm_kernels.sampling import cpu, sample
+from genarm_kernels.sampling import cpu_filters as filters
+from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 
-pad_groups, noise_words, prepare = filters.pad_groups, philox.noise_words, sampling.prepare
-race, group_masses, weighted_sum, combine = eager._race, eager._group_masses, eager._weighted_sum, eager._combine
+pad_groups, noise_words, prepare = filters.pad_groups, noise.noise_words, sample.prepare
+race, group_masses, weighted_sum, combine = cpu._race, cpu._group_masses, cpu._weighted_sum, cpu._combine
 
 
 pytestmark = pytest.mark.usefixtures("torch_path")
@@ -56,7 +57,7 @@ def position_and_seed_folded(seeds: Tensor, positions: Tensor, ids: Tensor, purp
 
 
 def purpose_left_out(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
-    return noise_words(seeds, positions, ids, philox.TOKEN.value)
+    return noise_words(seeds, positions, ids, noise.TOKEN.value)
 
 
 def weights_swapped(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tensor, Tensor]:
@@ -87,80 +88,80 @@ def uniforms_that_reach_1(words: Tensor) -> Tensor:
 
 
 def exponentials_keep_every_bit() -> None:
-    checks.check_exponentials_keep_every_bit(philox.exponential)
+    checks.check_exponentials_keep_every_bit(noise.exponential)
 
 
 def exponentials_have_their_tail() -> None:
-    checks.check_exponentials_have_their_tail(philox.exponential)
+    checks.check_exponentials_have_their_tail(noise.exponential)
 
 
 def pairs_share_no_noise() -> None:
-    checks.check_pairs_share_no_noise(philox.noise_words)
+    checks.check_pairs_share_no_noise(noise.noise_words)
 
 
 def exponentials_are_finite_and_positive() -> None:
-    checks.check_exponentials_are_finite_and_positive(philox.exponential)
+    checks.check_exponentials_are_finite_and_positive(noise.exponential)
 
 
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "off-by-one mask": (swap(filters, "pad_groups", mask_off_by_one), checks.check_the_last_id_is_reached),
     "dropped last tile": (swap(filters, "pad_groups", last_tile_dropped), checks.check_the_last_id_is_reached),
     "short last group read as full": (
-        swap(sampling, "prepare", short_group_read_as_full),
+        swap(sample, "prepare", short_group_read_as_full),
         checks.check_nothing_beyond_the_vocabulary_exists,
     ),
-    "reused seed": (swap(philox, "noise_words", seed_reused), checks.check_rows_and_positions_draw_their_own_noise),
+    "reused seed": (swap(noise, "noise_words", seed_reused), checks.check_rows_and_positions_draw_their_own_noise),
     "ignored position": (
-        swap(philox, "noise_words", position_ignored),
+        swap(noise, "noise_words", position_ignored),
         checks.check_rows_and_positions_draw_their_own_noise,
     ),
     "seed and position folded into 32 bits": (
-        swap(philox, "noise_words", position_and_seed_folded),
+        swap(noise, "noise_words", position_and_seed_folded),
         checks.check_rows_and_positions_draw_their_own_noise,
     ),
     "group noise reused as token noise": (
-        swap(philox, "noise_words", purpose_left_out),
+        swap(noise, "noise_words", purpose_left_out),
         checks.check_group_and_token_noise_are_independent,
     ),
-    "swapped weight": (swap(eager, "_weighted_sum", weights_swapped), checks.check_weights_belong_to_their_models),
+    "swapped weight": (swap(cpu, "_weighted_sum", weights_swapped), checks.check_weights_belong_to_their_models),
     "group mass taken before the filter": (
-        swap(eager, "_race", mass_before_the_filter),
+        swap(cpu, "_race", mass_before_the_filter),
         checks.check_groups_race_with_their_filtered_mass,
     ),
     "all-masked group giving NaN": (
-        swap(eager, "_group_masses", empty_group_gives_nan),
+        swap(cpu, "_group_masses", empty_group_gives_nan),
         checks.check_an_excluded_group_is_passed_over,
     ),
-    "24-bit uniforms": (swap(philox, "exponential", uniforms_of_24_bits), exponentials_keep_every_bit),
-    "24-bit uniforms, by their tail": (swap(philox, "exponential", uniforms_of_24_bits), exponentials_have_their_tail),
-    "seed and position hashed to 32 bits": (swap(philox, "noise_words", pair_hashed_to_32_bits), pairs_share_no_noise),
-    "u = 1": (swap(philox, "exponential", uniforms_that_reach_1), exponentials_are_finite_and_positive),
+    "24-bit uniforms": (swap(noise, "exponential", uniforms_of_24_bits), exponentials_keep_every_bit),
+    "24-bit uniforms, by their tail": (swap(noise, "exponential", uniforms_of_24_bits), exponentials_have_their_tail),
+    "seed and position hashed to 32 bits": (swap(noise, "noise_words", pair_hashed_to_32_bits), pairs_share_no_noise),
+    "u = 1": (swap(noise, "exponential", uniforms_that_reach_1), exponentials_are_finite_and_positive),
     "+inf under a negative weight not noticed": (
-        edited(eager._weighted_sum, "(~(z.amax(1) < torch.inf) & examined", "(z.amax(1).isnan() & examined"),
+        edited(cpu._weighted_sum, "(~(z.amax(1) < torch.inf) & examined", "(z.amax(1).isnan() & examined"),
         group_cases.infinity_is_named_whatever_the_sign_of_its_weight,
     ),
     "NaN not noticed": (
-        edited(eager._weighted_sum, "~(z.amax(1) < torch.inf)", "(z.amax(1) == torch.inf)"),
+        edited(cpu._weighted_sum, "~(z.amax(1) < torch.inf)", "(z.amax(1) == torch.inf)"),
         group_cases.nan_is_named_in_any_group,
     ),
     "the base's filter does not make it examined": (
-        edited(eager._examined, "examined[:, 0] |= filters.base_filter_on(inputs)", "pass"),
+        edited(cpu._examined, "examined[:, 0] |= filters.base_filter_on(inputs)", "pass"),
         group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own,
     ),
     "a model of weight 0 in the sum": (
-        edited(eager._weighted_sum, "part = torch.where(used[:, m, None], part, 0.0)", "pass"),
+        edited(cpu._weighted_sum, "part = torch.where(used[:, m, None], part, 0.0)", "pass"),
         group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own,
     ),
     "the base's mask ignored at weight 0": (
-        edited(eager._weighted_sum, "part = part.masked_fill_(z == -torch.inf, -torch.inf)", "pass"),
+        edited(cpu._weighted_sum, "part = part.masked_fill_(z == -torch.inf, -torch.inf)", "pass"),
         group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own,
     ),
     "a group summed with its neighbour's ids": (
-        edited(eager._group_masses, "GROUP_SIZE, GROUP_SIZE)", "GROUP_SIZE, GROUP_SIZE).roll(1, 1)"),
+        edited(cpu._group_masses, "GROUP_SIZE, GROUP_SIZE)", "GROUP_SIZE, GROUP_SIZE).roll(1, 1)"),
         group_cases.scores_are_those_of_their_ids,
     ),
     "greedy log-probs after the base's filter": (
-        edited(eager._unfiltered_where_greedy, "combined.scores, combined.kept", "combined.kept, combined.kept"),
+        edited(cpu._unfiltered_where_greedy, "combined.scores, combined.kept", "combined.kept, combined.kept"),
         group_cases.greedy_log_probs_are_those_before_the_base_s_filter,
     ),
     "top-k one too many": (
@@ -168,7 +169,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         filter_cases.top_k_keeps_as_many_as_it_says,
     ),
     "ties at the threshold dropped": (
-        edited(eager._combine, "kept >= threshold[:, None]", "kept > threshold[:, None]"),
+        edited(cpu._combine, "kept >= threshold[:, None]", "kept > threshold[:, None]"),
         filter_cases.top_k_keeps_as_many_as_it_says,
     ),
     "top-p keeps nothing at 0": (
@@ -192,7 +193,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         filter_cases.top_p_may_need_almost_every_id,
     ),
     "min-p of the largest before the base's filter": (
-        edited(eager._combine, "filters.score_threshold(kept, inputs)", "filters.score_threshold(scores, inputs)"),
+        edited(cpu._combine, "filters.score_threshold(kept, inputs)", "filters.score_threshold(scores, inputs)"),
         filter_cases.min_p_is_relative_to_the_largest_that_is_left,
     ),
 }

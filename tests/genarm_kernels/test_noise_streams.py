@@ -17,8 +17,10 @@ from kernel_cases import (
 )
 from torch import Tensor
 
-from genarm_kernels import eager, guided_sample, philox, reference, row_seeds
-from genarm_kernels.arguments import prepare
+from genarm_kernels import guided_sample, reference, row_seeds
+from genarm_kernels import noise as philox
+from genarm_kernels.sampling import cpu
+from genarm_kernels.sampling.arguments import prepare
 
 pytestmark = pytest.mark.usefixtures("torch_path")  # words are put in place of its own
 V = 262144
@@ -30,15 +32,15 @@ noise_words = philox.noise_words
 def races(logits: Tensor, draws: int, seed: int = 1, damage: Callable[[Tensor], Tensor] = lambda sums: sums) -> Tensor:
     """Tokens [draws] of one row [1, N]; `damage` is done to the groups' sums first."""
     inputs = prepare([logits], [1.0], 1.0, 0, 1.0, 0.0, 0.0, 1.0, None, 0, 0, None)
-    combined = eager._combine(inputs, False)
-    masses = eager._group_masses(combined.kept, combined.inverse_temperature)
+    combined = cpu._combine(inputs, False)
+    masses = cpu._group_masses(combined.kept, combined.inverse_temperature)
     masses = masses._replace(sums=damage(masses.sums))
     tokens = []
     for seeds in row_seeds(seed, draws).split(64):
         rows = len(seeds)
-        many = eager._Masses(*(x.expand(rows, -1) for x in masses))
+        many = cpu._Masses(*(x.expand(rows, -1) for x in masses))
         call = replace(inputs, seeds=seeds, positions=torch.zeros_like(seeds))
-        tokens.append(eager._race(combined.kept.expand(rows, -1), many, call))
+        tokens.append(cpu._race(combined.kept.expand(rows, -1), many, call))
     return torch.cat(tokens)
 
 

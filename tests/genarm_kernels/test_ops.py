@@ -9,9 +9,11 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 
-from genarm_kernels import GuidedSample, eager, guided_log_probs, guided_sample, ops, row_seeds
-from genarm_kernels.arguments import INTERPRETED, Inputs, prepare
-from genarm_kernels.arguments import GuidedSample as Sample
+from genarm_kernels import GuidedSample, guided_log_probs, guided_sample, row_seeds
+from genarm_kernels.dispatch import INTERPRETED
+from genarm_kernels.sampling import cpu, ops
+from genarm_kernels.sampling.arguments import GuidedSample as Sample
+from genarm_kernels.sampling.arguments import Inputs, prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -261,8 +263,8 @@ def test_logits_that_require_grad_are_drawn_from_and_results_carry_none() -> Non
 @pytest.mark.skipif(INTERPRETED, reason="NOT RUN: the interpreter's calls do not reach the torch path")
 def test_an_operation_works_on_rows_that_lie_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Inputs] = []
-    sound = eager.guided_sample
-    monkeypatch.setattr(eager, "guided_sample", lambda inputs, logprobs: seen.append(inputs) or sound(inputs, logprobs))
+    sound = cpu.guided_sample
+    monkeypatch.setattr(cpu, "guided_sample", lambda inputs, logprobs: seen.append(inputs) or sound(inputs, logprobs))
     table = torch.stack([value.double() for value in ROWS.values()], 1)
     apart = {name: column.to(ROWS[name].dtype) for name, column in zip(ROWS, table.unbind(1), strict=True)}
     apart = {name: torch.stack([value, value], 1)[:, 0] for name, value in apart.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernel_cases import check_exponentials_are_finite_and_positive, check_exponentials_keep_every_bit
 
-from genarm_kernels import philox, row_seeds
+from genarm_kernels import noise, row_seeds
 
 # Random123's kat_vectors for philox4x32-10: counter, key, words.
 KNOWN_ANSWERS = [
@@ -22,7 +22,7 @@ KNOWN_ANSWERS = [
 
 def test_philox_gives_the_published_words() -> None:
     counters, keys, expected = (torch.tensor(column) for column in zip(*KNOWN_ANSWERS, strict=True))
-    words = philox.philox4x32(tuple(counters.T[:, :, None]), tuple(keys.T[:, :, None]))
+    words = noise.philox4x32(tuple(counters.T[:, :, None]), tuple(keys.T[:, :, None]))
     assert words[:, :, 0].T.tolist() == expected.tolist()
 
 
@@ -37,30 +37,30 @@ def test_a_word_is_that_of_its_seed_position_id_and_purpose() -> None:
 
     seeds, positions = torch.tensor([3, -1, 2**62 + 5]), torch.tensor([0, 2**40 + 1, -7])
     ids = torch.tensor([[0, 1023, 1048575]])
-    for purpose in (philox.GROUP.value, philox.TOKEN.value):
+    for purpose in (noise.GROUP.value, noise.TOKEN.value):
         expected = [
             [word(s, p, i, purpose) for i in ids[0].tolist()]
             for s, p in zip(seeds.tolist(), positions.tolist(), strict=True)
         ]
-        assert philox.noise_words(seeds, positions, ids, purpose).tolist() == expected
+        assert noise.noise_words(seeds, positions, ids, purpose).tolist() == expected
 
 
 def test_groups_and_tokens_have_noise_of_their_own() -> None:
-    assert philox.GROUP.value != philox.TOKEN.value
+    assert noise.GROUP.value != noise.TOKEN.value
 
 
 def test_exponentials_are_finite_and_positive_for_the_outermost_words() -> None:
-    check_exponentials_are_finite_and_positive(philox.exponential)
+    check_exponentials_are_finite_and_positive(noise.exponential)
 
 
 def test_exponentials_keep_every_bit_of_their_word() -> None:
-    check_exponentials_keep_every_bit(philox.exponential)
+    check_exponentials_keep_every_bit(noise.exponential)
 
 
 def test_exponentials_fall_with_the_share_of_words_below_them() -> None:
     # E is monotone in its word, so its distribution is that of the words: P(E ≤ x) = 1 − e^−x at both ends.
     words = torch.cat([2 ** torch.arange(32), 2**32 - 2 ** torch.arange(32)]).unique()
-    values = philox.exponential(words).double()
+    values = noise.exponential(words).double()
     below = -torch.expm1(-values)
     torch.testing.assert_close(below, (words.double() + 0.5) * 2.0**-32, rtol=1e-6, atol=0)
     assert bool((values[1:] > values[:-1]).all())
@@ -69,7 +69,7 @@ def test_exponentials_fall_with_the_share_of_words_below_them() -> None:
 def test_exponentials_of_a_stream_have_the_right_small_values() -> None:
     # Among N words the number with E < 2⁻ᵏ is Poisson with mean N·2⁻ᵏ; six standard deviations for a fixed stream.
     seeds = row_seeds(11, 128)
-    values = philox.exponential(philox.noise_words(seeds, seeds * 0, torch.arange(8192)[None], philox.TOKEN.value))
+    values = noise.exponential(noise.noise_words(seeds, seeds * 0, torch.arange(8192)[None], noise.TOKEN.value))
     for power in (4, 8, 12, 16):
         mean = values.numel() * -math.expm1(-(2.0**-power))
         count = int((values < 2.0**-power).sum())
@@ -79,7 +79,7 @@ def test_exponentials_of_a_stream_have_the_right_small_values() -> None:
 
 def test_the_low_bits_of_words_are_in_use() -> None:
     seeds = row_seeds(12, 64)
-    words = philox.noise_words(seeds, seeds * 0, torch.arange(4096)[None], philox.GROUP.value)
+    words = noise.noise_words(seeds, seeds * 0, torch.arange(4096)[None], noise.GROUP.value)
     counts = torch.bincount((words & 255).flatten(), minlength=256).double()
     mean = words.numel() / 256
     assert float(((counts - mean) ** 2 / mean).sum()) < 255 + 10 * math.sqrt(2 * 255)
@@ -91,7 +91,7 @@ def test_no_two_of_a_million_seed_and_position_pairs_share_their_noise() -> None
     positions = torch.arange(1000).repeat(1000)
     words = torch.cat(
         [
-            philox.noise_words(s, p, torch.arange(2)[None], philox.TOKEN.value)
+            noise.noise_words(s, p, torch.arange(2)[None], noise.TOKEN.value)
             for s, p in zip(seeds.split(65536), positions.split(65536), strict=True)
         ]
     )
@@ -102,8 +102,8 @@ def test_neighbouring_seeds_and_positions_are_uncorrelated() -> None:
     ids = torch.arange(8192)[None]
     seeds, positions = torch.arange(20), torch.arange(20)
     for words in (
-        philox.noise_words(seeds, positions * 0, ids, philox.TOKEN.value),
-        philox.noise_words(seeds * 0, positions, ids, philox.TOKEN.value),
+        noise.noise_words(seeds, positions * 0, ids, noise.TOKEN.value),
+        noise.noise_words(seeds * 0, positions, ids, noise.TOKEN.value),
     ):
         correlation = torch.corrcoef(words.double()) - torch.eye(20)
         assert float(correlation.abs().max()) < 6 / math.sqrt(8192)

@@ -11,7 +11,8 @@ from compiled_launches import compile_only, on
 from triton.compiler import CompiledKernel
 
 from bench.machine_code import _dump, _instructions, read
-from genarm_kernels import activation, add_rms_norm, norm, rotary, rotary_store, swiglu
+from genarm_kernels import add_rms_norm, rotary_store, swiglu
+from genarm_kernels.layer import activation, norm, rotary
 
 BF16 = torch.bfloat16
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from attention_cases import ORDERS, TOLERANCE, Case, assert_agrees, same_bits
 
-from genarm.models import attention as models
-from genarm.models.attention import Span, prefill_attention
+from genarm.models.fused import attention as models
+from genarm.models.fused.attention import Span, prefill_attention
 from genarm_kernels import decode_attention, reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")

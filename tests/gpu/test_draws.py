@@ -18,7 +18,7 @@ from kernel_cases import (
 )
 from torch import Tensor
 
-from genarm_kernels import philox, reference, row_seeds
+from genarm_kernels import noise, reference, row_seeds
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")
 CUDA = "cuda"
@@ -63,7 +63,7 @@ def test_a_short_last_group_has_its_share() -> None:
 @triton.jit
 def exponentials_kernel(words, out, N: tl.constexpr):
     ids = tl.arange(0, N)
-    tl.store(out + ids, philox.exponential_kernel(tl.load(words + ids).to(tl.uint32)))
+    tl.store(out + ids, noise.exponential_kernel(tl.load(words + ids).to(tl.uint32)))
 
 
 def exponentials(words: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def test_the_kernels_exponentials(check) -> None:
 
 
 def test_a_million_pairs_share_no_noise() -> None:
-    check_pairs_share_no_noise(lambda s, p, ids, use: philox.noise_words(*(x.to(CUDA) for x in (s, p, ids)), use).cpu())
+    check_pairs_share_no_noise(lambda s, p, ids, use: noise.noise_words(*(x.to(CUDA) for x in (s, p, ids)), use).cpu())
 
 
 def test_a_billion_words_have_the_tail_of_an_exponential() -> None:
@@ -96,9 +96,9 @@ def test_a_billion_words_have_the_tail_of_an_exponential() -> None:
     words_drawn = 0
     ids = torch.arange(2**20, device=CUDA)[None]
     for seeds in row_seeds(5, 1024, CUDA).split(16):
-        words = philox.noise_words(seeds, seeds * 0, ids, philox.TOKEN.value)
+        words = noise.noise_words(seeds, seeds * 0, ids, noise.TOKEN.value)
         words_drawn += words.numel()
-        values = philox.exponential(words)
+        values = noise.exponential(words)
         for power in counts:
             counts[power] += int((values < 2.0**-power).sum())
         low_bits += torch.bincount((words & 255).flatten(), minlength=256).double()

@@ -11,7 +11,8 @@ import torch
 from families import make_model, random_prompts, save_adapter
 
 from genarm import CacheMemoryError, GenerationOutput, GuidedDecoder
-from genarm.engine import branches, memory
+from genarm.engine import memory
+from genarm.engine import run as branches
 from genarm.engine.run import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")

@@ -6,7 +6,7 @@ from families import FAMILIES, make_model, random_prompts
 from torch import Tensor
 
 from genarm.models.causal import make_model as stream_model
-from genarm.models.hf import HFBackbone
+from genarm.models.hf.session import HFBackbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")
 LENGTHS = [5, 13, 1, 20]

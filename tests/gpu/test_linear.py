@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genarm_kernels import linear, reference, skinny_linear
+from genarm_kernels import reference, skinny_linear
+from genarm_kernels.layer import linear
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")
 CUDA = "cuda"

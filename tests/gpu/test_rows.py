@@ -4,7 +4,8 @@ import pytest
 import torch
 from kernel_cases import LAYOUTS, assert_same_bits, make_logits, make_weights
 
-from genarm_kernels import GuidedSample, combine, guided_sample, row_seeds
+from genarm_kernels import GuidedSample, guided_sample, row_seeds
+from genarm_kernels.sampling import combine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")
 CUDA = "cuda"

@@ -7,7 +7,8 @@ import step_cases as cases
 import torch
 from mutations import Mutation, assert_killed, edited
 
-from genarm_kernels import activation, lora, swiglu
+from genarm_kernels import swiglu
+from genarm_kernels.layer import activation, lora
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)

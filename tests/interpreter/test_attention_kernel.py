@@ -9,7 +9,8 @@ import torch
 from attention_cases import ORDERS, TOLERANCE, Case, assert_agrees, same_bits
 from mutations import Mutation, assert_killed, edited
 
-from genarm_kernels import attention, decode_attention
+from genarm_kernels import decode_attention
+from genarm_kernels.layer import attention
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 empty = torch.empty

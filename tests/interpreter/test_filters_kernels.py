@@ -9,7 +9,8 @@ from kernel_cases import assert_same_bits, make_logits
 from mutations import Mutation, assert_killed, edited, replaced
 from torch import Tensor
 
-from genarm_kernels import filters, guided_log_probs, guided_sample, search
+from genarm_kernels import guided_log_probs, guided_sample
+from genarm_kernels.sampling import filters, search
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 V = 1500

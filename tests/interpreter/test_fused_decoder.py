@@ -13,7 +13,7 @@ from fused_cases import assert_streams_are, build, kinds, plain_logits, stream_l
 
 import genarm_kernels
 from genarm import GuidedDecoder
-from genarm.models import transformer
+from genarm.models.fused import network
 from genarm_kernels.native import linear
 
 STEPS = 3
@@ -37,7 +37,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     places = {"decode_attention": genarm_kernels, "skinny_linear": linear}
     for name in A_LAYER:
-        place = places.get(name, transformer)
+        place = places.get(name, network)
         monkeypatch.setattr(place, name, counted(name, getattr(place, name)))
     return counts
 

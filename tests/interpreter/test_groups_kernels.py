@@ -12,7 +12,8 @@ from mutations import Mutation, assert_killed, edited
 from torch import Tensor
 from triton.runtime import interpreter
 
-from genarm_kernels import combine, draw, groups, guided_sample
+from genarm_kernels import guided_sample
+from genarm_kernels.sampling import combine, draw, groups
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 new_empty = Tensor.new_empty

@@ -8,9 +8,9 @@ import pytest
 import torch
 from families import make_model, random_prompts
 
-from genarm.models import hf_attention
 from genarm.models.causal import make_model as stream_model
-from genarm.models.hf import HFBackbone
+from genarm.models.hf import attention
+from genarm.models.hf.session import HFBackbone
 
 
 @pytest.mark.parametrize(("family", "kernel"), [("llama", True), ("mistral", True), ("gpt2", True), ("gemma2", False)])
@@ -18,13 +18,13 @@ def test_steps_by_the_kernel_are_full_forward_passes(
     family: str, kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    own = hf_attention.decode_attention
+    own = attention.decode_attention
 
     def counted(query: Any, key: Any, *args: Any) -> Any:
         calls.append(key.shape[1])
         return own(query, key, *args)
 
-    monkeypatch.setattr(hf_attention, "decode_attention", counted)
+    monkeypatch.setattr(attention, "decode_attention", counted)
     plain = make_model(family, seed=1)
     session = HFBackbone(stream_model("m", plain), 0).session(3, 24)
     rows = random_prompts([5, 12, 1], seed=1)

@@ -10,13 +10,14 @@ import triton
 import triton.language as tl
 from mutations import Mutation, assert_killed
 
-from genarm_kernels import combine, draw, groups, philox, reference, sampling
-from genarm_kernels.arguments import GROUP_SIZE, Inputs
+from genarm_kernels import noise, reference
+from genarm_kernels.sampling import combine, draw, groups, sample
+from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 INFINITY = groups.INFINITY
-prepare, sound_noise = sampling.prepare, philox.noise_kernel
+prepare, sound_noise = sample.prepare, noise.noise_kernel
 sound_weights = combine.load_weights
 
 
@@ -60,7 +61,7 @@ def high_words_left_out(seed, position, ids, PURPOSE: tl.constexpr):
 
 @triton.jit
 def purpose_left_out(seed, position, ids, PURPOSE: tl.constexpr):
-    return sound_noise(seed, position, ids, philox.TOKEN)
+    return sound_noise(seed, position, ids, noise.TOKEN)
 
 
 @triton.jit
@@ -88,7 +89,7 @@ def uniforms_that_reach_1(words):
 @triton.jit
 def exponentials_kernel(words, out, N: tl.constexpr):
     ids = tl.arange(0, N)
-    tl.store(out + ids, philox.exponential_kernel(tl.load(words + ids).to(tl.uint32)))
+    tl.store(out + ids, noise.exponential_kernel(tl.load(words + ids).to(tl.uint32)))
 
 
 def exponentials(words: torch.Tensor) -> torch.Tensor:
@@ -106,7 +107,7 @@ def rows_and_positions_draw_their_own_noise() -> None:
 def group_and_token_noise_are_the_oracle_s() -> None:
     # Statistics would need more draws than fit here; the oracle has the two purposes apart.
     logits = [torch.zeros(4, 2048)]
-    ours = sampling.guided_sample(logits, [1.0])
+    ours = sample.guided_sample(logits, [1.0])
     assert ours.tokens.tolist() == reference.guided_sample(logits, [1.0]).tokens.tolist()
 
 
@@ -123,10 +124,10 @@ def exponentials_are_finite_and_positive() -> None:
 
 
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
-    "off-by-one mask": (swap("prepare", mask_off_by_one, sampling), checks.check_the_last_id_is_reached),
+    "off-by-one mask": (swap("prepare", mask_off_by_one, sample), checks.check_the_last_id_is_reached),
     "dropped last tile": (last_tile_dropped, checks.check_the_last_id_is_reached),
     "short last group read as full": (
-        swap("prepare", short_group_read_as_full, sampling),
+        swap("prepare", short_group_read_as_full, sample),
         checks.check_nothing_beyond_the_vocabulary_exists,
     ),
     "reused seed": (swap("noise_kernel", seed_reused, draw), rows_and_positions_draw_their_own_noise),
@@ -147,12 +148,12 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         swap("add_block", empty_group_gives_nan, combine),
         checks.check_an_excluded_group_is_passed_over,
     ),
-    "24-bit uniforms": (swap("exponential_kernel", uniforms_of_24_bits, philox), exponentials_keep_every_bit),
+    "24-bit uniforms": (swap("exponential_kernel", uniforms_of_24_bits, noise), exponentials_keep_every_bit),
     "24-bit uniforms, by their tail": (
-        swap("exponential_kernel", uniforms_of_24_bits, philox),
+        swap("exponential_kernel", uniforms_of_24_bits, noise),
         exponentials_have_their_tail,
     ),
-    "u = 1": (swap("exponential_kernel", uniforms_that_reach_1, philox), exponentials_are_finite_and_positive),
+    "u = 1": (swap("exponential_kernel", uniforms_that_reach_1, noise), exponentials_are_finite_and_positive),
 }
 
 

@@ -11,7 +11,8 @@ from mutations import Mutation, assert_killed, edited
 from torch import Tensor
 from triton.runtime import interpreter
 
-from genarm_kernels import linear, reference, skinny_linear
+from genarm_kernels import reference, skinny_linear
+from genarm_kernels.layer import linear
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 new_empty = Tensor.new_empty

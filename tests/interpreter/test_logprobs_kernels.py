@@ -6,8 +6,8 @@ import logprobs_cases as cases
 import pytest
 from mutations import Mutation, assert_killed, edited, replaced
 
-from genarm_kernels import logprob_blocks
-from genarm_kernels import logprob_kernels as kernels
+from genarm_kernels.logprobs import blocks
+from genarm_kernels.logprobs import kernels as kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -69,7 +69,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         cases.ignored_rows_count_for_nothing,
     ),
     "hidden states of rows to ignore in dW": (
-        replaced(logprob_blocks.without, lambda hidden, ignored: hidden),
+        replaced(blocks.without, lambda hidden, ignored: hidden),
         cases.ignored_rows_count_for_nothing,
     ),
     "no token's one": (edited(kernels.slopes_of, "at == place, 1.0", "at == place, 0.0"), ROWS),

@@ -7,7 +7,8 @@ import step_cases as cases
 import torch
 from mutations import Mutation, assert_killed, edited
 
-from genarm_kernels import add_rms_norm, lora, norm
+from genarm_kernels import add_rms_norm
+from genarm_kernels.layer import lora, norm
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)

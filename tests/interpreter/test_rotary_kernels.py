@@ -7,7 +7,8 @@ import step_cases as cases
 import torch
 from mutations import Mutation, assert_killed, edited
 
-from genarm_kernels import lora, rotary, rotary_store
+from genarm_kernels import rotary_store
+from genarm_kernels.layer import lora, rotary
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)

@@ -18,8 +18,9 @@ from rule_cases import RULES
 from torch import Tensor
 
 import genarm_kernels
-from genarm_kernels import eager, groups, guided_log_probs, guided_sample, reference, row_seeds
-from genarm_kernels.arguments import prepare
+from genarm_kernels import guided_log_probs, guided_sample, reference, row_seeds
+from genarm_kernels.sampling import cpu, groups
+from genarm_kernels.sampling.arguments import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -29,8 +30,8 @@ def only_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a test of the kernels reached the torch path")
 
-    monkeypatch.setattr(eager, "guided_log_probs", refuse)
-    monkeypatch.setattr(eager, "guided_sample", refuse)
+    monkeypatch.setattr(cpu, "guided_log_probs", refuse)
+    monkeypatch.setattr(cpu, "guided_sample", refuse)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_the_torch_path_gives_the_kernels_results(monkeypatch: pytest.MonkeyPatc
     logits = make_logits(6, 2100, 2)
     ours = guided_sample(logits, [1.0, 0.5], 0.8, 20, 0.9, seed=4, return_logprobs=True)
     call = prepare(logits, [1.0, 0.5], 0.8, 20, 0.9, 0.0, 0.0, 1.0, None, 4, 0, None)
-    twin = eager.guided_sample(call, True)
+    twin = cpu.guided_sample(call, True)
     assert torch.equal(ours.tokens, twin.tokens)
     torch.testing.assert_close(ours.logprobs, twin.logprobs)
 

@@ -14,7 +14,7 @@ from families import make_model, save_adapter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from genarm.cli import main
+from genarm.cli.app import main
 
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 VOCAB = len(SPECIAL) + 256

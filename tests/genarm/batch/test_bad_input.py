@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from families import make_model, save_adapter
 
-from genarm import cli
-from genarm.batch import command
+from genarm.cli import app, generate
 
 from .conftest import Bench, Models, byte_tokenizer
 
@@ -110,7 +109,7 @@ def test_a_full_disk_behind_the_standard_output_is_one_line(
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(command, "generate", full)
-    assert cli.main(["generate", "--prompt", "x"]) == 1
+    monkeypatch.setattr(generate, "generate", full)
+    assert app.main(["generate", "--prompt", "x"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "No space left" in lines[0]

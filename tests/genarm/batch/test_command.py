@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genarm import GuidedDecoder
-from genarm.batch import command
-from genarm.batch.output import OutputFile
+from genarm.cli import generate as command
+from genarm.runs.output import OutputFile
 
 from .conftest import Bench
 
@@ -78,7 +78,7 @@ def test_a_killed_run_started_again_ends_with_exactly_one_row_a_prompt(
 ) -> None:
     source = bench.file("in.jsonl", [{"prompt": "word " * (1 + index % 7)} for index in range(40)])
     arguments = ["--input", str(source), "--max-new-tokens", "8", "--batch-size", "2"]
-    code = "import sys; from genarm.cli import main; sys.exit(main())"
+    code = "import sys; from genarm.cli.app import main; sys.exit(main())"
     line = ["generate", *bench.models.arguments, *bench.defaults, *arguments]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *line, "--output", str(output)],

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from genarm.batch import RunError
-from genarm.batch.output import OutputFile
+from genarm.errors import RunError
+from genarm.runs.output import OutputFile
 
 IDS = [1, 2, "three"]
 SETTINGS = {"seed": 0, "weights": {"art": 1.0}}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from genarm.batch import RunError
-from genarm.batch.rows import Row, prompt_rows, read_input
+from genarm.errors import RunError
+from genarm.runs.rows import Row, prompt_rows, read_input
 
 
 @pytest.fixture

@@ -12,11 +12,9 @@ from families import make_model
 
 import genarm_kernels
 from genarm import GenARMError, GuidedDecoder
-from genarm.batch import RunError
-from genarm.batch.rows import Row
-from genarm.batch.run import Task, run
-from genarm.batch.text import continuation, encode
-from genarm.errors import NumericalError
+from genarm.errors import NumericalError, RunError
+from genarm.runs.rows import Row, continuation, encode
+from genarm.runs.run import Task, run
 
 from .conftest import VOCAB, byte_tokenizer
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from genarm.batch import sources
-from genarm.batch.sources import RewardChoice, fingerprint, model_path, parse_reward, parse_rewards
 from genarm.errors import GenARMError
+from genarm.models import sources
+from genarm.models.sources import RewardChoice, fingerprint, model_path, parse_reward, parse_rewards
 
 
 @pytest.mark.parametrize(

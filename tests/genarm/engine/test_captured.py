@@ -16,7 +16,8 @@ from recorded import record_on_cpu
 
 import genarm
 from genarm import GenerationOutput, GuidedDecoder
-from genarm.engine import captured, graphs
+from genarm.engine import graphs
+from genarm.engine import graphs as captured
 from genarm.engine.graphs import bucket
 from genarm.engine.run import Run
 

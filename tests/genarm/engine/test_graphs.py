@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from genarm.engine import branches, graphs
-from genarm.engine.branches import side_by_side
+from genarm.engine import graphs
+from genarm.engine import run as branches
 from genarm.engine.graphs import bucket, capture
+from genarm.engine.run import side_by_side
 
 
 def test_buckets_are_powers_of_two() -> None:

@@ -9,7 +9,7 @@ from families import random_prompts
 
 from genarm.engine.job import WIDTH_MULTIPLE, Job, slot_length
 from genarm.engine.state import EOS, GOING_ON
-from genarm.guidance import Guidance
+from genarm.request.guidance import Guidance
 
 PROMPTS, OTHERS = random_prompts([4, 2, 7], seed=1), random_prompts([3, 9, 1], seed=2)
 

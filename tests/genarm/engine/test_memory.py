@@ -10,10 +10,10 @@ from families import make_model, random_prompts
 from recorded import record_on_cpu
 
 from genarm import CacheMemoryError, GuidedDecoder, InvalidArgumentError
-from genarm.engine import captured, memory
+from genarm.engine import graphs, memory
 from genarm.models.backbone import Backbone
-from genarm.models.hf import HFSession
-from genarm.models.transformer import FusedSession
+from genarm.models.fused.network import FusedSession
+from genarm.models.hf.session import HFSession
 
 PROMPTS = random_prompts([6, 11, 3, 40, 2], seed=1)
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "seed": 3, "eos_token_id": []}
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_said_before_anything_is_allocated(
     """Of a call in chunks too, whose last one is the largest: none of them runs."""
     if recorded:
         record_on_cpu(monkeypatch)
-        monkeypatch.setattr(captured, "LENGTH_MULTIPLE", 1)
+        monkeypatch.setattr(graphs, "LENGTH_MULTIPLE", 1)
     rewards = {"a": make_model("llama", seed=2, hidden=16)}
     decoder = GuidedDecoder(make_model("llama", seed=1), rewards, max_batch_size=2, max_length=60)
     expected = decoder.generate(PROMPTS[:2], **OPTIONS)
@@ -99,7 +99,7 @@ def test_a_captured_cache_for_all_that_is_allowed_is_a_wish(
 ) -> None:
     """Where a decoder's limits do not fit, its cache is made for what a job needs, and grows only within reason."""
     record_on_cpu(monkeypatch)
-    monkeypatch.setattr(captured, "LENGTH_MULTIPLE", 16)
+    monkeypatch.setattr(graphs, "LENGTH_MULTIPLE", 16)
     decoder = GuidedDecoder(make_model("llama", seed=1), max_batch_size=8, max_length=400)
     one = memory.cache_bytes(decoder.engine.backbones, 1, 16)
     free["bytes"] = int(8 * one / memory.SHARE) + 1

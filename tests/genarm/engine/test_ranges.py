@@ -8,7 +8,7 @@ import torch
 from families import make_model, random_prompts
 
 from genarm import GuidedDecoder
-from genarm.engine.ranges import annotated
+from genarm.engine.run import annotated
 
 
 def test_a_profile_names_the_parts_of_a_step() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genarm.engine.readback import Readback
+from genarm.engine.loop import Readback
 
 
 @pytest.mark.parametrize("lag", [0, 1, 2])

@@ -10,9 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from genarm.engine.run import draw
 from genarm.engine.state import EOS, ERROR, GOING_ON, STOP, State, new_state
-from genarm.engine.step import draw
-from genarm.guidance import Guidance
+from genarm.request.guidance import Guidance
 from genarm_kernels import GuidedSample
 
 V, PAD = 7, 0

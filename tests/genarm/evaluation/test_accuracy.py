@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genarm.evaluation.accuracy import accuracy, ordered_right
-from genarm.evaluation.lengths import BUCKETS
+from genarm.evaluation.accuracy import BUCKETS, accuracy, ordered_right
 
 NAN = float("nan")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from genarm import cli
+from genarm.cli import app
 from genarm.embedded import REWARDS
 
 ACCURACY = ["evaluate", "accuracy", "--device", "cpu"]
@@ -24,7 +24,7 @@ def test_a_table_json_and_a_picture_come_of_pairs_and_scorers(
     named = ["--data", f"own={pairs_file}", "--data", str(rest)]
     scorers = ["--reward", "art", "--dpo", f"policy={REWARDS['art']}"]
     outputs = ["--json", str(figures), "--plot", str(plot), "--by", "kind"]
-    assert cli.main([*ACCURACY, *named, *scorers, *outputs]) == 0
+    assert app.main([*ACCURACY, *named, *scorers, *outputs]) == 0
     printed = capsys.readouterr()
     assert max(map(len, printed.out.splitlines())) <= 80
     words = ("own: 5 pairs; intervals over 3 clusters", "rest: 5 pairs", "art, per token", "base alone", "longer wins")
@@ -52,7 +52,7 @@ def test_where_and_limit_choose_pairs_and_the_base_is_scored_alone(
     pairs_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--data", str(pairs_file), "--where", "kind=topic", "--limit", "1", "--cluster", "none"]
-    assert cli.main([*ACCURACY, *data]) == 0
+    assert app.main([*ACCURACY, *data]) == 0
     printed = capsys.readouterr().out
     assert "few: 1 pairs" in printed and "differences" not in printed and "base alone" in printed
 
@@ -63,7 +63,7 @@ def test_pairs_that_a_length_drops_are_said(tmp_path: Path, capsys: pytest.Captu
     rows.append({"chosen": "I paint", "rejected": "I run", "prompt": ""})
     path = tmp_path / "long.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert cli.main([*ACCURACY, "--data", str(path), "--max-length", "8"]) == 0
+    assert app.main([*ACCURACY, "--data", str(path), "--max-length", "8"]) == 0
     printed = capsys.readouterr().out
     assert "long: 1 pairs" in printed and "1 pair dropped" in printed
 
@@ -89,7 +89,7 @@ def test_pairs_that_a_length_drops_are_said(tmp_path: Path, capsys: pytest.Captu
 def test_what_cannot_be_evaluated_is_one_line_and_status_2(
     arguments: list[str], words: str, pairs_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*ACCURACY, *(str(pairs_file) if text == "FILE" else text for text in arguments)]) == 2
+    assert app.main([*ACCURACY, *(str(pairs_file) if text == "FILE" else text for text in arguments)]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and words in captured.err
 
@@ -97,18 +97,18 @@ def test_what_cannot_be_evaluated_is_one_line_and_status_2(
 def test_a_place_that_cannot_be_written_shows_before_anything_is_scored(
     pairs_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*ACCURACY, "--data", str(pairs_file), "--json", "no/such/folder/out.json"]) == 1
+    assert app.main([*ACCURACY, "--data", str(pairs_file), "--json", "no/such/folder/out.json"]) == 1
     assert "scored" not in capsys.readouterr().err
 
 
 def test_the_group_alone_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["evaluate"]) == 0
+    assert app.main(["evaluate"]) == 0
     printed = capsys.readouterr()
     assert "accuracy" in printed.out and "rewards" in printed.out and printed.err == ""
 
 
 def test_help_imports_no_torch() -> None:
-    code = "import sys; from genarm import cli; cli.main(['evaluate', 'accuracy', '--help']); "
+    code = "import sys; from genarm.cli import app; app.main(['evaluate', 'accuracy', '--help']); "
     done = subprocess.run(
         [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], capture_output=True, text=True
     )

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genarm.evaluation.accuracy_report import as_record, reports
 from genarm.evaluation.choices import Choice, Kind
 from genarm.evaluation.pair_sets import PairSet
+from genarm.evaluation.report import as_record, reports
 from genarm.evaluation.scorers import Scores
 from genarm.evaluation.statistics import paired_difference
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genarm.evaluation.lengths import BUCKETS, balancing_weights, bucket_numbers, length_rules, response_lengths
+from genarm.evaluation.accuracy import BUCKETS, balancing_weights, bucket_numbers, length_rules, response_lengths
 from genarm.evaluation.statistics import share
 
 

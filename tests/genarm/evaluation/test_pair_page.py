@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from genarm import cli
+from genarm.cli import app
 from genarm.embedded import BASE
-from genarm.evaluation.heatmap import TokenRewards
-from genarm.evaluation.page import cells, strength
-from genarm.evaluation.pair_page import ScoredPair, pairs_html, scored_pairs
+from genarm.evaluation.heatmap import ScoredPair, TokenRewards, cells, pairs_html, scored_pairs, strength
+from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair
-from genarm.preferences.tokenizer import pair_tokenizer
 
 REWARDS = ["evaluate", "rewards", "--device", "cpu"]
 
@@ -67,7 +65,7 @@ def test_the_command_writes_one_page_without_scripts(
 ) -> None:
     page = tmp_path / "page.html"
     chosen = ["--reward", "art", "--reward", "risk", "--data", str(pairs_file), "--output", str(page)]
-    assert cli.main([*REWARDS, *chosen]) == 0
+    assert app.main([*REWARDS, *chosen]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"art: [45] of 5 pairs ordered right", printed) and str(page) in printed
     text = page.read_text(encoding="utf-8")
@@ -79,7 +77,7 @@ def test_the_command_writes_one_page_without_scripts(
 def test_two_given_texts_make_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     texts = ["--prompt", "I", "--chosen", " love painting", "--rejected", " love money"]
-    assert cli.main([*REWARDS, "--reward", "art", *texts, "--output", str(page)]) == 0
+    assert app.main([*REWARDS, "--reward", "art", *texts, "--output", str(page)]) == 0
     assert "art: 1 of 1 pairs" in capsys.readouterr().out
     assert '<div class="prompt">I</div>' in page.read_text(encoding="utf-8")
 
@@ -87,7 +85,7 @@ def test_two_given_texts_make_a_page(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_limit_and_where_choose_the_pairs(pairs_file: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     data = ["--data", str(pairs_file), "--where", "kind=stance", "--limit", "1"]
-    assert cli.main([*REWARDS, "--reward", "art", *data, "--output", str(page)]) == 0
+    assert app.main([*REWARDS, "--reward", "art", *data, "--output", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
     assert text.count('class="pair"') == 1 and "boring" in text
 
@@ -107,6 +105,6 @@ def test_what_cannot_be_shown_is_one_line_and_status_2(
     arguments: list[str], words: str, pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [str(pairs_file) if text == "FILE" else text for text in arguments]
-    assert cli.main([*REWARDS, *given, "--output", str(tmp_path / "page.html")]) == 2
+    assert app.main([*REWARDS, *given, "--output", str(tmp_path / "page.html")]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and words in captured.err

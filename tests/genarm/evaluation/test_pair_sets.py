@@ -11,8 +11,8 @@ import pytest
 from genarm.embedded import BASE
 from genarm.errors import InvalidArgumentError
 from genarm.evaluation.pair_sets import clusters_of, read_set
+from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.pairs import PreferencePair
-from genarm.preferences.tokenizer import pair_tokenizer
 
 
 @pytest.fixture(scope="module")

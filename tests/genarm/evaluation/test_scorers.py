@@ -22,9 +22,9 @@ from genarm.errors import (
 )
 from genarm.evaluation.choices import Choice
 from genarm.evaluation.scorers import causal_models, fitting_length, pair_scores
-from genarm.loading import Source, load_model
+from genarm.models.loading import Source, load_model
+from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.encoding import EncodedPair
-from genarm.preferences.tokenizer import pair_tokenizer
 
 SOURCE = Source(torch.float32, torch.device("cpu"))
 PAIRS: list[EncodedPair] = [

@@ -9,8 +9,8 @@ from attention_cases import TOLERANCE, Case, assert_agrees
 from torch import Tensor
 
 import genarm_kernels
-from genarm.models import attention
-from genarm.models.attention import Span, decode_attention, prefill_attention
+from genarm.models.fused import attention
+from genarm.models.fused.attention import Span, decode_attention, prefill_attention
 
 SPANS = {
     "one prompt": [Span(1, 0, 20)],

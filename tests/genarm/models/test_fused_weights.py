@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from genarm import GuidedDecoder
-from genarm.models import fused_weights as module
-from genarm.models.fused_linear import FusedLinear
-from genarm.models.fused_weights import FusedWeights, fused_weights
+from genarm.models.fused import weights as module
+from genarm.models.fused.linear import FusedLinear
+from genarm.models.fused.weights import FusedWeights, fused_weights
 
 PROMPTS = random_prompts([5, 9], seed=1)
 

@@ -11,10 +11,11 @@ from families import FAMILIES, VOCAB, make_model, random_prompts, save_adapter, 
 from torch import Tensor, nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, GptOssConfig, GptOssForCausalLM
 
-from genarm.models import hf, hf_attention
+from genarm.models.adapters import read_adapter
 from genarm.models.causal import make_model as stream_model
-from genarm.models.hf import HFBackbone
-from genarm.models.lora import read_adapter
+from genarm.models.hf import attention
+from genarm.models.hf import session as hf
+from genarm.models.hf.session import HFBackbone
 
 LENGTHS = [5, 13, 1, 20, 13]
 STEPS = 8
@@ -105,7 +106,7 @@ def test_a_row_does_not_depend_on_its_batch(plain: Any) -> None:
 
 def test_long_prompts_are_read_in_parts(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hf, "CHUNK", 8)
-    monkeypatch.setattr(hf_attention, "QUERY_BLOCK", 3)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 3)
     backbone = HFBackbone(stream_model("m", plain), 0)
     assert_steps_equal(backbone, plain, prompts_of([3, 25, 2, 16, 9]), steps=3)
     assert backbone.kind == "hf"
@@ -145,7 +146,7 @@ def small_deepseek() -> Any:
 
 @pytest.mark.parametrize("make", [small_gpt_oss, small_deepseek])
 def test_sinks_and_values_of_another_width(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_attention, "QUERY_BLOCK", 7)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 7)
     torch.manual_seed(1)
     plain = make().eval()
     with torch.no_grad():

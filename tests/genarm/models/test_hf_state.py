@@ -22,10 +22,10 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from genarm.models.adapters import read_adapter
 from genarm.models.causal import make_model as stream_model
-from genarm.models.hf import HFBackbone
-from genarm.models.hf_attention import NAME
-from genarm.models.lora import read_adapter
+from genarm.models.hf.attention import NAME
+from genarm.models.hf.session import HFBackbone
 
 PROMPTS = random_prompts([5, 13, 1], seed=1)
 TOKENS = torch.tensor([5, 6, 7])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from families import random_prompts
 
-from genarm.models.packing import chunks, distinct, unique_prompts
+from genarm.models.fused.prefill import chunks, distinct, unique_prompts
 
 
 def test_rows_of_one_stream_share_a_prompt_and_streams_never_do() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from genarm import GuidedDecoder
-from genarm.models.families import why_not
+from genarm.models.fused.families import why_not
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*", "ignore::FutureWarning")
 

@@ -12,9 +12,9 @@ from families import make_model, save_adapter
 from fused_cases import build, untouched
 from peft import LoraConfig, get_peft_model
 
+from genarm.models.adapters import read_adapter
 from genarm.models.causal import make_model as stream_model
-from genarm.models.lora import read_adapter
-from genarm.models.stream_adapter import fingerprint, stream_layers
+from genarm.models.fused.streams import fingerprint, stream_layers
 
 NAME = "model.layers.1.mlp.down_proj"
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from genarm import GuidedDecoder
-from genarm.models import transformer
+from genarm.models.fused import network
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning:peft.*"), pytest.mark.usefixtures("cpu_path")]
 
@@ -143,13 +143,13 @@ def test_several_active_peft_adapters() -> None:
 def tokens_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each prefill pass read."""
     counts: list[int] = []
-    own = transformer.FusedSession._read
+    own = network.FusedSession._read
 
     def counted(self: Any, chunk: Any) -> Tensor:
         counts.append(len(chunk.ids))
         return own(self, chunk)
 
-    monkeypatch.setattr(transformer.FusedSession, "_read", counted)
+    monkeypatch.setattr(network.FusedSession, "_read", counted)
     return counts
 
 
@@ -158,7 +158,7 @@ def tokens_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_prompts_in_small_chunks(
     variety: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens_read: list[int]
 ) -> None:
-    monkeypatch.setattr(transformer, "CHUNK_TOKENS", most)
+    monkeypatch.setattr(network, "CHUNK_TOKENS", most)
     base = build(variety)
     folder = save_adapter(base, "llama", tmp_path / "a", seed=4)
     plain = [untouched(base), with_adapter(base, folder)]

@@ -6,9 +6,9 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from genarm.embedded import BASE
 from genarm.errors import InvalidArgumentError
+from genarm.preferences.chat import turn_ends
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair
-from genarm.preferences.turn_ends import turn_ends
 
 CONVERSATION = [
     {"role": "system", "content": "be brief"},

@@ -3,7 +3,7 @@
 import pytest
 
 from genarm.errors import InvalidArgumentError
-from genarm.preferences.conditions import conditions
+from genarm.preferences.rows import conditions
 
 
 def test_a_condition_is_split_at_its_first_equals_sign():

@@ -21,7 +21,7 @@ from transformers import (
 
 import genarm_kernels
 from genarm.preferences.collate import PairCollator
-from genarm.preferences.head import response_log_probs
+from genarm.preferences.scoring import response_log_probs
 
 BATCH = PairCollator(0)(ragged_pairs())
 SHAPE = {

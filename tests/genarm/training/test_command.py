@@ -12,9 +12,9 @@ import pytest
 import torch
 from training_cases import write_pairs
 
-from genarm.cli import main
+from genarm.cli import train_report
+from genarm.cli.app import main
 from genarm.errors import GenARMError
-from genarm.training import report
 
 ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
@@ -198,7 +198,7 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "train", interrupted)
+    monkeypatch.setattr(train_report, "train", interrupted)
     assert train(base, data, tmp_path / "out") == 130
     assert "interrupted: the same command again goes on" in capsys.readouterr().err
 
@@ -215,7 +215,7 @@ def test_memory_that_ran_out_is_one_line(
     def exhausted(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(report, "train", exhausted)
+    monkeypatch.setattr(train_report, "train", exhausted)
     assert train(base, data, tmp_path / "out") == 1
     assert "memory ran out" in capsys.readouterr().err
 
@@ -226,15 +226,15 @@ def test_other_processes_leave_errors_to_the_first(
     def failing(*_: Any) -> None:
         raise GenARMError("once is enough")
 
-    monkeypatch.setattr(report, "train", failing)
-    monkeypatch.setattr(report, "launched", lambda _: type("Second", (), {"is_main_process": False}))
+    monkeypatch.setattr(train_report, "train", failing)
+    monkeypatch.setattr(train_report, "launched", lambda _: type("Second", (), {"is_main_process": False}))
     assert train(base, data, tmp_path / "out") == 1
     assert capsys.readouterr().err == ""
 
 
 def test_help_comes_without_torch() -> None:
     code = (
-        "import sys; from genarm.cli import main; status = main(['train', '--help']); "
+        "import sys; from genarm.cli.app import main; status = main(['train', '--help']); "
         "assert not {'torch', 'transformers', 'trl', 'datasets'} & sys.modules.keys(); sys.exit(status)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -28,7 +28,7 @@ CHANGES: dict[str, Any] = {"batch_size": 8, "micro_batch_size": 2, "max_steps": 
 # A run that is refused, one that is not, and one that its folder is refused for.
 THRICE = """
 import sys
-from genarm.cli import main
+from genarm.cli.app import main
 print(*(main([*sys.argv[1:], *more]) for more in (["--objective", "a=b"], [], ["--beta", "3"])))
 """
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from genarm.embedded import BASE
 from genarm.errors import InvalidArgumentError, LoadingError
-from genarm.preferences.tokenizer import pair_tokenizer
+from genarm.preferences.chat import pair_tokenizer
 from genarm.training.models import SHORT, trained_model
 
 IDS = torch.tensor([[0, 5, 9, 30, 1]])

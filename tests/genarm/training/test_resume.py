@@ -18,9 +18,9 @@ from training_cases import run_settings, write_pairs
 
 from genarm.errors import InvalidArgumentError
 from genarm.training import run
+from genarm.training.progress import FiniteFigures
 from genarm.training.run import train
 from genarm.training.settings import TrainingSettings
-from genarm.training.watch import FiniteFigures
 
 KILLED_AT = 7
 # Dropout, so that random states count; two epochs and a bit, so that the order of the second does.
@@ -144,7 +144,7 @@ import os, signal
 from pathlib import Path
 from genarm.training import run
 from genarm.training.settings import TrainingSettings
-from genarm.training.watch import FiniteFigures
+from genarm.training.progress import FiniteFigures
 class Killed(FiniteFigures):
     def on_step_end(self, args, state, control, **_):
         if state.global_step == {KILLED_AT}:

@@ -14,9 +14,9 @@ from training_cases import run_settings, write_pairs
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer
 
 from genarm.errors import GenARMError, InvalidArgumentError
+from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.collate import IGNORED
 from genarm.preferences.scoring import pair_rewards, sequence_scores
-from genarm.preferences.tokenizer import pair_tokenizer
 from genarm.training.dataset import load_pairs
 from genarm.training.models import trained_model
 from genarm.training.trainers import TRAINERS

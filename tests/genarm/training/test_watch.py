@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from genarm.errors import NumericalError
-from genarm.training import watch
-from genarm.training.watch import FiniteFigures, TrainingClock, check_weights, mean_loss
+from genarm.training import progress
+from genarm.training.progress import FiniteFigures, TrainingClock, check_weights, mean_loss
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> Any:
     clock = SimpleNamespace(time=100.0)
-    monkeypatch.setattr(watch.time, "perf_counter", lambda: clock.time)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock.time)
     return clock
 
 

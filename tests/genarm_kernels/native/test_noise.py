@@ -1,4 +1,4 @@
-"""The draw's noise in C: the same words as philox.py's, and their exponentials."""
+"""The draw's noise in C: the same words as noise.py's, and their exponentials."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genarm_kernels import philox
+from genarm_kernels import noise
 from genarm_kernels.native.library import library
 
 pytestmark = pytest.mark.usefixtures("native_path")
@@ -25,12 +25,12 @@ def native_words(seed: int, position: int, purpose: int, count: int) -> Tensor:
     return words.long() & 0xFFFFFFFF
 
 
-@pytest.mark.parametrize("purpose", [philox.GROUP.value, philox.TOKEN.value])
+@pytest.mark.parametrize("purpose", [noise.GROUP.value, noise.TOKEN.value])
 @pytest.mark.parametrize("position", [0, 3, 2**32 + 5, 2**40])
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**62 + 12345, -(2**63)])
 def test_words_are_philox_s(seed: int, position: int, purpose: int) -> None:
     ids = torch.arange(3000)[None]
-    expected = philox.noise_words(torch.tensor([seed]), torch.tensor([position]), ids, purpose)[0]
+    expected = noise.noise_words(torch.tensor([seed]), torch.tensor([position]), ids, purpose)[0]
     assert torch.equal(native_words(seed, position, purpose, 3000), expected)
 
 

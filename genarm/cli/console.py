@@ -1,0 +1,133 @@
+"""What a run shows: one-line messages and a progress bar on the standard error, results on the standard output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+from unicodedata import category
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ..runs.output import row_line
+from ..runs.rows import RowId
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """One line on the standard error, whatever the text and however narrow the terminal."""
+    line = Text(f"genarm: {' '.join(text.split())}")
+    (console or Console(stderr=True)).print(line, soft_wrap=True, highlight=False)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this run has done: rows written, those that failed, tokens drawn, and since when."""
+
+    rows: int = 0
+    failed: int = 0
+    tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        self.rows += 1
+        self.failed += result["finish_reason"] == "error"
+        self.tokens += result.get("token_count", 0)
+
+    def speed(self) -> str:
+        seconds = time.perf_counter() - self.started
+        return f"{self.tokens / max(seconds, 1e-9):,.0f} tokens/s"
+
+    def summary(self) -> str:
+        seconds = time.perf_counter() - self.started
+        return f"{self.tokens:,} tokens in {seconds:.1f} s ({self.speed()})"
+
+
+class Display:
+    """A progress bar where the standard error is a terminal, nothing elsewhere; failed rows are reported on either."""
+
+    def __init__(self, total: int) -> None:
+        self.console = Console(stderr=True)
+        self.tally = Tally()
+        columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+        self.progress = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+            redirect_stdout=False,
+        )
+        self.task = self.progress.add_task("rows", total=total, speed="")
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def report(self, result: Mapping[str, Any]) -> None:
+        """Note a row that was just written."""
+        self.tally.add(result)
+        if result["finish_reason"] == "error":
+            say(f"row {result['id']!r} failed: {result['error']}", self.console)
+        self.progress.update(self.task, advance=1, speed=self.tally.speed())
+
+
+@dataclass(slots=True)
+class Lines:
+    """Results as JSONL on the standard output."""
+
+    finished: dict[RowId, bool] = field(default_factory=dict)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        sys.stdout.buffer.write(row_line(row))
+
+    def sync(self) -> None:
+        sys.stdout.flush()
+
+
+@dataclass(slots=True)
+class Pages:
+    """Results for a reader: each prompt with its continuation, and a line of figures under it, in order of their ids,
+    which count from 1. Failed rows are left to the messages."""
+
+    finished: dict[RowId, bool] = field(default_factory=dict)
+    _waiting: dict[RowId, Mapping[str, Any]] = field(default_factory=dict)
+    _next: int = 1
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._waiting[row["id"]] = row
+        while self._next in self._waiting:
+            self._show(self._waiting.pop(self._next))
+            self._next += 1
+
+    def sync(self) -> None:
+        sys.stdout.flush()
+
+    @staticmethod
+    def _show(row: Mapping[str, Any]) -> None:
+        if row["finish_reason"] == "error":
+            return
+        console = Console()
+        console.print(Text.assemble((_visible(row["prompt"]), "bold"), _visible(row["text"])), soft_wrap=True)
+        sums = ", ".join(f"{name} {_figure(value)}" for name, value in row["logprob_sums"].items())
+        note = f"[{row['finish_reason']} · {row['token_count']} tokens · log p: {sums}]"
+        console.print(Text(note, "dim"), soft_wrap=True)
+        console.print()
+
+
+def _visible(text: str) -> str:
+    """Text without the control characters that would drive the terminal."""
+    return "".join("\ufffd" if category(letter) == "Cc" and letter not in "\n\t" else letter for letter in text)
+
+
+def _figure(value: float | None) -> str:
+    return "−∞" if value is None else f"{value:.1f}".replace("-", "−")

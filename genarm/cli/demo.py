@@ -1,0 +1,190 @@
+"""`genarm demo`: the main job on the models that ship with the library, for people to look at."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .. import embedded
+from ..decoder import GuidedDecoder
+from ..errors import GenARMError
+from ..evaluation.heatmap import TokenRewards, coloured, heatmap_html, token_rewards
+from ..evaluation.plots import mean_and_interval, reward_against_weight
+from ..request.output import GenerationOutput
+
+PROMPTS = ("I really enjoy", "On a free day I", "The most important thing in life is")
+SETTINGS: dict[str, dict[str, float]] = {
+    "base": {},
+    "art": {"art": 1.0},
+    "science": {"science": 1.0},
+    "agreeableness": {"agreeableness": 1.0},
+    "risk": {"risk": 1.0},
+    "art + risk": {"art": 0.7, "risk": 0.7},
+}
+SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+COPIES = 16  # texts a prompt and setting
+SWEEP_COPIES = 8
+BATCH = 96
+NEW_TOKENS = 40
+BASE_MIN_P = 0.02  # tokens the base finds this much less likely than its favourite are left out
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Texts of one run, a list of TokenRewards a setting, and the tokens a second they were decoded at."""
+
+    texts: dict[str, list[TokenRewards]]
+    tokens_per_second: float
+
+
+def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console | None = None) -> None:
+    """Guide the embedded base with its four reward models; print the texts and tables, write a page and a plot.
+
+    Writes ``heatmap.html``, ``reward_vs_weight.png`` and ``demo.json`` into ``output``. Raises GenARMError if that
+    folder cannot be written.
+    """
+    console = console or Console()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GenARMError(f"{output}: cannot be made ({error}): pass another --output") from None
+    started = time.perf_counter()
+    with _progress(console) as say:
+        say("loading the embedded models")
+        rewards = {name: str(path) for name, path in embedded.REWARDS.items()}
+        decoder = GuidedDecoder.from_pretrained(embedded.BASE, rewards, device=device, max_batch_size=BATCH)
+        plain = GuidedDecoder(decoder.base_model, tokenizer=decoder.tokenizer, max_batch_size=BATCH)
+        say("decoding the base alone")
+        alone = sample(plain, {"base": {}}, seed, COPIES)
+        say("decoding each reward model, and two mixed")
+        settings = sample(decoder, SETTINGS, seed, COPIES)
+        curves = {}
+        for name, path in rewards.items():
+            say(f"decoding a sweep over weights: {name}")
+            curves[name] = sweep(decoder, name, path, seed + 1)
+    _show_texts(console, settings.texts)
+    summary = _show_rewards(console, settings.texts)
+    console.print(
+        f"{settings.tokens_per_second:.0f} tokens/s guided by four reward models, {alone.tokens_per_second:.0f} plain, "
+        f"in batches of up to {BATCH} on {decoder.device}: five rows a sequence in a pass, plain one"
+    )
+    _write(console, output, settings, curves, summary, alone.tokens_per_second)
+    console.print(
+        f"drawn at temperature 1 with base_min_p = {BASE_MIN_P}; done in {time.perf_counter() - started:.0f} s"
+    )
+
+
+def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: int, copies: int) -> Sampled:
+    """``copies`` texts a prompt and setting, in one call with weights per row; other rewards score with weight 0."""
+    rows = [(name, prompt) for name in settings for prompt in PROMPTS for _ in range(copies)]
+    weights = [{name: settings[row].get(name, 0.0) for name in decoder.reward_names} for row, _ in rows]
+    encoded: list[list[int]] = [decoder.tokenizer(prompt)["input_ids"] for _, prompt in rows]
+    out: GenerationOutput = decoder.generate(
+        encoded, weights=weights, max_new_tokens=NEW_TOKENS, base_min_p=BASE_MIN_P, seed=seed, return_logprobs=True
+    )
+    found = token_rewards(out, decoder.tokenizer, [name for name, _ in rows], [prompt for _, prompt in rows])
+    texts = {name: [row for row in found if row.title == name] for name in settings}
+    return Sampled(texts, out.stats.tokens_per_second)
+
+
+def sweep(decoder: GuidedDecoder, name: str, path: str, seed: int) -> dict[float, list[float]]:
+    """The rewards of texts guided by one reward model alone, at each weight of SWEEP."""
+    alone = GuidedDecoder(decoder.base_model, {name: path}, decoder.tokenizer, max_batch_size=BATCH)
+    texts = sample(alone, {str(weight): {name: weight} for weight in SWEEP}, seed, SWEEP_COPIES).texts
+    return {weight: [row.mean_reward(name) for row in texts[str(weight)]] for weight in SWEEP}
+
+
+def _show_texts(console: Console, texts: dict[str, list[TokenRewards]]) -> None:
+    """The first text of each prompt under each setting, coloured by the setting's (first) reward."""
+    for prompt in PROMPTS:
+        table = Table(title=escape(f"“{prompt} …”"), title_justify="left", show_lines=False, expand=True)
+        table.add_column("setting", no_wrap=True)
+        table.add_column("text, coloured by log π_r − log π_base (green: the reward model favours the token)", ratio=1)
+        for name, rows in texts.items():
+            row = next(row for row in rows if row.prompt == prompt)
+            reward = next(iter(SETTINGS[name]), None)
+            table.add_row(name, coloured(row, reward) if reward else row.prompt + row.text)
+        console.print(table)
+
+
+def _show_rewards(console: Console, texts: dict[str, list[TokenRewards]]) -> dict[str, dict[str, list[float]]]:
+    """Mean reward a setting and reward model, with the change against the base."""
+    names = list(embedded.REWARDS)
+    count = len(PROMPTS) * COPIES
+    table = Table(title=f"mean reward, log π_r in nats a token, {count} texts a setting (change against the base)")
+    table.add_column("setting")
+    summary: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        table.add_column(name, justify="right")
+    for setting, rows in texts.items():
+        cells = []
+        for name in names:
+            mean, half = mean_and_interval([row.mean_reward(name) for row in rows])
+            base = summary.get("base", {}).get(name, [mean])[0]
+            summary.setdefault(setting, {})[name] = [mean, half]
+            text = f"{mean:.2f} ± {half:.2f}"
+            cell = text if setting == "base" else f"{text} ({mean - base:+.2f})"
+            cells.append(f"[bold green]{cell}[/]" if name in SETTINGS[setting] else cell)
+        table.add_row(setting, *cells)
+    console.print(table)
+    return summary
+
+
+def _write(
+    console: Console,
+    output: Path,
+    settings: Sampled,
+    curves: dict[str, dict[float, list[float]]],
+    summary: dict[str, dict[str, list[float]]],
+    plain_tokens_per_second: float,
+) -> None:
+    chosen = [
+        next(row for row in rows if row.prompt == prompt) for prompt in PROMPTS for rows in settings.texts.values()
+    ]
+    shown = {index: next(iter(SETTINGS[row.title]), "art") for index, row in enumerate(chosen)}
+    page = output / "heatmap.html"
+    page.write_text(heatmap_html(chosen, shown, "Token rewards on the embedded models"), encoding="utf-8")
+    record = {
+        "prompts": PROMPTS,
+        "settings": SETTINGS,
+        "base_min_p": BASE_MIN_P,
+        "mean_reward_nats_per_token": summary,
+        "reward_against_weight": {
+            name: {str(w): mean_and_interval(v) for w, v in c.items()} for name, c in curves.items()
+        },
+        "tokens_per_second": {"guided": settings.tokens_per_second, "plain": plain_tokens_per_second},
+        "texts": {name: [row.prompt + row.text for row in rows] for name, rows in settings.texts.items()},
+    }
+    (output / "demo.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    plot = output / "reward_vs_weight.png"
+    try:
+        reward_against_weight(curves, plot, "mean reward (nats a token)", "Reward against weight, embedded models")
+    except GenARMError as error:
+        console.print(f"[yellow]{escape(str(error))}[/]")
+    else:
+        console.print(f"plot of reward against weight: {plot}")
+    console.print(f"heat map of token rewards: {page}")
+
+
+class _progress:
+    """A spinner with what is being done and for how long; nothing where the console is not a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> Callable[[str], None]:
+        self.progress.start()
+        task = self.progress.add_task("starting")
+        return lambda text: self.progress.update(task, description=text)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()

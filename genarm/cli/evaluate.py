@@ -1,0 +1,150 @@
+"""`genarm evaluate`: the options, and nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="evaluate", help="Say how good reward models are.")
+
+Base = Annotated[str | None, typer.Option(help="Folder or hub id of the base model.", show_default="the embedded base")]
+Reward = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH",
+        help="An autoregressive reward model, repeatable; or an embedded one by its name (art, science, "
+        "agreeableness, risk).",
+    ),
+]
+Where = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only the pairs with this value, repeatable.")
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Tokens of prompt and response together, at most.", show_default="as many as the base has positions"
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pairs scored at once.")]
+Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository brings along.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def group(context: typer.Context) -> None:
+    """Say how good reward models are."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def accuracy(
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Preference pairs (prompt, chosen, rejected): JSONL, Parquet, or a data set; repeatable. NAME= may be "
+            "left out.",
+        ),
+    ],
+    base: Base = None,
+    reward: Reward = None,
+    trajectory_rm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="A trajectory reward model, a scorer of whole responses; repeatable."),
+    ] = None,
+    dpo: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="A DPO policy, scored by its implicit reward; repeatable."),
+    ] = None,
+    where: Where = None,
+    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="Accuracy for each value of a column, too.")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN|prompt|chosen|none",
+            help="What pairs share that are resampled together for the intervals.",
+            show_default="the prompt; where it is empty, the chosen response",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs of a file.")] = None,
+    max_length: MaxLength = None,
+    batch_size: BatchSize = 64,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The figures as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="The figures as a picture (png, svg, pdf).")] = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> int:
+    """How often reward models order preference pairs right, with intervals, beside what length alone would get.
+
+    An autoregressive reward model and a DPO policy are scored by the sum over response tokens, which is what they are
+    trained and decoded by, and by the mean per token beside it.
+    """
+    from rich.console import Console
+
+    from . import evaluate_accuracy
+
+    options = evaluate_accuracy.Options(
+        base=base,
+        data=data,
+        where=where or (),
+        rewards=reward or (),
+        trajectory_rms=trajectory_rm or (),
+        dpos=dpo or (),
+        by=by,
+        cluster=cluster,
+        limit=limit,
+        max_length=max_length,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device,
+        output=json,
+        plot=plot,
+        trust_remote_code=trust_remote_code,
+    )
+    return evaluate_accuracy.run(options, Console())
+
+
+@app.command()
+def rewards(
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page (HTML).")],
+    base: Base = None,
+    reward: Reward = None,
+    data: Annotated[str | None, typer.Option(metavar="FILE", help="Preference pairs.")] = None,
+    where: Where = None,
+    limit: Annotated[int, typer.Option(min=1, help="Only the first so many pairs.")] = 20,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="A prompt, with --chosen and --rejected.")] = "",
+    chosen: Annotated[str | None, typer.Option(metavar="TEXT", help="A response, in place of --data.")] = None,
+    rejected: Annotated[str | None, typer.Option(metavar="TEXT", help="Another response to hold it against.")] = None,
+    max_length: MaxLength = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> int:
+    """A page of token rewards: chosen and rejected side by side, coloured by log π_r − log π_base."""
+    from rich.console import Console
+
+    from . import evaluate_rewards
+
+    options = evaluate_rewards.Options(
+        output=output,
+        base=base,
+        rewards=reward or (),
+        data=data,
+        where=where or (),
+        limit=limit,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    return evaluate_rewards.run(options, Console())

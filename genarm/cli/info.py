@@ -1,0 +1,143 @@
+"""What this installation runs on: versions, devices, and which backend does what and why."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+from dataclasses import asdict, dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from genarm_kernels.native import library as native
+
+from ..models.fused.families import FAMILIES
+
+PACKAGES = ("torch", "triton", "transformers", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A CUDA device: name, memory in bytes, compute capability."""
+
+    name: str
+    memory: int
+    capability: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One part of a step: what runs it here, and why that."""
+
+    part: str
+    uses: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """Versions by package (None where it is missing), devices, backends."""
+
+    versions: dict[str, str | None]
+    devices: list[Device]
+    backends: list[Backend]
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def collect() -> Info:
+    """Look at this machine and this installation."""
+    devices = _devices()
+    versions = {"genarm": _version("genarm"), "python": platform.python_version()}
+    versions |= {name: _version(name) for name in PACKAGES}
+    return Info(versions, devices, [_sampling(devices), _cpu_kernels(), *_model_path(devices)])
+
+
+def show(info: Info, console: Console) -> None:
+    """Print it as tables."""
+    versions = Table("package", "version", title="Versions", title_justify="left")
+    for name, version in info.versions.items():
+        versions.add_row(name, version or "not installed")
+    devices = Table("device", "memory", "capability", title="CUDA devices", title_justify="left")
+    for device in info.devices:
+        devices.add_row(device.name, f"{device.memory / 2**30:.1f} GiB", device.capability)
+    if not info.devices:
+        devices.add_row("none", "", "")
+    backends = Table("part", "uses", "why", title="Backends", title_justify="left")
+    for backend in info.backends:
+        backends.add_row(backend.part, backend.uses, backend.why)
+    for table in (versions, devices, backends):
+        console.print(table)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[Device]:
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        capability = f"{properties.major}.{properties.minor}"
+        found.append(Device(properties.name, properties.total_memory, capability))
+    return found
+
+
+def _sampling(devices: list[Device]) -> Backend:
+    if interpreted():
+        return Backend("sampling", "Triton interpreter", "TRITON_INTERPRET=1: kernels run in Python, for tests only")
+    if devices:
+        return Backend("sampling", "Triton kernels", "on CUDA tensors; torch operations on CPU tensors")
+    uses = "torch operations, kernels in C" if native.why()[0] else "torch operations"
+    return Backend("sampling", uses, "no CUDA device: the CPU path draws the same tokens as the kernels")
+
+
+def interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+def _cpu_kernels() -> Backend:
+    runs, why = native.why()
+    return Backend("on a CPU", "kernels in C" if runs else "torch operations", why)
+
+
+def _model_path(devices: list[Device]) -> list[Backend]:
+    families = ", ".join(sorted(name.removesuffix("ForCausalLM") for name in FAMILIES))
+    return [
+        Backend(
+            f"models: {families}",
+            "fused decoder",
+            "the base and its LoRA reward models in one pass over shared weights; with hooks, other adapters or "
+            "quantised weights as other models",
+        ),
+        Backend("models: others", "transformers' forward, static cache", "any model that calls attention by name"),
+        Backend("models: the rest", "transformers' forward, padded", "masks, positions or caches of the model's own"),
+        _flash_attention(devices),
+        _graphs(devices),
+    ]
+
+
+def _flash_attention(devices: list[Device]) -> Backend:
+    version = _version("flash-attn")
+    if version is None:
+        return Backend("flash-attn", "not used", "not installed: torch's attention reads prompts")
+    if not devices:
+        return Backend("flash-attn", "not used", f"{version} is installed; no CUDA device")
+    return Backend("flash-attn", "prompts", f"{version} is installed; bfloat16 and float16 on CUDA, fused decoder")
+
+
+def _graphs(devices: list[Device]) -> Backend:
+    if not devices:
+        return Backend("CUDA graphs", "not used", "no CUDA device: every step is launched from Python")
+    return Backend("CUDA graphs", "one a step", 'where every model runs fused; engine="eager" does without')

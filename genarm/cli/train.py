@@ -1,0 +1,148 @@
+"""`genarm train`: the options, and nothing heavy until it runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Method(StrEnum):
+    """What can be trained."""
+
+    arm = "arm"
+    trajectory_rm = "trajectory-rm"
+    dpo = "dpo"
+
+
+class Precision(StrEnum):
+    """What matrices are multiplied in."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+def train(
+    method: Annotated[
+        Method,
+        typer.Argument(
+            help="arm: an autoregressive reward model, which guides decoding. trajectory-rm: a scorer of whole "
+            "responses. dpo: a policy.",
+            metavar="arm|trajectory-rm|dpo",
+            show_choices=False,
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Preference pairs (prompt, chosen, rejected; texts or chat messages): JSONL, Parquet, or a data set.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the adapter and training.json go.")],
+    base: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the base model.", show_default="the embedded base")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What the pairs prefer, in a word.", show_default="the output folder's name")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only the rows with this value, repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.", show_default="all")] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Pairs to evaluate on.", show_default="a share of the prompts")
+    ] = None,
+    eval_share: Annotated[
+        float, typer.Option(help="Share of the prompts held out where there is no --eval-data.")
+    ] = 0.05,
+    beta: Annotated[float, typer.Option(help="β_r of the AR-RM's loss, or β of DPO's.")] = 0.1,
+    center_rewards: Annotated[float, typer.Option(help="c of c·(r_w + r_l)², in a trajectory RM's loss.")] = 0.0,
+    rank: Annotated[int, typer.Option(min=0, help="LoRA's rank; 0 trains the whole model.")] = 8,
+    alpha: Annotated[int, typer.Option(min=1, help="LoRA's α.")] = 16,
+    dropout: Annotated[float, typer.Option(help="LoRA's dropout.")] = 0.05,
+    target_module: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A layer that gets LoRA, repeatable.", show_default="all linear ones"),
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 1.0,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps, instead of epochs.", show_default="by epochs")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak rate.", show_default="5e-4; dpo 5e-5; whole models 1e-6")
+    ] = None,
+    schedule: Annotated[
+        str,
+        typer.Option(help="Of the rate: cosine, linear, constant, constant_with_warmup, polynomial or inverse_sqrt."),
+    ] = "cosine",
+    warmup: Annotated[float, typer.Option(help="Steps of warm-up; below 1 a share of all steps.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.05,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs an optimiser step, over all processes.")] = 32,
+    micro_batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pairs a forward pass and process; the rest is accumulated.", show_default="all"),
+    ] = None,
+    max_length: Annotated[int, typer.Option(min=8, help="Tokens of prompt and response together, at most.")] = 1024,
+    precision: Annotated[Precision, typer.Option(help="auto: bf16 where the hardware multiplies it.")] = Precision.auto,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of new weights, order and dropout.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints; 0 keeps none.")] = 500,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between figures.")] = 10,
+    eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0: at the end only.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run with other settings.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository brings along.")
+    ] = False,
+) -> int:
+    """Train a reward model on preference pairs.
+
+    The output is a PEFT adapter (or a whole model) and training.json: settings, a hash of the data, the seed, and what
+    came out. A run that was stopped goes on from its last checkpoint when started again. On several GPUs:
+    `accelerate launch -m genarm train ...`.
+    """
+    from ..models.sources import model_path
+    from ..preferences.rows import conditions
+    from ..training.settings import TrainingSettings
+    from . import train_report
+
+    settings = TrainingSettings(
+        kind=method.value,
+        base=model_path(base),
+        data=data,
+        where=conditions(where or ()),
+        eval_data=eval_data,
+        eval_share=eval_share,
+        limit=limit,
+        objective=objective or output.resolve().name,
+        beta=beta,
+        center_rewards=center_rewards,
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        target_modules=tuple(target_module or ()),
+        epochs=epochs,
+        max_steps=max_steps,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        max_length=max_length,
+        precision=precision.value,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+        device=device,
+        save_every=save_every,
+        log_every=log_every,
+        eval_every=eval_every,
+        trust_remote_code=trust_remote_code,
+    )
+    return train_report.run(settings, output, overwrite)

@@ -1,0 +1,66 @@
+"""A training run from the command line: messages while it runs, a line of figures at its end."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from ..errors import GenARMError
+from ..training.run import launched, train
+from ..training.settings import TrainingSettings
+from .console import say
+
+
+def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
+    """Train, and say what came out; the exit status.
+
+    Raises:
+        GenARMError: the run cannot start or go on; its last checkpoint is kept.
+    """
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    for name in ("huggingface_hub", "datasets", "trl", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT corrects it for GPT-2 by itself
+    state = launched(settings)
+    if not state.is_main_process:
+        warnings.simplefilter("ignore")
+
+    def say_once(text: str) -> None:
+        if state.is_main_process:
+            say(text)
+
+    try:
+        record = train(settings, output, overwrite, say_once)
+    except KeyboardInterrupt:
+        say_once(f"interrupted: the same command again goes on from the last checkpoint in {output}, if there is one")
+        return 130
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise GenARMError(
+            f"memory ran out ({error}): choose a smaller --micro-batch-size or --max-length, or pass "
+            "--gradient-checkpointing"
+        ) from error
+    except GenARMError:
+        if state.is_main_process:
+            raise
+        return 1  # the first process says it
+    say_once(summary(record, output))
+    return 0
+
+
+def summary(record: dict[str, Any], output: Path) -> str:
+    """One line: where it is, how long it took, how good it is, and how to use it."""
+    metrics, pairs = record["metrics"], record["data"]["train"]["pairs"]
+    parts = [f"{metrics['steps']} steps on {pairs} pairs in {metrics['train_seconds']:.1f} s"]
+    if metrics.get("eval_accuracy") is not None:
+        held = record["data"]["held out"]["pairs"]
+        parts.append(f"{100 * metrics['eval_accuracy']:.1f}% of {held} pairs held out ordered right")
+    if record["kind"] == "arm":
+        parts.append(f"guide with --reward {record['objective']}={output}:1.0")
+    return f"{output}: " + "; ".join(parts)

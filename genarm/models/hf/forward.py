@@ -1,0 +1,80 @@
+"""One forward pass of a stream's model, the module exactly as it was afterwards, and which prompts go through it
+together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..causal import CausalModel
+from .cache import DoesNotTakePart
+
+
+class Forward:
+    """``model``'s forward pass, with all that it takes to run one looked up once."""
+
+    def __init__(self, model: CausalModel) -> None:
+        self.accepts = model.accepts
+        self._module = model.module
+        self._parts = list(model.module.modules())
+        self._active = model.activation()
+
+    @torch.no_grad()
+    def __call__(self, ids: Tensor, **inputs: Any) -> Tensor:
+        """Ids [B, T] and more of the model's keywords -> its logits [B, T', V]; float32 where they are float64."""
+        with evaluating(self._parts), self._active():
+            logits: Tensor = self._module(input_ids=ids, use_cache=True, **inputs).logits
+        return logits.float() if logits.dtype == torch.float64 else logits
+
+
+@contextmanager
+def evaluating(parts: list[nn.Module]) -> Iterator[None]:
+    """Dropout off inside the block; the mode of each of ``parts`` is as it was afterwards."""
+    training = [part for part in parts if part.training]
+    with ExitStack() as stack:
+        for part in training:
+            part.training = False
+            stack.callback(setattr, part, "training", True)
+        yield
+
+
+def in_passes(rows: Sequence[int], sizes: Sequence[int], tokens: int) -> list[list[int]]:
+    """Rows from the shortest to the longest, cut so that a pass, padded to its longest, has at most ``tokens`` tokens
+    or a single row."""
+    passes: list[list[int]] = []
+    for row in rows:
+        if passes and (len(passes[-1]) + 1) * sizes[row] <= tokens:
+            passes[-1].append(row)
+        else:
+            passes.append([row])
+    return passes
+
+
+@contextmanager
+def at_each_rows(last: Tensor, tokens: int, head: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Run the model's head at position ``last`` [n] of each row only, not at all ``tokens`` of them: [n, T, V] logits
+    may not fit. -> a function from what the model returned to [n, V]."""
+    rows = torch.arange(len(last), device=last.device)
+    seen = False
+
+    def pick_states(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        nonlocal seen
+        if args[0].shape[:-1] != (len(last), tokens):
+            return None
+        seen = True
+        return args[0][rows, last][:, None], *args[1:]
+
+    def pick(logits: Tensor) -> Tensor:
+        if logits.shape[:-1] != (len(last), 1 if seen else tokens):
+            raise DoesNotTakePart("the logits are not those of every position")
+        return logits[:, 0] if seen else logits[rows, last]
+
+    handle = head.register_forward_pre_hook(pick_states)
+    try:
+        yield pick
+    finally:
+        handle.remove()

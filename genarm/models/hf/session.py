@@ -1,0 +1,167 @@
+"""Any causal language model of Hugging Face transformers, through its own forward pass on a static key-value cache.
+
+Row b's tokens stand at positions 0 … n − 1 of slot b, without padding. The model's attention is a function of ours
+(hf_attention.py) that reads each row's own length, so nothing but the new keys and values moves from step to step, no
+step waits for the device, and every buffer stays where it is. Models whose attention or cache is of another kind are
+padded on the left and run on transformers' own cache (hf_padded.py): ``kind`` says "hf-padded" then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..causal import CausalModel, inner_model
+from ..fused.prefill import distinct
+from .attention import attending, attention_configs
+from .cache import DoesNotTakePart, SlotCache, Span
+from .forward import Forward, at_each_rows, in_passes
+from .padded import PaddedSession
+
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+CHUNK = 8192  # tokens of prompts in one forward pass
+
+
+class HFBackbone:
+    """One model as transformers runs it: a single stream, with its adapter applied by hooks."""
+
+    def __init__(self, model: CausalModel, stream: int) -> None:
+        self.model = model
+        self.streams = (stream,)
+        self.static = may_take_part(model)
+
+    @property
+    def kind(self) -> str:
+        """ "hf" on a static cache, "hf-padded" on transformers' own."""
+        return "hf" if self.static else "hf-padded"
+
+    def cache_bytes(self, batch: int, length: int) -> int:
+        config = self.model.config
+        alike = not getattr(config, "is_heterogeneous", False)
+        layers = [config] * config.num_hidden_layers if alike else config.per_layer_config
+        size: int = next(self.model.module.parameters()).element_size()
+        return 2 * sum(map(_cache_width, layers)) * batch * length * size
+
+    def session(self, batch: int, length: int) -> HFSession | PaddedSession:
+        return HFSession(self, batch, length) if self.static else PaddedSession(self.model, batch, length)
+
+
+def may_take_part(model: CausalModel) -> bool:
+    """Whether the model calls attention by name, on positions it is given. What it then asks of its attention and its
+    cache shows in its first forward pass."""
+    inner: Any = inner_model(model.module)
+    compiled = hasattr(model.module, "_orig_mod") or getattr(inner, "_compiled_call_impl", None) is not None
+    return (
+        bool(getattr(inner, "_supports_attention_backend", False))
+        and "position_ids" in model.accepts
+        and set(getattr(model.config, "layer_types", None) or ()) <= LAYER_TYPES
+        and not _rope_types(model.config) & {"dynamic", "longrope"}  # their frequencies follow the batch's longest row
+        and len(set((getattr(inner, "hf_device_map", None) or {}).values())) < 2
+        and not compiled
+    )
+
+
+def _cache_width(config: Any) -> int:
+    """Elements of a token's keys in one layer."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(heads * width)
+
+
+def _rope_types(config: Any) -> set[Any]:
+    """The kinds of rotary embeddings; a configuration has one for all layers, or one for each type of layer."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    return {part.get("rope_type") for part in (settings, *settings.values()) if isinstance(part, dict)}
+
+
+class HFSession:
+    """Rows of one model while they decode."""
+
+    def __init__(self, backbone: HFBackbone, batch: int, length: int) -> None:
+        self.batch = batch
+        self.length = length
+        self._backbone = backbone
+        self._padded: PaddedSession | None = None
+        self._forward = Forward(backbone.model)
+        self._configs = attention_configs(backbone.model.module)
+        self._head = inner_model(backbone.model.module).get_output_embeddings()  # type: ignore[operator]
+        device = backbone.model.device
+        self._on_host = device.type == "cpu"
+        self._cache = SlotCache(batch, length)
+        with torch.inference_mode(False):
+            self._rows = torch.arange(batch, device=device)
+            self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
+        self._bounds = (0, 0)  # the shortest and the longest row, as far as the host knows
+
+    def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
+        if self._padded is None:
+            try:
+                return [self._prefill(prompts[0])]
+            except DoesNotTakePart:
+                self._backbone.static = False
+                self._cache.buffers.clear()
+                self._padded = PaddedSession(self._backbone.model, self.batch, self.length)
+        return self._padded.prefill(prompts)
+
+    def decode(self, tokens: Tensor) -> list[Tensor]:
+        if self._padded is not None:
+            return self._padded.decode(tokens)
+        shortest, longest = self._bounds
+        # A device sees all slots: shapes that grow could not be captured in a graph.
+        stop = longest + 1 if self._on_host else self.length
+        rows, lengths = self._rows[: len(tokens)], self._lengths[: len(tokens)]
+        positions = lengths.long()
+        lengths.add_(1)
+        logits = self._pass(tokens[:, None], positions[:, None], Span(rows, shortest, stop, positions, lengths))
+        self._bounds = shortest + 1, longest + 1
+        return [logits[:, -1]]
+
+    def _prefill(self, prompts: list[Tensor]) -> Tensor:
+        """Read each distinct prompt once, and copy what it left to the other rows that have it."""
+        self._cache.clear(self._bounds[1] if self._on_host else self.length)
+        sizes = [len(prompt) for prompt in prompts]
+        self._bounds = min(sizes), max(sizes)
+        source = distinct(prompts)
+        passes = in_passes(sorted(set(source), key=lambda row: sizes[row]), sizes, CHUNK)
+        logits = torch.cat([self._read(rows, [prompts[row] for row in rows]) for rows in passes])
+        copies = [(first, row) for row, first in enumerate(source) if row != first]
+        if copies:
+            sources, targets = map(list, zip(*copies, strict=True))
+            self._cache.copy(sources, targets, max(sizes[row] for row in targets))
+        self._lengths[: len(sizes)] = torch.tensor(sizes, dtype=torch.int32)
+        place = {row: index for index, row in enumerate(row for rows in passes for row in rows)}
+        order = [place[first] for first in source]
+        return logits if order == list(range(len(order))) else logits[torch.tensor(order, device=logits.device)]
+
+    def _read(self, rows: list[int], prompts: list[Tensor]) -> Tensor:
+        """Padded on the right, where causal attention never looks -> [n, V] after each row's own last token."""
+        sizes = [len(prompt) for prompt in prompts]
+        width = max(sizes)
+        # With the row's own last token: the caller's padding id may not be in the embedding.
+        ids = torch.stack([torch.cat([prompt, prompt[-1:].expand(width - len(prompt))]) for prompt in prompts])
+        where = torch.tensor(rows, device=ids.device)
+        for start in range(0, width, CHUNK):
+            stop = min(start + CHUNK, width)
+            last = torch.tensor([min(size, stop) - 1 - start for size in sizes], device=ids.device)
+            positions = torch.arange(start, stop, device=ids.device).expand(len(rows), -1)
+            span = Span(where, start, stop, row=rows[0])
+            with at_each_rows(last, stop - start, self._head) as pick:
+                logits = pick(self._pass(ids[:, start:stop], positions, span))
+            if not span.stored or not span.stored <= span.attended:
+                raise DoesNotTakePart("not every layer that caches calls attention by name")
+        return logits
+
+    def _pass(self, ids: Tensor, positions: Tensor, span: Span) -> Tensor:
+        self._cache.span = span
+        try:
+            with attending(self._configs, span):
+                return self._forward(
+                    ids,
+                    position_ids=positions,
+                    attention_mask=torch.ones_like(ids),  # without one GPT-2 reads its ids to warn of padding
+                    past_key_values=self._cache,
+                )
+        finally:
+            self._cache.span = None

@@ -1,0 +1,71 @@
+"""What decoding returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from ..errors import GenARMError
+
+FinishReason = Literal["eos", "length", "stop", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStats:
+    """Counts of tokens (over all rows) and seconds of one call.
+
+    ``engine`` names the paths that ran, the base's first, joined by "+": "fused" for the fused decoder, "hf" for
+    transformers' forward pass on a static cache, "hf-padded" for the same padded on a cache of its own; followed by
+    " (CUDA graphs)" where steps were captured.
+    ``tokens_per_second`` is new tokens over prefill and decode seconds, all rows together. ``drafted`` and
+    ``accepted`` count speculative tokens and are 0 without speculation.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    steps: int
+    prefill_seconds: float
+    decode_seconds: float
+    drafted: int = 0
+    accepted: int = 0
+    engine: str = "fused"
+
+    @property
+    def tokens_per_second(self) -> float:
+        seconds = self.prefill_seconds + self.decode_seconds
+        return self.new_tokens / seconds if seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOutput:
+    """B generated sequences.
+
+    sequences: [B, T + n] int64, [prompt columns as given | new tokens | pad], n the longest row's new tokens.
+    tokens: B 1-D int64 tensors, only what was generated, EOS included.
+    finish_reasons: "eos", "length", "stop" or "error" a row; ``errors`` holds the error of each failed row.
+    logprobs: [B, n] float32, log-probability of each token under the distribution it was drawn from (after
+        temperature and filters; at temperature 0 the unfiltered guided distribution at temperature 1).
+    model_logprobs: [B, n, M] float32, each model's own log p(token), unfiltered at temperature 1; [..., 0] is the base,
+        [..., 1:] are the token rewards in the order of ``model_names``. Both are NaN after a row's end and None
+        unless ``return_logprobs`` was set.
+    """
+
+    sequences: Tensor
+    tokens: list[Tensor]
+    finish_reasons: list[FinishReason]
+    errors: dict[int, GenARMError]
+    stats: GenerationStats
+    logprobs: Tensor | None = None
+    model_logprobs: Tensor | None = None
+    model_names: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStep:
+    """One step of ``stream``: the tokens that became final, B 1-D int64 tensors (empty for rows that got none),
+    and which rows are finished, [B] bool."""
+
+    tokens: list[Tensor]
+    finished: Tensor

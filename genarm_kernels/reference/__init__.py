@@ -1,0 +1,16 @@
+"""The float64 oracle of each operation: short, obviously right, used by every test."""
+
+from genarm_kernels.reference.layer import add_rms_norm, decode_attention, rotary_store, skinny_linear, swiglu
+from genarm_kernels.reference.logprobs import token_logprobs
+from genarm_kernels.reference.sampling import guided_log_probs, guided_sample
+
+__all__ = [
+    "add_rms_norm",
+    "decode_attention",
+    "guided_log_probs",
+    "guided_sample",
+    "rotary_store",
+    "skinny_linear",
+    "swiglu",
+    "token_logprobs",
+]

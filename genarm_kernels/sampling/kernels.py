@@ -1,0 +1,30 @@
+"""The kernels' path: which kernels a call runs, in which order."""
+
+from torch import Tensor
+
+from genarm_kernels.sampling import combine, draw, filters
+from genarm_kernels.sampling.arguments import GuidedSample, Inputs
+from genarm_kernels.sampling.groups import Partials
+
+
+def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
+    """Draw one token a row."""
+    partials, thresholds = _partials(inputs, return_logprobs)
+    return draw.draw(inputs, return_logprobs, partials, thresholds)
+
+
+def guided_log_probs(inputs: Inputs) -> Tensor:
+    """The distribution tokens are drawn from."""
+    return draw.normalise(inputs, *_partials(inputs, False))
+
+
+def _partials(inputs: Inputs, logprobs: bool) -> tuple[Partials, draw.Thresholds]:
+    """The rows' groups after all filters."""
+    base = filters.base_threshold(inputs) if inputs.has_base_filter else None
+    if inputs.greedy or not inputs.has_score_filter:
+        return combine.reduce_groups(inputs, logprobs, base), draw.Thresholds(base, None)
+    scores = filters.new_scores(inputs)
+    partials = combine.reduce_groups(inputs, logprobs, base, scores)
+    threshold = filters.score_threshold(inputs, partials, scores)
+    filters.regroup(inputs, partials, scores, threshold)
+    return partials, draw.Thresholds(base, threshold)

@@ -1,0 +1,112 @@
+"""The draw as an operation of torch.library: tensors and numbers in, tensors out.
+
+An operation takes the fields of `Inputs` and gives a tensor for every result; one that was not asked
+for has no elements. Values of CPU tensors are read in here, where no compiler traces.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genarm_kernels.dispatch import INTERPRETED, on_device, register
+from genarm_kernels.sampling import cpu, kernels
+from genarm_kernels.sampling.arguments import GuidedSample, Inputs
+from genarm_kernels.sampling.values import settle
+
+
+def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
+    """Draw one token a row."""
+    tokens, logprobs, model_logprobs, status = _SAMPLE(*_fields(inputs), bool(return_logprobs))
+    if not return_logprobs:
+        return GuidedSample(tokens, None, None, status)
+    return GuidedSample(tokens, logprobs, model_logprobs, status)
+
+
+def guided_log_probs(inputs: Inputs) -> Tensor:
+    """The distribution tokens are drawn from -> [B, V] float32."""
+    log_probs: Tensor = _LOG_PROBS(*_fields(inputs))
+    return log_probs
+
+
+def _fields(inputs: Inputs) -> tuple[Any, ...]:
+    return (
+        inputs.logits,
+        inputs.weights,
+        inputs.bias,
+        inputs.temperature,
+        inputs.top_k,
+        inputs.top_p,
+        inputs.min_p,
+        inputs.base_min_p,
+        inputs.base_top_p,
+        inputs.seeds,
+        inputs.positions,
+        inputs.vocab_size,
+        inputs.greedy,
+    )
+
+
+def _inputs(logits: Sequence[Tensor], weights: Tensor, bias: Tensor | None, *rest: Any) -> Inputs:
+    # Strides are seen to here rather than at the edge, since a compiler may choose others than those it traced.
+    models = tuple(_unit_stride(z) for z in logits)
+    rows: list[Any] = [value.contiguous() if isinstance(value, Tensor) else value for value in rest]
+    return settle(Inputs(models, weights, None if bias is None else _unit_stride(bias), *rows))
+
+
+def _unit_stride(values: Tensor) -> Tensor:
+    return values if values.stride(1) == 1 or values.shape[1] == 1 else values.contiguous()
+
+
+def _on_kernels(inputs: Inputs) -> bool:
+    return INTERPRETED or inputs.logits[0].is_cuda
+
+
+def _sample(*arguments: Any) -> tuple[Tensor, ...]:
+    inputs, return_logprobs = _inputs(*arguments[:-1]), arguments[-1]
+    if inputs.batch_size == 0:
+        return _empty_sample(*arguments)
+    path: Any = kernels if _on_kernels(inputs) else cpu
+    with on_device(inputs.logits[0].device):
+        sample = path.guided_sample(inputs, return_logprobs)
+    return tuple(inputs.temperature.new_empty(0) if result is None else result for result in sample)
+
+
+def _log_probs(*arguments: Any) -> Tensor:
+    inputs = _inputs(*arguments)
+    if inputs.batch_size == 0:
+        return _empty_log_probs(*arguments)
+    path: Any = kernels if _on_kernels(inputs) else cpu
+    with on_device(inputs.logits[0].device):
+        log_probs: Tensor = path.guided_log_probs(inputs)
+    return log_probs
+
+
+def _empty_sample(*arguments: Any) -> tuple[Tensor, ...]:
+    """Tensors of the results' shapes and dtypes, nothing in them."""
+    logits, weights, return_logprobs = arguments[0], arguments[1], arguments[-1]
+    B, M = logits[0].shape[0], len(logits)
+    return (
+        weights.new_empty(B, dtype=torch.int64),
+        weights.new_empty(B if return_logprobs else 0),
+        weights.new_empty((B, M) if return_logprobs else 0),
+        weights.new_empty(B, dtype=torch.int32),
+    )
+
+
+def _empty_log_probs(*arguments: Any) -> Tensor:
+    weights, vocab_size = arguments[1], arguments[-2]
+    log_probs: Tensor = weights.new_empty(weights.shape[0], vocab_size)
+    return log_probs
+
+
+_FIELDS = (
+    "Tensor[] logits, Tensor weights, Tensor? bias, Tensor temperature, Tensor? top_k, Tensor? top_p, Tensor? min_p, "
+    "Tensor? base_min_p, Tensor? base_top_p, Tensor seeds, Tensor positions, SymInt vocab_size, "
+    "bool? greedy"
+)
+_SAMPLE = register(
+    f"guided_sample({_FIELDS}, bool return_logprobs) -> (Tensor, Tensor, Tensor, Tensor)", _sample, _empty_sample
+)
+_LOG_PROBS = register(f"guided_log_probs({_FIELDS}) -> Tensor", _log_probs, _empty_log_probs)
