@@ -27,7 +27,7 @@ from .models.loading import (
     resolve_dtype,
 )
 from .models.plan import Plan
-from .request.options import Options, Request, prepare
+from .request.options import ModelFacts, Options, Request, prepare, token_ids
 from .request.output import GenerationOutput, StreamStep
 from .request.prompts import PromptInput
 
@@ -101,8 +101,7 @@ class GuidedDecoder:
             plan,
             self.vocab_size,
             graphs=engine == "auto",
-            max_batch_size=max_batch_size,
-            max_length=None if max_length is None else self.max_length,
+            limits=(max_batch_size, None if max_length is None else self.max_length),
         )
 
     @classmethod
@@ -199,31 +198,61 @@ class GuidedDecoder:
         """As ``generate``, one StreamStep a decoding step. The arguments are checked before this returns."""
         if options.pop("streamer", None) is not None:
             raise InvalidArgumentError("stream() yields the steps itself: leave streamer out, or call generate()")
-        return Batch(self, self.prepare(input_ids, attention_mask, **options)).steps()
+        return self._batch(self.prepare(input_ids, attention_mask, **options)).steps()
 
     def prepare(
         self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
     ) -> Request:
         """Check a call's arguments once and turn them into what the loop reads."""
-        return prepare(self, input_ids, attention_mask, options)
+        return prepare(self.facts(), input_ids, attention_mask, options)
+
+    def facts(self) -> ModelFacts:
+        """What a call's arguments are checked against, as the models are now."""
+        config = self.generation_config
+        pad_ids = (getattr(one, "pad_token_id", None) for one in (config, self.models[0].config, self.tokenizer))
+        return ModelFacts(
+            device=self.device,
+            names=tuple(model.name for model in self.models),
+            prompt_ids=tuple(min(model.input_vocab_size, model.vocab_size) for model in self.models),
+            vocab_size=self.vocab_size,
+            max_length=self.max_length,
+            eos_ids=tuple(token_ids("eos_token_id", getattr(config, "eos_token_id", None))),
+            bos_id=getattr(config, "bos_token_id", None),
+            pad_id=next((pad_id for pad_id in pad_ids if isinstance(pad_id, int) and pad_id >= 0), None),
+        )
+
+    def refresh(self) -> None:
+        """Read the models anew at the next call.
+
+        A decoder notices by itself whatever PyTorch, PEFT and transformers do to a model between two calls: training,
+        moving, casting, adapters switched, hooks put on. This is for what leaves no trace: files' adapters whose
+        tensors somebody wrote to, a forward pass patched for a whole class.
+        """
+        self.engine.refresh()
+
+    def release(self) -> None:
+        """Give caches and captured steps back; the next call makes them anew. A call on its way keeps its own until it
+        ends."""
+        self.engine.release()
+
+    def _batch(self, request: Request) -> Batch:
+        return Batch(self.engine, self.max_batch_size, request)
 
     def run(self, request: Request, streamer: Any = None) -> GenerationOutput:
         """Decode a prepared request to its end."""
-        batch = Batch(self, request)
+        batch = self._batch(request)
         if streamer is None:
-            for _ in batch.steps():
-                pass
-            return batch.output()
+            return batch.run()
         if not (hasattr(streamer, "put") and hasattr(streamer, "end")):
             raise InvalidArgumentError(
                 f"streamer is a {type(streamer).__name__}: pass an object with put() and end(), such as a TextStreamer"
             )
-        if len(request.prompts.rows) > self.max_batch_size:
+        if request.batch > self.max_batch_size:
             raise InvalidArgumentError(
                 f"a streamer takes one chunk: raise max_batch_size from {self.max_batch_size} to "
-                f"{len(request.prompts.rows)}, or use stream()"
+                f"{request.batch}, or use stream()"
             )
-        streamer.put(request.prompts.columns.cpu())
+        streamer.put(request.streams[0].columns.cpu())
         try:
             for step in batch.steps():
                 tokens = [int(row[0]) if len(row) else request.pad_id for row in step.tokens]

@@ -1,4 +1,4 @@
-"""Backbones and what runs on them: from a decoder's models to the run of one job."""
+"""Backbones and what runs on them: from a decoder's models to the run of one request."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 
 from ..models.backbone import Backbone
 from ..models.causal import CausalModel
-from ..models.fused.network import FusedBackbone
+from ..models.fused.session import FusedBackbone
 from ..models.plan import Plan
-from .graphs import CapturedRuns, cache_size
-from .job import Job
-from .memory import cache_bytes, check_fit
+from ..request.options import Request
+from .graphs import CapturedRuns
+from .memory import cache_bytes, check_fit, slot_length, slots_for
 from .run import Run, paths
 
 CAPTURING_DEVICES = {"cuda"}
 
 
 class Engine:
-    """Runs jobs on the backbones of M models, the base's first.
+    """Runs requests on the backbones of M models, the base's first.
 
-    ``graphs``: capture the step on CUDA where every model runs on the fused decoder. ``max_batch_size`` and
-    ``max_length`` are what a cache is made for once and for all; None where calls decide.
+    ``graphs``: capture the step on CUDA where every model runs on the fused decoder. ``limits`` are the most sequences
+    and tokens that a request may have, None where calls decide.
     """
 
     def __init__(
@@ -32,15 +32,15 @@ class Engine:
         plan: Plan,
         vocab_size: int,
         graphs: bool = True,
-        max_batch_size: int | None = None,
-        max_length: int | None = None,
+        limits: tuple[int | None, int | None] = (None, None),
     ) -> None:
         self.names = tuple(model.name for model in models)
         self.plan = plan
         self.vocab_size = vocab_size
         self.graphs = graphs
         self._base = models[0]
-        self._captured = CapturedRuns(vocab_size, max_batch_size, max_length)
+        self._limits = limits
+        self._captured = CapturedRuns(vocab_size, limits)
 
     @property
     def backbones(self) -> list[Backbone]:
@@ -53,7 +53,7 @@ class Engine:
 
     @property
     def kind(self) -> str:
-        """Which paths a job takes, the base's first, and whether its steps are captured."""
+        """Which paths a request takes, the base's first, and whether its steps are captured."""
         return paths(self.backbones, bool(self._capturable(self.backbones)))
 
     @property
@@ -61,32 +61,46 @@ class Engine:
         """How many steps have been captured so far."""
         return self._captured.captures
 
-    def lag(self, job: Job) -> int:
-        """How many steps the host reads behind. The caller's own Python code, if there is any, waits for every step."""
-        return int(job.device.type == "cuda" and not job.interrupts)
+    def refresh(self) -> None:
+        """Read the models anew at the next call."""
+        self.plan.refresh()
 
-    def check(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Raise CacheMemoryError where a job of one of these sizes, sequences and tokens, would not fit."""
+    def release(self) -> None:
+        """Let go of captured steps and caches, at once or after the request that is on its way."""
+        self._captured.release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def lag(self, request: Request) -> int:
+        """How many steps the host reads behind. The caller's own Python code, if there is any, waits for each step."""
+        return int(request.device.type == "cuda" and not request.interrupts)
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise CacheMemoryError where one of these would not fit."""
         backbones = self.backbones
         captured = bool(self._capturable(backbones))
-        needed = [cache_size(*size) for size in sizes] if captured else sizes
-        largest = max(needed, key=lambda size: cache_bytes(backbones, *size))
+        sizes = []
+        for request in requests:
+            asked = request.longest, request.max_new_tokens
+            slots = slots_for(request.batch, *asked, self._limits) if captured else (request.batch, slot_length(*asked))
+            sizes.append(slots)
+        largest = max(sizes, key=lambda size: cache_bytes(backbones, *size))
         check_fit(backbones, *largest, self.device, self._captured.held_bytes)
 
     @contextmanager
-    def run(self, job: Job) -> Iterator[Run]:
-        """Buffers for a job, given back at the end. One that finds the captured ones taken has its own."""
+    def run(self, request: Request) -> Iterator[Run]:
+        """Buffers for a request, given back at the end. One that finds the captured ones taken has its own."""
         backbones = self.backbones
         capturable = self._capturable(backbones)
-        layouts = [backbone.generation for backbone in capturable]  # new ones end captured runs that nobody has taken
         if capturable and self._captured.take():
             try:
-                yield self._captured.run(job, capturable, layouts)
+                yield self._captured.run(request, capturable)
             finally:
                 self._captured.give_back()
             return
-        check_fit(backbones, job.batch, job.length, job.device)
-        yield Run(job, backbones, [one.session(job.batch, job.length) for one in backbones], self.vocab_size)
+        length = slot_length(request.longest, request.max_new_tokens)
+        check_fit(backbones, request.batch, length, request.device)
+        yield Run(request, backbones, [one.session(request.batch, length) for one in backbones], self.vocab_size)
 
     def _capturable(self, backbones: Sequence[Backbone]) -> list[FusedBackbone]:
         """The backbones if their steps are captured, else none."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import GenARMError, NumericalError
+from ..request.options import Request
 from ..request.output import FinishReason
 from .engine import Engine
-from .job import Job
 from .run import Run
 from .state import EOS, GOING_ON, STOP
 
@@ -25,10 +25,10 @@ REASONS: dict[int, FinishReason] = {EOS: "eos", STOP: "stop"}
 
 @dataclass(slots=True)
 class Decoding:
-    """A job in progress, and its results once ``run`` is exhausted."""
+    """A request in progress, and its results once ``run`` is exhausted."""
 
     engine: Engine
-    job: Job
+    request: Request
     tokens: list[list[int]] = field(default_factory=list)
     reasons: list[FinishReason | None] = field(default_factory=list)
     errors: dict[int, GenARMError] = field(default_factory=dict)
@@ -41,13 +41,13 @@ class Decoding:
 
     def run(self) -> Iterator[list[int | None]]:
         """Decode; after each step yield the token each row got, or None."""
-        job = self.job
-        self.tokens, self.reasons = [[] for _ in job.row_ids], [None] * job.batch
-        if not job.max_new_tokens:
-            self.reasons = ["length"] * job.batch
+        request = self.request
+        self.tokens, self.reasons = [[] for _ in request.row_ids], [None] * request.batch
+        if not request.max_new_tokens:
+            self.reasons = ["length"] * request.batch
             return
         started = time.perf_counter()
-        with self.engine.run(job) as run:
+        with self.engine.run(request) as run:
             for report in self._reports(run):
                 emitted = self._read(*report)
                 self._clock(time.perf_counter() - started)
@@ -59,8 +59,8 @@ class Decoding:
             self.kind = run.kind
 
     def _reports(self, run: Run) -> Iterator[list[list[int]]]:
-        readback = Readback(run.state.report, self.engine.lag(self.job))
-        for step in range(self.job.max_new_tokens):
+        readback = Readback(run.state.report, self.engine.lag(self.request))
+        for step in range(self.request.max_new_tokens):
             readback.send(run.launch(step))
             if readback.waiting > readback.lag:
                 yield readback.read()
@@ -80,13 +80,13 @@ class Decoding:
             self.tokens[row].append(token)
             if ends[row] != GOING_ON:
                 self.reasons[row] = REASONS[ends[row]]
-            elif self.steps + 1 == self.job.max_new_tokens:
+            elif self.steps + 1 == self.request.max_new_tokens:
                 self.reasons[row] = "length"
         return emitted
 
     def _fail(self, row: int, status: int) -> None:
         names = [name for bit, name in enumerate(self.engine.names) if status >> bit & 1]
-        where = f"row {self.job.row_ids[row]}, new token {self.steps}"
+        where = f"row {self.request.row_ids[row]}, new token {self.steps}"
         if names:
             text = (
                 f"{where}: the logits of {' and '.join(map(repr, names))} hold NaN or +inf: check that model's weights "
@@ -98,7 +98,7 @@ class Decoding:
         self.reasons[row] = "error"
 
     def _keep_logprobs(self, run: Run) -> None:
-        if run.state.logprobs is not None and run.state.model_logprobs is not None:  # written over by the next job
+        if run.state.logprobs is not None and run.state.model_logprobs is not None:  # written over by the next request
             self.logprobs = run.state.logprobs[:, : self.steps].clone()
             self.model_logprobs = run.state.model_logprobs[:, : self.steps].clone()
 

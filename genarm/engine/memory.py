@@ -13,6 +13,7 @@ from ..errors import CacheMemoryError
 from ..models.backbone import Backbone
 
 MOST_SEQUENCES = 256
+SHORTEST = 512  # tokens of a captured cache
 # Of what is free; the rest is left for activations, logits and whatever else runs.
 SHARE = 0.9
 # Of what is free when a decoder is made, which may be less when it decodes.
@@ -69,11 +70,32 @@ def check_fit(
     )
 
 
+def bucket(batch: int) -> int:
+    """The batch size that is captured for a batch: the next power of two."""
+    return 1 << (batch - 1).bit_length()
+
+
+def slot_length(longest_prompt: int, max_new_tokens: int) -> int:
+    """Tokens of a prompt and what follows, that of a step launched before the last one was read included."""
+    return longest_prompt + max_new_tokens + 1
+
+
+def slots_for(
+    batch: int, longest_prompt: int, max_new_tokens: int, limits: tuple[int | None, int | None]
+) -> tuple[int, int]:
+    """Sequences and tokens of a captured cache for such a batch: rounded up to few sizes, at most what the decoder's
+    limits, the largest batch and length that are allowed, ever need."""
+    length = slot_length(longest_prompt, max_new_tokens)
+    rounded = SHORTEST << max(0, (-(-length // SHORTEST) - 1).bit_length())
+    most = slot_length(0, limits[1]) if limits[1] is not None else rounded
+    return bucket(batch), max(length, min(rounded, most))
+
+
 def largest_batch(backbones: Sequence[Backbone], length: int, device: torch.device) -> int:
     """How many sequences of ``length`` tokens fit, at least 1: a power of two, as captured steps are."""
     free = free_bytes(device)
     if free is None:
         return 1
-    each = max(cache_bytes(backbones, 1, length + 1), 1)  # with the token of a step launched ahead
+    each = max(cache_bytes(backbones, 1, slot_length(0, length)), 1)
     count = max(1, min(MOST_SEQUENCES, int(free * AUTO_SHARE) // each))
     return 1 << (count.bit_length() - 1)

@@ -1,38 +1,43 @@
 """One batch on its backbones: sessions, state, and the step over them.
 
-A step is every backbone's forward pass, beside each other where a graph is captured, and one draw from the guided
-distribution: the models' logits in, one token per row out. Profilers see both under names of their own.
+A step is every backbone's forward pass, beside each other where a graph is captured, and one draw. Profilers see both
+under names of their own.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import genarm_kernels
-
 from ..models.backbone import Backbone, Session
-from .job import Job
-from .state import State
+from ..request.options import Request
+from .draw import Draw
+from .state import State, new_state
 
 
 class Run:
-    """A job on its way. Every step is launched without waiting for the one before."""
+    """A request on its way. Every step is launched without waiting for the one before.
+
+    ``sides``: CUDA streams for the backbones beside the first, where steps are captured.
+    """
 
     captured = False
 
-    def __init__(self, job: Job, backbones: Sequence[Backbone], sessions: Sequence[Session], vocab_size: int) -> None:
-        self.job = job
+    def __init__(
+        self, request: Request, backbones: Sequence[Backbone], sessions: Sequence[Session], vocab_size: int,
+        state: State | None = None, sides: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
+        self.request = request
         self.backbones = list(backbones)
         self.sessions = list(sessions)
-        self.vocab_size = vocab_size
-        self.state: State = job.state(vocab_size)
+        self.state: State = state or new_state(request, vocab_size)
+        self._sides = sides
+        self._draw = Draw(self.state, vocab_size, request.return_logprobs, self.captured)
         self._logits: list[Tensor] = []
 
     @property
@@ -49,8 +54,8 @@ class Run:
             else:
                 self._logits = self._prefill()
                 self.draw(0)
-        if self.job.halt is not None:
-            self.state.stop_rows(self.job.halt(self.state.generated[:, : step + 1]))
+        if self.request.halt is not None:
+            self.state.stop_rows(self.request.halt(self.state.generated[:, : step + 1]))
         return self.state.report
 
     def _next(self, step: int) -> None:
@@ -60,28 +65,29 @@ class Run:
     def decode(self) -> None:
         """Every stream's logits after the last tokens."""
         calls = [
-            partial(self._branch, f"branch {index}", session, self.state.tokens)
+            partial(self._branch, f"branch {index}", session, self.state.tokens[:, None])
             for index, session in enumerate(self.sessions)
         ]
-        self._logits = self._in_order(side_by_side(calls, self.state.tokens.device))
+        self._logits = self._in_order(side_by_side(calls, self._sides))
 
     def draw(self, step: int) -> None:
         """One token a row from those logits. ``step`` matters to the caller's own processors only."""
-        job, state = self.job, self.state
-        edit = None if job.edit is None else partial(job.edit, state.generated[:, :step])
+        edit = None
+        if self.request.edit is not None:
+            edit = partial(self.request.edit, self.state.generated[:, :step])
         with annotated("combine"):
-            state.advance(draw(self._logits, state, self.vocab_size, job.return_logprobs, edit))
+            self.state.advance(self._draw(self._logits, edit))
 
     def _prefill(self) -> list[Tensor]:
         outputs = []
         for backbone, session in zip(self.backbones, self.sessions, strict=True):
-            outputs.append(session.prefill([self.job.prompts[stream] for stream in backbone.streams]))
+            outputs.append(session.prefill([self.request.streams[stream].rows for stream in backbone.streams]))
         return self._in_order(outputs)
 
     @staticmethod
     def _branch(name: str, session: Session, tokens: Tensor) -> list[Tensor]:
         with annotated(name):
-            return session.decode(tokens)
+            return [logits[:, 0] for logits in session.append(tokens)]
 
     def _in_order(self, outputs: list[list[Tensor]]) -> list[Tensor]:
         """The backbones' logits as the decoder's models stand, the base's first."""
@@ -90,7 +96,7 @@ class Run:
             for backbone, own in zip(self.backbones, outputs, strict=True)
             for stream, rows in zip(backbone.streams, own, strict=True)
         }
-        return [logits[stream] for stream in range(len(self.job.prompts))]
+        return [logits[stream] for stream in range(len(self.request.streams))]
 
 
 def paths(backbones: Sequence[Backbone], captured: bool) -> str:
@@ -98,106 +104,29 @@ def paths(backbones: Sequence[Backbone], captured: bool) -> str:
     return "+".join(dict.fromkeys(one.kind for one in backbones)) + " (CUDA graphs)" * captured
 
 
-# combined scores s [B, V] -> edited scores [B, V]
-ScoreEdit = Callable[[Tensor], Tensor]
-
-
-def combined_scores(logits: list[Tensor], weights: Tensor, bias: Tensor | None, vocab_size: int) -> Tensor:
-    """s = bias + Σ w_m z_m, [B, V] float32, un-normalised; −inf where the base or any weighted model has −inf."""
-    excluded = logits[0][:, :vocab_size] == -math.inf
-    scores = torch.zeros_like(excluded, dtype=torch.float32)
-    for index, row in enumerate(logits):
-        z = row[:, :vocab_size].float()
-        weight = weights[:, index, None]
-        excluded |= (weight != 0) & (z == -math.inf)
-        scores += torch.where(weight != 0, weight * z, 0.0)
-    if bias is not None:
-        scores += bias
-    return scores.masked_fill(excluded, -math.inf)
-
-
-def bad_models(logits: list[Tensor], weights: Tensor, vocab_size: int) -> Tensor:
-    """[B] int32: bit m where model m has a weight, and NaN or +inf among its logits."""
-    status = torch.zeros(len(weights), dtype=torch.int32, device=weights.device)
-    for index, row in enumerate(logits):
-        bad = ~(row[:, :vocab_size].amax(1) < math.inf) & (weights[:, index] != 0)
-        status |= bad.to(torch.int32) << index
-    return status
-
-
-def repetition_penalty(scores: Tensor, seen: Tensor, penalty: float | Tensor) -> Tensor:
-    """Scores of tokens already ``seen`` [B, V] divided by the penalty where positive, multiplied where negative.
-
-    Source: Keskar et al. 2019 (CTRL), as in Hugging Face's RepetitionPenaltyLogitsProcessor.
-    """
-    factor = penalty[:, None] if isinstance(penalty, Tensor) else penalty
-    return torch.where(seen, torch.where(scores < 0, scores * factor, scores / factor), scores)
-
-
-def draw(
-    logits: list[Tensor], state: State, vocab_size: int, return_logprobs: bool = False, edit: ScoreEdit | None = None
-) -> genarm_kernels.GuidedSample:
-    """One token a row from M logits [B, V_m]. ``edit`` acts on the combined scores, as Hugging Face's processors do."""
-    guidance = state.guidance
-    weights, bias = guidance.weights, guidance.bias
-    edits = state.seen is not None or edit is not None
-    if edits:  # the edited scores stand for the whole combination
-        weights, bias = torch.zeros_like(weights), _edited(logits, state, vocab_size, edit)
-    sample = genarm_kernels.guided_sample(
-        logits,
-        weights,
-        bias=bias,
-        seed=guidance.seeds,
-        position=state.positions,
-        return_logprobs=return_logprobs,
-        vocab_size=vocab_size,
-        **guidance.filters,
-    )
-    if edits:
-        sample = sample._replace(status=sample.status | bad_models(logits, guidance.weights, vocab_size))
-    return sample
-
-
-def _edited(logits: list[Tensor], state: State, vocab_size: int, edit: ScoreEdit | None) -> Tensor:
-    """[B, V] float32 scores after the caller's bias, penalties and edits; what was excluded stays so."""
-    guidance = state.guidance
-    scores = edited = combined_scores(logits, guidance.weights, guidance.bias, vocab_size)
-    if state.seen is not None:
-        edited = repetition_penalty(edited, state.seen, guidance.repetition_penalty)
-    if edit is not None:
-        edited = edit(edited.clone())
-    # +inf from a processor means "this one"; the sampler takes finite scores.
-    highest = torch.finfo(torch.float32).max
-    return edited.float().clamp(max=highest).masked_fill(scores == -math.inf, -math.inf)
-
-
 Branch = Callable[[], list[Tensor]]
 
 
-def side_by_side(branches: Sequence[Branch], device: torch.device) -> list[list[Tensor]]:
-    """Each branch's result. While a graph is captured each has a CUDA stream of its own, joined at the end.
+def side_by_side(branches: Sequence[Branch], sides: Sequence[Any]) -> list[list[Tensor]]:
+    """Each branch's result. While a graph is captured each after the first has a stream of ``sides``, joined at the
+    end.
 
     Elsewhere one follows the other: between streams of a running program the allocator would have to be told of every
     tensor that changes hands, and without a graph the host launches them one by one anyway.
     """
-    if len(branches) == 1 or device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+    if len(branches) == 1 or not sides or not torch.cuda.is_current_stream_capturing():
         return [branch() for branch in branches]
-    main = torch.cuda.current_stream(device)
-    sides = _streams(device.index or 0, len(branches) - 1)
+    main = torch.cuda.current_stream(sides[0].device)
     results: list[list[Tensor]] = []
-    for branch, side in zip(branches[1:], sides, strict=True):
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
-            results.append(branch())
-    first = branches[0]()
-    for side in sides:
-        main.wait_stream(side)
-    return [first, *results]
-
-
-@lru_cache(maxsize=16)
-def _streams(device: int, count: int) -> list[Any]:
-    return [torch.cuda.Stream(device) for _ in range(count)]  # type: ignore[no-untyped-call]
+    try:
+        for branch, side in zip(branches[1:], sides, strict=False):
+            side.wait_stream(main)
+            with torch.cuda.stream(side):
+                results.append(branch())
+        return [branches[0](), *results]
+    finally:  # an error of a branch is not to be hidden by a stream that was left alone
+        for side in sides[: len(branches) - 1]:
+            main.wait_stream(side)
 
 
 def annotated(name: str) -> AbstractContextManager[Any]:

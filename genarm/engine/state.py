@@ -15,6 +15,7 @@ from torch import Tensor
 from genarm_kernels import GuidedSample
 
 from ..request.guidance import Guidance
+from ..request.options import Request
 
 GOING_ON, EOS, STOP, ERROR = range(4)  # going on is 0, as a status without fault is
 # Ids that no model has: before the first token, whatever there is in a stop sequence, and filling that matches nothing.
@@ -94,10 +95,6 @@ class State:
         guidance = [getattr(self.guidance, field.name) for field in fields(self.guidance)]
         return [value for value in (*own, *guidance) if isinstance(value, Tensor)]
 
-    def finish_from(self, row: int) -> None:
-        """The rows from here on are idle: there to fill a captured step's batch."""
-        self.reasons[row:] = EOS
-
     def stop_rows(self, stopped: Tensor) -> None:
         """End the rows, [B] bool, that a criterion of the caller has stopped."""
         self.reasons.masked_fill_((self.reasons == GOING_ON) & stopped, STOP)
@@ -112,42 +109,37 @@ def _copied(holder: Any) -> Any:
     )
 
 
-def new_state(
-    guidance: Guidance,
-    prompts: list[Tensor],
-    max_new_tokens: int,
-    models: int,
-    vocab_size: int,
-    pad_id: int,
-    eos_ids: frozenset[int] = frozenset(),
-    stop: tuple[tuple[int, ...], ...] = (),
-    return_logprobs: bool = False,
-) -> State:
-    """Buffers for a batch whose base prompts are B 1-D int64 tensors."""
-    device, batch = prompts[0].device, len(prompts)
+@torch.inference_mode(False)  # the caller's next step may be outside of the mode this one is in
+def new_state(request: Request, vocab_size: int, width: int | None = None) -> State:
+    """The buffers of a request's steps as they are before the first one. ``width``: tokens that they hold, where that
+    is more than the request's own."""
+    guidance, prompts, device = request.guidance, request.streams[0].rows, request.device
     lengths = torch.tensor([len(row) for row in prompts], device=device)
-    longest = -(-max(map(len, stop), default=0) // FILL) * FILL
-    stops = _filled([[ANY_TOKEN] * (longest - len(entry)) + list(entry) for entry in stop], [NEVER] * longest)
-    shape = (batch, max_new_tokens)
+    longest = -(-max(map(len, request.stop), default=0) // FILL) * FILL
+    stops = [[ANY_TOKEN] * (longest - len(entry)) + list(entry) for entry in request.stop]
+    stops = _filled(stops, [NEVER] * longest)
+    shape = (request.batch, width or request.max_new_tokens)
 
     def unknown(*shape: int) -> Tensor | None:
-        return torch.full(shape, torch.nan, dtype=torch.float32, device=device) if return_logprobs else None
+        return torch.full(shape, torch.nan, dtype=torch.float32, device=device) if request.return_logprobs else None
 
+    reasons = torch.full_like(lengths, GOING_ON)
+    reasons[len(request.row_ids) :] = EOS  # idle rows, there to fill a captured step's batch
     return State(
         guidance=guidance,
         tokens=torch.zeros_like(lengths),
         positions=lengths,
         step=torch.zeros(1, dtype=torch.int64, device=device),
-        generated=torch.full(shape, pad_id, device=device),
-        reasons=torch.full_like(lengths, GOING_ON),
-        report=torch.zeros(3, batch, dtype=torch.int64, device=device),
-        eos_ids=torch.tensor(_filled(sorted(eos_ids), NEVER), dtype=torch.int64, device=device),
+        generated=torch.full(shape, request.pad_id, device=device),
+        reasons=reasons,
+        report=torch.zeros(3, request.batch, dtype=torch.int64, device=device),
+        eos_ids=torch.tensor(_filled(sorted(request.eos_ids), NEVER), dtype=torch.int64, device=device),
         stops=torch.tensor(stops, dtype=torch.int64, device=device).view(len(stops), longest),
         tail=torch.arange(1 - longest, 1, device=device),
-        pad_id=pad_id,
+        pad_id=request.pad_id,
         seen=_seen(guidance, prompts, vocab_size),
         logprobs=unknown(*shape),
-        model_logprobs=unknown(*shape, models),
+        model_logprobs=unknown(*shape, len(request.streams)),
     )
 
 

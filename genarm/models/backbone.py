@@ -1,26 +1,54 @@
-"""What the engine asks of a set of weights and of its part in a running batch."""
+"""What the engine asks of a set of weights and of its part in a running batch: text grows, is copied, and is cut."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+Rows = Tensor | Sequence[int]
 
 
 class Session(Protocol):
     """A backbone's part of a running batch: S streams of up to ``batch`` rows, at most ``length`` tokens each.
 
-    Its buffers stay where they are from one call to the next, so that a captured graph may read them.
+    Its buffers stay where they are from one call to the next, so that a captured graph may read them. ``append``,
+    ``copy`` and ``truncate`` leave it as if each row's present text had been read by ``prefill``.
     """
 
     batch: int
     length: int
 
+    @property
+    def lengths(self) -> Tensor:
+        """[S, B] int32 on the device: how many tokens each row of each stream holds."""
+
     def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
         """Forget what was there and read S lists of B prompts, 1-D int64 each -> S logits [B, V] of what follows."""
 
-    def decode(self, tokens: Tensor) -> list[Tensor]:
-        """Append a token a row, [B] int64, to every stream -> S logits [B, V] of the next."""
+    def append(self, tokens: Tensor) -> list[Tensor]:
+        """Append Q tokens to each row of every stream, [B, Q] int64 -> S logits [B, Q, V] of what follows each.
+
+        Raises:
+            IndexError: where the host knows that a row would not fit its ``length``.
+        """
+
+    def copy(self, sources: Rows, targets: Rows) -> None:
+        """Give rows ``targets`` of every stream what rows ``sources`` hold, n of either, all at once: rows may swap.
+        From then on both go their own ways.
+
+        Raises:
+            ValueError: for rows that there are not, or a target that stands twice, where the host sees it.
+        """
+
+    def truncate(self, lengths: Tensor | Sequence[int]) -> None:
+        """Keep the first so many tokens of each row: [B] for every stream alike, or [S, B].
+
+        Raises:
+            ValueError: for more tokens than a row holds, or fewer than none, where the host sees it.
+        """
 
 
 class Backbone(Protocol):
@@ -39,3 +67,30 @@ class Backbone(Protocol):
 
     def session(self, batch: int, length: int) -> Session:
         """Buffers for a batch."""
+
+
+def checked_rows(sources: Rows, targets: Rows, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of a ``copy`` -> two [n] int64 on the device. What is on a device is not waited for."""
+    pair = [torch.as_tensor(rows, dtype=torch.int64) for rows in (sources, targets)]
+    if pair[0].shape != pair[1].shape or pair[0].dim() != 1:
+        raise ValueError(f"sources are {list(pair[0].shape)} and targets {list(pair[1].shape)}: expected [n] of either")
+    for name, rows in zip(("sources", "targets"), pair, strict=True):
+        found = rows.tolist() if rows.device.type == "cpu" else []
+        if any(not 0 <= row < batch for row in found):
+            raise ValueError(f"{name} are {found}: expected rows from 0 to {batch - 1}")
+        if name == "targets" and len(set(found)) < len(found):
+            raise ValueError(f"targets are {found}: expected each row once")
+    return pair[0].to(device), pair[1].to(device)
+
+
+def checked_lengths(lengths: Tensor | Sequence[int], held: Tensor) -> Tensor:
+    """Lengths of a ``truncate`` of streams that hold ``held`` [S, B] -> [S, B] int32 on the device."""
+    kept = torch.as_tensor(lengths, dtype=torch.int32)
+    if kept.shape not in (held.shape, held.shape[1:]):
+        raise ValueError(f"lengths are {list(kept.shape)}: expected {list(held.shape[1:])} or {list(held.shape)}")
+    kept = kept.expand(held.shape)
+    if kept.device.type == "cpu" and held.device.type == "cpu" and bool(((kept < 0) | (kept > held)).any()):
+        raise ValueError(
+            f"lengths are {kept.tolist()}: expected at least 0 and at most what rows hold, {held.tolist()}"
+        )
+    return kept.to(held.device)

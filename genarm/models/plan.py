@@ -1,70 +1,90 @@
-"""Which models share a backbone, and which path runs each: the fused decoder where it can, transformers elsewhere."""
+"""Which models share a backbone, and which path runs each: the fused decoder where it can, transformers elsewhere.
+
+What a user may do to a model between two calls is noticed here, once per call: its parts, hooks, dtypes and devices,
+and which of PEFT's adapters are active. What those adapters hold, and where weights lie, the fused decoder reads anew
+for every call. What neither can see (`GuidedDecoder.refresh` says what) is read anew on request.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as every_module
 
 from .backbone import Backbone
 from .causal import CausalModel, inner_model
 from .fused.attention import AttentionName
-from .fused.families import altered_parts, lora_targets, why_not
-from .fused.network import FusedBackbone
-from .fused.streams import Layers, fingerprint, stream_layers
+from .fused.families import is_altered, lora_targets, why_not
+from .fused.session import FusedBackbone
+from .fused.streams import StreamLora, stream_lora, tuner_layers
 from .hf.session import HFBackbone
 
 
 class Plan:
-    """The backbones of M models, chosen again when one of them was altered: an adapter switched, merged or trained,
-    hooks put on, its weights moved or cast."""
+    """The backbones of M models, chosen again when one of them was altered: an adapter switched or merged, hooks put
+    on, its weights moved or cast."""
 
     def __init__(self, models: Sequence[CausalModel], fuse: bool = True, attention: AttentionName = "kernel") -> None:
         self._models = list(models)
-        self._options = (fuse, attention)
-        self._seen = self._fingerprints()
-        self._backbones = build_backbones(self._models, *self._options)
+        self._fuse, self._attention = fuse, attention
+        self._seen: list[Any] = []
+        self._backbones: list[Backbone] = []
+        self._notice()
 
     @property
     def backbones(self) -> list[Backbone]:
-        seen = self._fingerprints()
-        if seen != self._seen:
-            self._seen, self._backbones = [], []  # the old ones' adapters need no rows any more
-            self._backbones = build_backbones(self._models, *self._options)
-            self._seen = seen
+        self._notice()
         return self._backbones
 
-    def _fingerprints(self) -> list[tuple[Any, ...]]:
-        return [_fingerprint(model) for model in self._models]
+    def _notice(self) -> None:
+        modules = {id(inner): inner for inner in (inner_model(model.module) for model in self._models)}
+        seen = [list(_appearance(module)) for module in modules.values()]
+        if seen != self._seen:
+            self._seen, self._backbones = [], []  # the old ones' adapters need no rows any more
+            self._backbones = self._build()
+            self._seen = seen
+
+    def refresh(self) -> None:
+        """Read everything anew at the next call: weights may have changed in ways that do not show."""
+        for backbone in self._backbones:
+            if isinstance(backbone, FusedBackbone):
+                backbone.weights.invalidate()
+        self._seen, self._backbones = [], []
+
+    def _build(self) -> list[Backbone]:
+        """One FusedBackbone for all streams on one set of weights that it can run, an HFBackbone for each other."""
+        shared: dict[int, list[tuple[CausalModel, int, StreamLora]]] = {}
+        backbones: list[Backbone] = []
+        for stream, model in enumerate(self._models):
+            lora = _fusable(model) if self._fuse else None
+            if lora is None:
+                backbones.append(HFBackbone(model, stream))
+            else:
+                shared.setdefault(id(inner_model(model.module)), []).append((model, stream, lora))
+        for entries in shared.values():
+            models, streams, loras = zip(*entries, strict=True)
+            backbones.append(FusedBackbone(models, streams, loras, self._attention))
+        return sorted(backbones, key=lambda backbone: backbone.streams)
 
 
-def _fingerprint(model: CausalModel) -> tuple[Any, ...]:
-    inner = inner_model(model.module)
-    kinds = {(parameter.dtype, parameter.device) for parameter in inner.parameters()}
-    return kinds, [id(part) for part in inner.modules()], altered_parts(inner), fingerprint(model)
+def _appearance(module: nn.Module) -> Iterator[Any]:
+    """What differs when another path may have to run a module, or other adapters."""
+    yield bool(every_module._global_forward_hooks or every_module._global_forward_pre_hooks)
+    for part in module.modules():
+        yield id(part), is_altered(part)
+    yield {(parameter.dtype, parameter.device) for parameter in module.parameters()}
+    for name, layer in tuner_layers(module):
+        yield name, tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters
+        yield tuple(getattr(layer, "scaling", {}).items())
+        yield [(key, one.shape) for key, one in layer.named_parameters() if not key.startswith("base_layer.")]
 
 
-def build_backbones(
-    models: Sequence[CausalModel], fuse: bool = True, attention: AttentionName = "kernel"
-) -> list[Backbone]:
-    """One FusedBackbone for all streams on one set of weights that it can run, an HFBackbone for each of the others."""
-    shared: dict[int, list[tuple[int, Layers]]] = {}
-    backbones: list[Backbone] = []
-    for stream, model in enumerate(models):
-        layers = _fusable(model) if fuse else None
-        if layers is None:
-            backbones.append(HFBackbone(model, stream))
-        else:
-            shared.setdefault(id(inner_model(model.module)), []).append((stream, layers))
-    for entries in shared.values():
-        streams, layers_of = zip(*entries, strict=True)
-        backbones.append(FusedBackbone(models[streams[0]], streams, layers_of, attention))
-    return sorted(backbones, key=lambda backbone: backbone.streams)
-
-
-def _fusable(model: CausalModel) -> Layers | None:
+def _fusable(model: CausalModel) -> StreamLora | None:
     """The stream's LoRA where the fused decoder runs it, None where it does not."""
     inner = inner_model(model.module)
     if why_not(inner) is not None:
         return None
-    layers = stream_layers(model)
-    return layers if layers is not None and layers.keys() <= lora_targets(inner) else None
+    lora = stream_lora(model)
+    return lora if lora is not None and lora.pairs.keys() <= lora_targets(inner) else None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from ..engine.job import Edit, Halt, Job
 from ..errors import GenARMError, InvalidArgumentError, RewardNameError
 from .guidance import (
     AllowedTokens,
@@ -26,8 +25,10 @@ from .guidance import (
 )
 from .prompts import PromptInput, Prompts, prompt_errors, read_prompts
 
-if TYPE_CHECKING:
-    from ..decoder import GuidedDecoder
+# (generated so far [B, t], combined scores s [B, V]) -> edited scores [B, V]
+Edit = Callable[[Tensor, Tensor], Tensor]
+# generated so far [B, t] -> rows to stop, [B] bool
+Halt = Callable[[Tensor], Tensor]
 
 
 class Options(TypedDict, total=False):
@@ -66,42 +67,101 @@ FILTERS: dict[str, tuple[float, float, float]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A checked call. ``streams`` holds each model's prompts, the base's first; ``errors`` the rows that cannot run."""
+class ModelFacts:
+    """What checking a call needs to know of the models, read anew for every call: users edit generation configs.
 
-    prompts: Prompts
+    ``names`` are the M models', the base's first; ``prompt_ids`` how many ids the prompt of each may hold.
+    """
+
+    device: torch.device
+    names: tuple[str, ...]
+    prompt_ids: tuple[int, ...]
+    vocab_size: int
+    max_length: int
+    eos_ids: tuple[int, ...]
+    bos_id: int | None
+    pad_id: int | None
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        return self.names[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A checked call, or some of its rows: B sequences, each a row in M streams.
+
+    ``streams`` holds each model's prompts, the base's first; ``errors`` the rows that cannot be decoded; ``row_ids``
+    the rows' numbers in the caller's batch. A batch that is padded with idle rows has fewer ids than rows.
+    """
+
     streams: list[Prompts]
+    row_ids: list[int]
     errors: dict[int, GenARMError]
     guidance: Guidance
     max_new_tokens: int
     pad_id: int
-    eos_ids: frozenset[int]
-    stop: tuple[tuple[int, ...], ...]
-    return_logprobs: bool
+    eos_ids: frozenset[int] = frozenset()
+    stop: tuple[tuple[int, ...], ...] = ()
+    return_logprobs: bool = False
     edit: Edit | None = None
     halt: Halt | None = None
 
-    def job(self, decoder: GuidedDecoder, rows: list[int]) -> Job:
-        """The part of the request that decodes ``rows``."""
-        index = torch.tensor(rows, device=decoder.device)
-        return Job(
-            prompts=[[stream.rows[row] for row in rows] for stream in self.streams],
-            guidance=self.guidance.select(index),
-            max_new_tokens=self.max_new_tokens,
-            pad_id=self.pad_id,
-            row_ids=rows,
-            eos_ids=self.eos_ids,
-            stop=self.stop,
-            return_logprobs=self.return_logprobs,
-            edit=self.edit,
-            halt=self.halt,
+    @property
+    def batch(self) -> int:
+        return len(self.streams[0].rows)
+
+    @property
+    def device(self) -> torch.device:
+        return self.streams[0].columns.device
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt of any stream."""
+        return max(length for stream in self.streams for length in stream.lengths)
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether Python code of the caller runs in every step."""
+        return self.edit is not None or self.halt is not None
+
+    def rows(self, index: Sequence[int]) -> Request:
+        """The same call for some of its rows, in this order; a row may stand in it several times."""
+        return replace(
+            self,
+            streams=[stream.select(index) for stream in self.streams],
+            row_ids=[self.row_ids[row] for row in index],
+            guidance=self.guidance.select(torch.tensor(index, device=self.guidance.weights.device)),
         )
 
 
 def prepare(
-    decoder: GuidedDecoder, input_ids: PromptInput, attention_mask: Tensor | None, options: Mapping[str, Any]
+    models: ModelFacts, input_ids: PromptInput, attention_mask: Tensor | None, options: Mapping[str, Any]
 ) -> Request:
     """Check everything; what is wrong with a single row becomes that row's error, the rest raises."""
+    _check_names(options, attention_mask)
+    eos_token_id = options.get("eos_token_id")
+    eos_ids = models.eos_ids if eos_token_id is None else tuple(token_ids("eos_token_id", eos_token_id))
+    pad_id = _pad_id(models, eos_ids)
+    if attention_mask is None:
+        attention_mask = _padding_mask(models, input_ids)
+    prompts = read_prompts(input_ids, attention_mask, pad_id, models.device)
+    max_new_tokens = _count("max_new_tokens", options.get("max_new_tokens", 128))
+    streams = [prompts, *_reward_prompts(models, prompts, options.get("reward_prompts"), pad_id)]
+    return Request(
+        streams=streams,
+        row_ids=list(range(len(prompts.rows))),
+        errors=_row_errors(models, streams, max_new_tokens),
+        guidance=_guidance(models, options, len(prompts.rows)),
+        max_new_tokens=max_new_tokens,
+        pad_id=pad_id,
+        eos_ids=frozenset(eos_ids),
+        stop=_stop(options.get("stop")),
+        return_logprobs=bool(options.get("return_logprobs", False)),
+    )
+
+
+def _check_names(options: Mapping[str, Any], attention_mask: Tensor | None) -> None:
     unknown = sorted(set(options) - set(Options.__annotations__))
     if unknown:
         raise InvalidArgumentError(
@@ -112,63 +172,45 @@ def prepare(
     for name, value in {**options, "attention_mask": attention_mask}.items():
         if isinstance(value, Tensor) and value.device.type == "meta":
             raise InvalidArgumentError(f"{name} is on the meta device and holds no data: pass a tensor with values")
-    eos_ids = _eos_ids(options.get("eos_token_id"), decoder)
-    pad_id = _pad_id(decoder, eos_ids)
-    if attention_mask is None:
-        attention_mask = _padding_mask(decoder, input_ids)
-    prompts = read_prompts(input_ids, attention_mask, pad_id, decoder.device)
-    max_new_tokens = _count("max_new_tokens", options.get("max_new_tokens", 128))
-    streams = [prompts, *_reward_prompts(decoder, prompts, options.get("reward_prompts"), pad_id)]
-    return Request(
-        prompts=prompts,
-        streams=streams,
-        errors=_row_errors(decoder, streams, max_new_tokens),
-        guidance=_guidance(decoder, options, len(prompts.rows)),
-        max_new_tokens=max_new_tokens,
-        pad_id=pad_id,
-        eos_ids=frozenset(eos_ids),
-        stop=_stop(options.get("stop")),
-        return_logprobs=bool(options.get("return_logprobs", False)),
-    )
 
 
-def _guidance(decoder: GuidedDecoder, options: Mapping[str, Any], batch: int) -> Guidance:
-    device = decoder.device
+def _guidance(models: ModelFacts, options: Mapping[str, Any], batch: int) -> Guidance:
+    device = models.device
     filters = {
         name: per_row(name, options.get(name, default), batch, device, low, high)
         for name, (default, low, high) in FILTERS.items()
     }
     penalty = per_row("repetition_penalty", options.get("repetition_penalty", 1.0), batch, device, low=1e-6)
-    names = decoder.reward_names
+    names = models.reward_names
     return Guidance(
         weights=weight_matrix(
             options.get("weights"), names, options.get("beta", 1.0), options.get("base_weight", 1.0), batch, device
         ),
         seeds=seed_rows(options.get("seed", 0), batch, device),
-        top_k=top_k_rows(options.get("top_k", 0), batch, decoder.vocab_size, device),
+        top_k=top_k_rows(options.get("top_k", 0), batch, models.vocab_size, device),
         repetition_penalty=penalty,
-        bias=token_bias(options.get("logit_bias"), options.get("allowed_tokens"), batch, decoder.vocab_size, device),
+        bias=token_bias(options.get("logit_bias"), options.get("allowed_tokens"), batch, models.vocab_size, device),
         **filters,
     )
 
 
 def _reward_prompts(
-    decoder: GuidedDecoder, prompts: Prompts, given: Mapping[str, PromptInput] | None, pad_id: int
+    models: ModelFacts, prompts: Prompts, given: Mapping[str, PromptInput] | None, pad_id: int
 ) -> list[Prompts]:
     given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise InvalidArgumentError(f"reward_prompts is a {type(given).__name__}: pass {{name: prompts}}")
     for name in given:
-        if name not in decoder.reward_names:
-            known = ", ".join(decoder.reward_names) or "none"
+        if name not in models.reward_names:
+            known = ", ".join(models.reward_names) or "none"
             raise RewardNameError(f"reward_prompts names {name!r}, which is not loaded: the reward models are {known}")
     found = []
-    for name in decoder.reward_names:
+    for name in models.reward_names:
         if name not in given:
             found.append(prompts)
             continue
         own = read_prompts(
-            given[name], _padding_mask(decoder, given[name]), pad_id, decoder.device, f"reward_prompts[{name!r}]"
+            given[name], _padding_mask(models, given[name]), pad_id, models.device, f"reward_prompts[{name!r}]"
         )
         if len(own.rows) != len(prompts.rows):
             raise InvalidArgumentError(
@@ -178,50 +220,33 @@ def _reward_prompts(
     return found
 
 
-def _row_errors(decoder: GuidedDecoder, streams: list[Prompts], max_new_tokens: int) -> dict[int, GenARMError]:
+def _row_errors(models: ModelFacts, streams: list[Prompts], max_new_tokens: int) -> dict[int, GenARMError]:
     errors: dict[int, GenARMError] = {}
-    for model, stream in zip(decoder.models, streams, strict=True):
-        vocab_size = min(model.input_vocab_size, model.vocab_size)
-        for row, error in prompt_errors(stream, vocab_size, decoder.max_length, max_new_tokens, model.name).items():
+    for name, ids, stream in zip(models.names, models.prompt_ids, streams, strict=True):
+        for row, error in prompt_errors(stream, ids, models.max_length, max_new_tokens, name).items():
             errors.setdefault(row, error)
     return errors
 
 
-def _eos_ids(eos_token_id: int | Sequence[int] | None, decoder: GuidedDecoder) -> list[int]:
-    if eos_token_id is None:
-        eos_token_id = getattr(decoder.generation_config, "eos_token_id", None)
-    return _ids("eos_token_id", eos_token_id)
-
-
-def _named_pad_id(decoder: GuidedDecoder) -> int | None:
-    for holder in (decoder.generation_config, decoder.models[0].config, decoder.tokenizer):
-        pad_id = getattr(holder, "pad_token_id", None)
-        if isinstance(pad_id, int) and pad_id >= 0:
-            return pad_id
-    return None
-
-
-def _padding_mask(decoder: GuidedDecoder, ids: PromptInput) -> Tensor | None:
+def _padding_mask(models: ModelFacts, ids: PromptInput) -> Tensor | None:
     """The mask of a padded tensor that came without one: runs of the pad id at either end of a row are padding, where
     that id means nothing else (Hugging Face infers its mask much like this)."""
-    pad_id = _named_pad_id(decoder)
-    other = {*_eos_ids(None, decoder), getattr(decoder.generation_config, "bos_token_id", None)}
-    if pad_id is None or pad_id in other or not isinstance(ids, Tensor) or ids.dim() != 2:
+    other = {*models.eos_ids, models.bos_id}
+    if models.pad_id is None or models.pad_id in other or not isinstance(ids, Tensor) or ids.dim() != 2:
         return None
-    kept = (ids != pad_id).int()
+    kept = (ids != models.pad_id).int()
     return (kept.cumsum(1) > 0) & (kept.flip(1).cumsum(1).flip(1) > 0)
 
 
-def _pad_id(decoder: GuidedDecoder, eos_ids: list[int]) -> int:
+def _pad_id(models: ModelFacts, eos_ids: Sequence[int]) -> int:
     """The pad id, else EOS (of several the first, as Hugging Face takes), else 0."""
-    pad_id = _named_pad_id(decoder)
-    if pad_id is not None:
-        return pad_id
-    ids = eos_ids or _eos_ids(None, decoder)
-    return ids[0] if ids else 0
+    if models.pad_id is not None:
+        return models.pad_id
+    return next(iter((*eos_ids, *models.eos_ids)), 0)
 
 
-def _ids(name: str, value: int | Sequence[int] | Tensor | None) -> list[int]:
+def token_ids(name: str, value: Any) -> list[int]:
+    """An id, several, or None -> a list of them; ``name`` is what an error calls them."""
     if value is None:
         return []
     if isinstance(value, Tensor):
@@ -237,7 +262,7 @@ def _stop(stop: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...]:
         return ()
     if not isinstance(stop, Sequence) or isinstance(stop, str) or any(isinstance(entry, int | str) for entry in stop):
         raise InvalidArgumentError("stop is not a list of token-id sequences: pass [[id, id, …], …]")
-    sequences = tuple(tuple(_ids("stop", entry)) for entry in stop)
+    sequences = tuple(tuple(token_ids("stop", entry)) for entry in stop)
     if not all(sequences):
         raise InvalidArgumentError("stop holds an empty sequence: each needs at least one token id")
     return sequences

@@ -28,6 +28,10 @@ class Prompts:
     def lengths(self) -> list[int]:
         return [len(row) for row in self.rows]
 
+    def select(self, index: Sequence[int]) -> Prompts:
+        """Some of the rows."""
+        return Prompts(self.columns[torch.tensor(index, device=self.columns.device)], [self.rows[row] for row in index])
+
 
 def read_prompts(
     input_ids: PromptInput, attention_mask: Tensor | None, pad_id: int, device: torch.device, what: str = "input_ids"

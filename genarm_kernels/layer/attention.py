@@ -20,8 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from genarm_kernels.dispatch import INTERPRETED, on_device
+from genarm_kernels.layer import cpu
 from genarm_kernels.layer.attention_arguments import check
-from genarm_kernels.layer.cpu import eager_attention
 from genarm_kernels.sampling.groups import INFINITY, LOG2_E, LOWEST
 
 # A split takes one block of positions where a row has at most FINE blocks, two or more above, and a row has at most
@@ -199,7 +199,7 @@ def decode_attention(
     if query.is_cuda or INTERPRETED:
         with on_device(query.device):
             return _launch(query, key_cache, value_cache, lengths, scale, window)
-    return eager_attention(query, key_cache, value_cache, lengths, scale, window, longest, even)
+    return cpu.attention(query, key_cache, value_cache, lengths, scale, window, longest, even)
 
 
 def _launch(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int) -> Tensor:

@@ -71,7 +71,7 @@ def _all_rows(R: int, device: torch.device) -> Tensor:
     return torch.arange(R, device=device)
 
 
-def eager_attention(
+def attention(
     query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int, longest: int, even: bool
 ) -> Tensor:
     """decode_attention of checked arguments; nothing beyond `longest` is read."""

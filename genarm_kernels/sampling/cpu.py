@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from genarm_kernels import noise as philox
+from genarm_kernels import noise
 from genarm_kernels.native import sampling as native
 from genarm_kernels.sampling import cpu_filters as filters
 from genarm_kernels.sampling.arguments import GROUP_SIZE, NOTHING_LEFT, GuidedSample, Inputs
@@ -173,16 +173,16 @@ def _race(kept: Tensor, masses: _Masses, inputs: Inputs) -> Tensor:
     G = masses.peaks.shape[1]
     inverse = masses.inverse_temperature
     ids = torch.arange(G)[None, :]
-    noise = _noise(inputs, ids, philox.GROUP.value).log()
-    group = ((masses.peaks - masses.top) * inverse + masses.sums.log() - noise).argmax(1, keepdim=True)
+    gumbel = _exponentials(inputs, ids, noise.GROUP.value).log()
+    group = ((masses.peaks - masses.top) * inverse + masses.sums.log() - gumbel).argmax(1, keepdim=True)
     ids = group * GROUP_SIZE + torch.arange(GROUP_SIZE)
-    noise = _noise(inputs, ids, philox.TOKEN.value).log()
-    value = (kept.gather(1, ids) - masses.peaks.gather(1, group)) * inverse - noise
+    gumbel = _exponentials(inputs, ids, noise.TOKEN.value).log()
+    value = (kept.gather(1, ids) - masses.peaks.gather(1, group)) * inverse - gumbel
     return ids.gather(1, value.argmax(1, keepdim=True))[:, 0]
 
 
-def _noise(inputs: Inputs, ids: Tensor, purpose: int) -> Tensor:
-    return philox.exponential(philox.noise_words(inputs.seeds, inputs.positions, ids, purpose))
+def _exponentials(inputs: Inputs, ids: Tensor, purpose: int) -> Tensor:
+    return noise.exponential(noise.noise_words(inputs.seeds, inputs.positions, ids, purpose))
 
 
 def _group_masses(values: Tensor, inverse_temperature: Tensor) -> _Masses:

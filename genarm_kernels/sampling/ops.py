@@ -5,6 +5,7 @@ for has no elements. Values of CPU tensors are read in here, where no compiler t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,15 @@ def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
     if not return_logprobs:
         return GuidedSample(tokens, None, None, status)
     return GuidedSample(tokens, logprobs, model_logprobs, status)
+
+
+def sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
+    """The same for a settled call, straight to what runs it: for loops that draw again and again."""
+    path: Any = kernels if _on_kernels(inputs) else cpu
+    inputs = replace(inputs, logits=tuple(_unit_stride(z) for z in inputs.logits))
+    with on_device(inputs.logits[0].device):
+        drawn: GuidedSample = path.guided_sample(inputs, return_logprobs)
+    return drawn
 
 
 def guided_log_probs(inputs: Inputs) -> Tensor:
@@ -67,10 +77,8 @@ def _sample(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, return_logprobs = _inputs(*arguments[:-1]), arguments[-1]
     if inputs.batch_size == 0:
         return _empty_sample(*arguments)
-    path: Any = kernels if _on_kernels(inputs) else cpu
-    with on_device(inputs.logits[0].device):
-        sample = path.guided_sample(inputs, return_logprobs)
-    return tuple(inputs.temperature.new_empty(0) if result is None else result for result in sample)
+    drawn = sample(inputs, return_logprobs)
+    return tuple(inputs.temperature.new_empty(0) if result is None else result for result in drawn)
 
 
 def _log_probs(*arguments: Any) -> Tensor:

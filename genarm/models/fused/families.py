@@ -69,20 +69,17 @@ def why_not(model: Any) -> str | None:
     kind = type(model)
     if kind.__name__ not in FAMILIES or not kind.__module__.startswith("transformers.models."):
         return f"{kind.__name__} is not one of {', '.join(sorted(FAMILIES))}"
-    altered = altered_parts(model)
-    if altered:
-        return f"{altered[0]} has hooks or a forward of its own"
+    if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
+        return "every module has hooks"
+    for name, part in model.named_modules():
+        if is_altered(part):
+            return f"{name or 'the model'} has hooks or a forward of its own"
     return _strange_part(model) or _strange_rotary(model) or _strange_weight(model)
 
 
-def altered_parts(model: nn.Module) -> list[str]:
-    """The names of the parts whose forward pass is not their class's: with hooks, or a forward of their own."""
-    everywhere = every_module._global_forward_hooks or every_module._global_forward_pre_hooks
-    return [
-        name or "the model"
-        for name, part in model.named_modules()
-        if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) or everywhere
-    ]
+def is_altered(part: nn.Module) -> bool:
+    """Whether a part's forward pass is not its class's: it has hooks, or a forward of its own."""
+    return bool(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
 
 
 def _strange_part(model: Any) -> str | None:

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from genarm_kernels.layer.lora import Lora
 from genarm_kernels.native.decode import takes
 
-from .linear import Columns
-from .streams import Layers
+from .linear import Columns, Pair
 from .weights import LayerTensors
 
 
@@ -67,11 +66,6 @@ def row_loras(layers: Sequence[LayerTensors], adapters: Tensor) -> list[RowLoras
     return [RowLoras(*map(on_rows, (one.qkv, one.out, one.gate_up, one.down))) for one in layers]
 
 
-def without_head(layers: Layers) -> Layers:
-    """An adapter's layers but for the LM head."""
-    return {name: pair for name, pair in layers.items() if name != "lm_head"}
-
-
 @dataclass(frozen=True, slots=True)
 class HeadLora:
     """LoRA on the LM head, which may be the embedding too and so stays as it is: A [S·r, H] and Bᵀ [S·r, V] of S
@@ -90,15 +84,22 @@ class HeadLora:
         """logits [N, V] of hidden states [N, H], written over and returned."""
         return logits.addmm_(F.linear(hidden, self.down) * mask, self.up)
 
+    def write(self, index: int, pair: Pair) -> None:
+        """Put stream ``index``'s pair to its place, for which there is room."""
+        rank = len(self.down) // self.streams
+        rows = slice(index * rank, index * rank + len(pair.down))
+        self.down[rows].copy_(pair.down)
+        self.up[rows].copy_((pair.up if pair.scale == 1.0 else pair.up * pair.scale).t())
 
-def head_lora(pairs: Sequence[tuple[Tensor, Tensor] | None], head: Tensor) -> HeadLora | None:
-    """What S streams' adapters, A [r, H] and B [V, r] each or None, do to the head [V, H]; None for nothing."""
-    rank = max((len(pair[0]) for pair in pairs if pair), default=0)
+
+def head_lora(pairs: Sequence[Pair | None], head: Tensor) -> HeadLora | None:
+    """What S streams' adapters do to the head [V, H]; None for nothing."""
+    rank = max((len(pair.down) for pair in pairs if pair), default=0)
     if not rank:
         return None
-    down, up = (head.new_zeros(len(pairs), rank, size) for size in (head.shape[1], head.shape[0]))
+    down, up = (head.new_zeros(len(pairs) * rank, size) for size in (head.shape[1], head.shape[0]))
+    found = HeadLora(down, up, len(pairs))
     for index, pair in enumerate(pairs):
         if pair is not None:
-            down[index, : len(pair[0])] = pair[0]
-            up[index, : len(pair[0])] = pair[1].t()
-    return HeadLora(down.flatten(0, 1), up.flatten(0, 1), len(pairs))
+            found.write(index, pair)
+    return found

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from .families import LayerParts, Parts, read_parts
-from .linear import Columns, FusedLinear, Pairs
-from .streams import Layers
+from .linear import Columns, FusedLinear
+from .streams import StreamLora
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 
@@ -32,6 +32,10 @@ class LayerTensors:
     gate_up: Columns
     down: Columns
 
+    @property
+    def products(self) -> tuple[Columns, ...]:
+        return self.qkv, self.out, self.gate_up, self.down
+
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
@@ -42,16 +46,27 @@ class Tensors:
     norm: Tensor
     head: Tensor
     head_bias: Tensor | None
-    adapters: list[int]  # where each of the caller's adapters stands among the rows
+    adapters: list[int]  # for each of the user's streams, its place among the adapters, −1 for none
+
+    def places(self) -> list[int]:
+        """Where all of it lies: what a captured step must find again, and which adapters it reads."""
+        found = [self.embedding, self.norm, self.head, self.head_bias]
+        for layer in self.layers:
+            found += [layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm]
+            for columns in layer.products:
+                found += [columns.weight, columns.bias, None if columns.lora is None else columns.lora.up]
+        pointers = [0 if tensor is None else tensor.data_ptr() for tensor in found]
+        ranks = [columns.lora.rank for layer in self.layers for columns in layer.products if columns.lora]
+        return [*pointers, *ranks, *self.adapters]
 
 
 class FusedWeights:
     """The fused linears of one model and the adapters behind their rows.
 
     Decoders come and go, each with its adapters: the rows hold the union of what the living ones use, and are laid out
-    anew when one needs an adapter that is not there. ``generation`` counts the layouts. Adapters are held once: those
-    that ``admit`` gives back are views of the rows. ``readers`` keep sessions; their ``forget`` is called ahead of a
-    new layout, so that idle ones do not keep the old one alive.
+    anew when one needs an adapter that is not there, or when the parameters were moved or replaced. Adapters read from
+    files are held once, whoever uses them; those of PEFT layers inside the module are live, and written anew each time
+    their user asks. The memory belongs to the module's parameters alone.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -59,79 +74,82 @@ class FusedWeights:
         self._fused = [
             [FusedLinear([layer.linears[name] for name in group]) for group in GROUPS] for layer in parts.layers
         ]
-        self._adapters: list[Layers] = []
-        self._complete = False
-        self._generation = 0
-        self._users: WeakKeyDictionary[Any, list[Layers]] = WeakKeyDictionary()
-        self.readers: WeakSet[Any] = WeakSet()
+        self._users: WeakKeyDictionary[Any, list[StreamLora]] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[Any, list[int]] = WeakKeyDictionary()
         self._lock = RLock()
 
-    @property
-    def generation(self) -> int:
-        """Which layout the next session reads."""
-        with self._lock:
-            self._refresh()
-            return self._generation
-
-    def admit(self, user: Any, adapters: Sequence[Layers]) -> list[Layers]:
-        """Hold these adapters as long as ``user`` lives -> what to call them by."""
-        like = self.parts.head.weight.data
-        with self._lock:
-            wanted = self._wanted()
-            held: list[Layers] = []
-            for adapter in adapters:
-                own = {name: (down.to(like), up.to(like)) for name, (down, up) in adapter.items()}
-                held.append(next((one for one in (*wanted, *held) if _same(one, own)), own))
-            self._users[user] = held
-            self._refresh()
-            return held
-
-    def tensors(self, adapters: Sequence[Layers]) -> Tensors:
-        """What a user with these adapters, as ``admit`` called them, reads now."""
-        with self._lock:
-            self._refresh()
-            places = [next(place for place, one in enumerate(self._adapters) if one is adapter) for adapter in adapters]
+    def tensors(self, user: Any, streams: Sequence[StreamLora]) -> Tensors:
+        """What ``user`` reads now, whose streams have these adapters. They are held as long as it lives."""
+        with self._lock, torch.inference_mode(False), torch.no_grad():  # parameters, to be trained later, become views
+            self._admit(user, list(streams))
+            places = self._places[user]
             columns = max(places, default=-1) + 1
             layers = zip(self.parts.layers, self._fused, strict=True)
-            with torch.inference_mode(False):
-                return Tensors(
-                    [_layer_tensors(parts, [one.columns(columns) for one in fused]) for parts, fused in layers],
-                    _tensor(self.parts.embedding),
-                    _tensor(self.parts.norm),
-                    _tensor(self.parts.head),
-                    None if self.parts.head.bias is None else self.parts.head.bias.data,
-                    places,
-                )
+            return Tensors(
+                [_layer_tensors(parts, [one.columns(columns) for one in fused]) for parts, fused in layers],
+                _tensor(self.parts.embedding),
+                _tensor(self.parts.norm),
+                _tensor(self.parts.head),
+                None if self.parts.head.bias is None else self.parts.head.bias.data,
+                list(places),
+            )
 
-    def _wanted(self) -> list[Layers]:
-        return [one for adapters in self._users.values() for one in adapters]
+    def invalidate(self) -> None:
+        """Lay everything out anew when it is read next, adapters from where they came."""
+        with self._lock:
+            self._places.clear()
 
-    def _missing(self) -> list[Layers]:
-        """Adapters that somebody wants and the rows do not hold, each once."""
-        missing: list[Layers] = []
-        for one in self._wanted():
-            if not _is_in(one, [*self._adapters, *missing]):
-                missing.append(one)
-        return missing
+    def _admit(self, user: Any, streams: list[StreamLora]) -> None:
+        self._users[user] = streams
+        if not all(linear.is_laid_out for fused in self._fused for linear in fused):
+            self._places.clear()
+        if user not in self._places:
+            self._places[user] = self._found_places(streams) if self._places else []
+        if len(self._places[user]) < len(streams):
+            self._lay_out()
+        else:
+            for place, stream in zip(self._places[user], streams, strict=True):
+                if stream.live:
+                    self._write(place, stream)
 
-    def _refresh(self) -> None:
-        """Lay the rows out anew if an adapter is missing, or the model's parameters were replaced."""
-        current = all(linear.is_current for fused in self._fused for linear in fused)
-        if self._complete and current and not self._missing():
-            return
-        for reader in list(self.readers):
-            reader.forget()
-        wanted = self._wanted()  # what readers let go of is not among it
-        kept = [one for one in self._adapters if _is_in(one, wanted)] + self._missing()
-        self._complete = False  # until the last layer: where memory runs out, some are laid out and some are not
-        self._adapters = kept
-        # Parameters become views of the rows, and must be trainable later.
-        with torch.inference_mode(False), torch.no_grad():
-            for layer, fused in zip(self.parts.layers, self._fused, strict=True):
-                for group, linear in zip(GROUPS, fused, strict=True):
-                    _lay_out(linear, [layer.paths[name] for name in group], kept)
-        self._complete = True
-        self._generation += 1
+    def _found_places(self, streams: Sequence[StreamLora]) -> list[int]:
+        """Where others' adapters stand that these are too; shorter where one is not there."""
+        there = [pair for user, places in self._places.items() for pair in zip(self._users[user], places, strict=True)]
+        places: list[int] = []
+        for stream in streams:
+            place = -1 if not stream.pairs else next((at for one, at in there if one.stands_for(stream)), None)
+            if place is None:
+                break
+            places.append(place)
+        return places
+
+    def _lay_out(self) -> None:
+        """Rows for all that the living users' streams need."""
+        self._places.clear()  # until the last layer: where memory runs out, some are laid out and some are not
+        adapters: list[StreamLora] = []
+        places: dict[Any, list[int]] = {}
+        for user, streams in list(self._users.items()):
+            for stream in streams:
+                known = next((at for at, one in enumerate(adapters) if one.stands_for(stream)), None)
+                if known is None and stream.pairs:
+                    known = len(adapters)
+                    adapters.append(stream)
+                places.setdefault(user, []).append(-1 if known is None else known)
+        for linear, paths in self._linears():
+            linear.lay_out([[stream.pairs.get(path) for path in paths] for stream in adapters])
+        self._places.update(places)
+
+    def _write(self, place: int, stream: StreamLora) -> None:
+        for linear, paths in self._linears():
+            pairs = [stream.pairs.get(path) for path in paths]
+            if any(pairs):
+                linear.write(place, pairs)
+
+    def _linears(self) -> Iterator[tuple[FusedLinear, list[str]]]:
+        """Every fused linear, with its layers' names in the model."""
+        for layer, fused in zip(self.parts.layers, self._fused, strict=True):
+            for group, linear in zip(GROUPS, fused, strict=True):
+                yield linear, [layer.paths[name] for name in group]
 
 
 _WEIGHTS: WeakKeyDictionary[nn.Module, FusedWeights] = WeakKeyDictionary()
@@ -152,13 +170,6 @@ def _are_same(some: Sequence[nn.Module], others: Sequence[nn.Module]) -> bool:
     return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
-def _lay_out(fused: FusedLinear, paths: Sequence[str], adapters: Sequence[Layers]) -> None:
-    """One fused linear with the adapters' A behind it, who from then on are views of its rows."""
-    pairs: list[Pairs] = [[adapter.get(path) for path in paths] for adapter in adapters]
-    for adapter, views in zip(adapters, fused.fuse(pairs), strict=True):
-        adapter.update({path: view for path, view in zip(paths, views, strict=True) if view is not None})
-
-
 def _layer_tensors(parts: LayerParts, columns: Sequence[Columns]) -> LayerTensors:
     q_norm = None if parts.q_norm is None else _tensor(parts.q_norm)
     k_norm = None if parts.k_norm is None else _tensor(parts.k_norm)
@@ -168,17 +179,3 @@ def _layer_tensors(parts: LayerParts, columns: Sequence[Columns]) -> LayerTensor
 def _tensor(module: Any) -> Tensor:
     weight: Tensor = module.weight.data
     return weight
-
-
-def _is_in(adapter: Layers, adapters: Sequence[Layers]) -> bool:
-    return any(adapter is one for one in adapters)
-
-
-def _same(one: Layers, other: Layers) -> bool:
-    if one.keys() != other.keys():
-        return False
-    pairs = [pair for name in one for pair in zip(one[name], other[name], strict=True)]
-    return all(
-        mine.shape == its.shape and mine.dtype == its.dtype and mine.device == its.device and torch.equal(mine, its)
-        for mine, its in pairs
-    )

@@ -68,7 +68,7 @@ def attention(
     key, value = key[:, :, low:], value[:, :, low:]
     bias = _bias(span, sliding_window, low, query)
     if fused:
-        return _token(query, key, value, bias, scale), None
+        return _tokens(query, key, value, bias, scale), None
     return _weigh(query, key, value, bias, scale, softcap, s_aux), None
 
 
@@ -128,15 +128,15 @@ def _mask(span: Span, window: int | None, query: Tensor) -> Tensor | None:
 
 
 def _bias(span: Span, window: int | None, low: int, query: Tensor) -> Tensor:
-    """[n, 1, stop − low], 0 where a row's new token sees and −inf elsewhere; the same for all layers of a pass."""
+    """[n, Q, stop − low], 0 where a new token sees and −inf elsewhere; the same for all layers of a pass."""
     if window not in span.masks:
         assert span.positions is not None
         keys = torch.arange(low, span.stop, device=query.device)
-        last = span.positions[:, None]
+        last = span.positions[..., None]
         hidden = keys > last
         if window:
             hidden |= keys <= last - window
-        span.masks[window] = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, -torch.inf)[:, None]
+        span.masks[window] = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, -torch.inf)
     return span.masks[window]
 
 
@@ -145,12 +145,14 @@ def _has_kernel(query: Tensor, value: Tensor) -> bool:
     return on_device and query.dtype == value.dtype != torch.float64 and query.shape[-1] == value.shape[-1] <= 256
 
 
-def _token(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """One token a row. Query heads of one key head stand as tokens of one call, which then reads each key once."""
-    rows, heads, _, width = query.shape
-    folded = query.view(rows, key.shape[1], -1, width)
-    out = F.scaled_dot_product_attention(folded, key, value, attn_mask=bias[:, None], scale=scale)
-    return out.reshape(rows, 1, heads, -1)
+def _tokens(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Q new tokens per row. Query heads of a key head stand as tokens of one call, which then reads each key once."""
+    rows, heads, Q, width = query.shape
+    folded = query.reshape(rows, key.shape[1], -1, width)
+    share = folded.shape[2] // Q
+    seen = bias[:, None, None].expand(rows, 1, share, *bias.shape[1:]).reshape(rows, 1, share * Q, -1)
+    out = F.scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scale)
+    return out.view(rows, heads, Q, -1).transpose(1, 2)
 
 
 def _weigh(

@@ -20,11 +20,12 @@ class DoesNotTakePart(AttributeError):
 
 @dataclass(slots=True)
 class Span:
-    """What one forward pass writes and reads: positions ``start`` to ``stop`` of some rows, or one token a row.
+    """What one forward pass writes and reads: positions ``start`` to ``stop`` of some rows, or Q new tokens per row.
 
-    ``rows`` [n] int64 are the rows. A decoding step has ``positions`` [n] int64, each row's own, and ``lengths`` [n]
-    int32, one more; the host knows that positions are at least ``start`` and less than ``stop``. A prompt's later part
-    (start > 0) is a single row's, ``row``. What layers stored and attended is noted by their numbers.
+    ``rows`` [n] int64 are the rows. New tokens have ``positions`` [n, Q] int64, each row's own, and ``lengths`` [n]
+    int32, them included; the host knows that positions are at least ``start`` and less than ``stop``. A
+    prompt's later part (start > 0) is a single row's, ``row``. What layers stored and attended is noted by their
+    numbers.
     """
 
     rows: Tensor
@@ -56,7 +57,7 @@ class SlotCache:
         buffers = self._allocated(layer, keys, values)
         if span.positions is not None:
             for buffer, new in zip(buffers, (keys, values), strict=True):
-                buffer[span.rows, :, span.positions] = new[:, :, 0].to(buffer.dtype)
+                buffer[span.rows[:, None], :, span.positions] = new.transpose(1, 2).to(buffer.dtype)
             key, value = (buffer[: len(keys), :, : span.stop] for buffer in buffers)
             return key, value
         for buffer, new in zip(buffers, (keys, values), strict=True):
@@ -69,11 +70,18 @@ class SlotCache:
     def get_seq_length(self, *_args: Any, **_kwargs: Any) -> int:
         return self._current().start
 
-    def copy(self, sources: list[int], targets: list[int], tokens: int) -> None:
-        """Give rows ``targets`` the first ``tokens`` positions of rows ``sources``."""
+    def copy(self, sources: Tensor, targets: Tensor, tokens: int) -> None:
+        """Give rows ``targets`` [n] the first ``tokens`` positions of rows ``sources`` [n]."""
         for buffer in (buffer for pair in self.buffers.values() for buffer in pair):
             live = buffer[:, :, :tokens]
-            live[torch.tensor(targets, device=buffer.device)] = live[torch.tensor(sources, device=buffer.device)]
+            live[targets] = live[sources]
+
+    def cut(self, lengths: Tensor, longest: int) -> None:
+        """Zero what lies behind each row's length, [batch], up to ``longest``."""
+        behind = torch.arange(longest, device=lengths.device) >= lengths[:, None]
+        for pair in self.buffers.values():
+            for buffer in pair:
+                buffer[:, :, :longest].masked_fill_(behind[:, None, :, None], 0)
 
     def clear(self, tokens: int) -> None:
         """Zero the first ``tokens`` positions: masked positions are read with weight 0, and 0 · NaN is NaN."""

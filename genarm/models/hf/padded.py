@@ -1,10 +1,13 @@
 """Decoding as transformers itself does it: prompts padded on the left, a mask, and a DynamicCache.
 
-For models that do not run on a static cache (hf.py): ALiBi, recurrent layers, masks of their own. Slower, always right.
+For models that do not run on a static cache (session.py): ALiBi, recurrent layers, masks of their own. Slower, always
+right. What such a cache holds of a row cannot be taken out or moved in general, so a text that was cut or copied is
+read anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,34 +15,61 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ...request.prompts import pad_left
+from ..backbone import Rows, checked_lengths, checked_rows
 from ..causal import CausalModel
 from .forward import Forward
 
 
 class PaddedSession:
-    """B rows of one model while they decode. Its cache grows by a token a step, so no graph can be captured of it."""
+    """B rows of one model while they decode. Its cache grows with every token, so no graph can be captured of it."""
 
     def __init__(self, model: CausalModel, batch: int, length: int) -> None:
         self.batch = batch
         self.length = length
         self._config = model.module.config
         self._forward = Forward(model)
+        self._texts: list[Tensor] = []  # what each row holds
+        self._cache: DynamicCache | None = None  # None where the texts are to be read anew
+
+    @property
+    def lengths(self) -> Tensor:
+        device = self._texts[0].device
+        return torch.tensor([[len(text) for text in self._texts]], dtype=torch.int32, device=device)
 
     def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
+        self._texts, self._cache = list(prompts[0]), None
+        return [self._read(self._texts, 1)[:, -1]]
+
+    def append(self, tokens: Tensor) -> list[Tensor]:
+        if max(map(len, self._texts)) + tokens.shape[1] > self.length:
+            raise IndexError(f"rows of up to {max(map(len, self._texts))} tokens and {tokens.shape[1]} more do not fit")
+        self._texts = [torch.cat([text, new]) for text, new in zip(self._texts, tokens, strict=True)]
+        return [self._read(list(tokens) if self._cache is not None else self._texts, tokens.shape[1])]
+
+    def copy(self, sources: Rows, targets: Rows) -> None:
+        pair = checked_rows(sources, targets, self.batch, self._texts[0].device)
+        before = list(self._texts)
+        for source, target in zip(*(rows.tolist() for rows in pair), strict=True):
+            self._texts[target] = before[source]
+        self._cache = None
+
+    def truncate(self, lengths: Tensor | Sequence[int]) -> None:
+        kept = checked_lengths(lengths, self.lengths)[0].tolist()
+        self._texts = [text[:length] for text, length in zip(self._texts, kept, strict=True)]
+        self._cache = None
+
+    def _read(self, texts: list[Tensor], last: int) -> Tensor:
+        """[B, last, V]: what follows each of the last tokens. Without a cache the texts are all there is."""
         # Masked, but looked up: the caller's padding id may not be in the embedding.
-        ids, self._mask = pad_left(prompts[0], 0)
-        self._cache = DynamicCache(config=self._config)
-        return [self._read(ids)]
-
-    def decode(self, tokens: Tensor) -> list[Tensor]:
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        return [self._read(tokens[:, None])]
-
-    def _read(self, ids: Tensor) -> Tensor:
+        ids, mask = pad_left(texts, 0)
+        if self._cache is None:
+            self._cache, self._mask = DynamicCache(config=self._config), mask
+        else:
+            self._mask = torch.cat([self._mask, mask], dim=1)
         inputs: dict[str, Any] = {"attention_mask": self._mask, "past_key_values": self._cache}
         if "position_ids" in self._forward.accepts:
             positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
             inputs["position_ids"] = positions[:, -ids.shape[1] :]
         if "logits_to_keep" in self._forward.accepts:
-            inputs["logits_to_keep"] = 1
-        return self._forward(ids, **inputs)[:, -1]
+            inputs["logits_to_keep"] = last
+        return self._forward(ids, **inputs)[:, -last:]

@@ -8,11 +8,13 @@ padded on the left and run on transformers' own cache (hf_padded.py): ``kind`` s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..backbone import Rows, checked_lengths, checked_rows
 from ..causal import CausalModel, inner_model
 from ..fused.prefill import distinct
 from .attention import attending, attention_configs
@@ -93,7 +95,7 @@ class HFSession:
         with torch.inference_mode(False):
             self._rows = torch.arange(batch, device=device)
             self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
-        self._bounds = (0, 0)  # the shortest and the longest row, as far as the host knows
+        self._sizes = [0] * batch  # the lengths as the host knows them
 
     def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
         if self._padded is None:
@@ -105,31 +107,58 @@ class HFSession:
                 self._padded = PaddedSession(self._backbone.model, self.batch, self.length)
         return self._padded.prefill(prompts)
 
-    def decode(self, tokens: Tensor) -> list[Tensor]:
+    @property
+    def lengths(self) -> Tensor:
+        return self._lengths[None] if self._padded is None else self._padded.lengths
+
+    def append(self, tokens: Tensor) -> list[Tensor]:
         if self._padded is not None:
-            return self._padded.decode(tokens)
-        shortest, longest = self._bounds
+            return self._padded.append(tokens)
+        (B, Q), device = tokens.shape, tokens.device
+        shortest, stop = min(self._sizes[:B]), max(self._sizes[:B]) + Q
+        if stop > self.length:
+            raise IndexError(f"rows of {stop - Q} tokens and {Q} more do not fit {self.length}")
+        rows, lengths = self._rows[:B], self._lengths[:B]
+        positions = lengths.long()[:, None] + torch.arange(Q, device=device)
+        lengths.add_(Q)
         # A device sees all slots: shapes that grow could not be captured in a graph.
-        stop = longest + 1 if self._on_host else self.length
-        rows, lengths = self._rows[: len(tokens)], self._lengths[: len(tokens)]
-        positions = lengths.long()
-        lengths.add_(1)
-        logits = self._pass(tokens[:, None], positions[:, None], Span(rows, shortest, stop, positions, lengths))
-        self._bounds = shortest + 1, longest + 1
-        return [logits[:, -1]]
+        span = Span(rows, shortest, stop if self._on_host else self.length, positions, lengths)
+        logits = self._pass(tokens, positions, span)
+        self._sizes[:B] = [size + Q for size in self._sizes[:B]]
+        return [logits]
+
+    def copy(self, sources: Rows, targets: Rows) -> None:
+        if self._padded is not None:
+            return self._padded.copy(sources, targets)
+        of, to = checked_rows(sources, targets, self.batch, self._lengths.device)
+        before, pairs = list(self._sizes), list(zip(of.tolist(), to.tolist(), strict=True))
+        self._cache.copy(of, to, max((before[source] for source, _ in pairs), default=0))
+        self._lengths.index_copy_(0, to, self._lengths[of])
+        for source, target in pairs:
+            self._sizes[target] = before[source]
+        return None
+
+    def truncate(self, lengths: Tensor | Sequence[int]) -> None:
+        if self._padded is not None:
+            return self._padded.truncate(lengths)
+        kept, longest = checked_lengths(lengths, self.lengths)[0], max(self._sizes)
+        self._lengths.copy_(torch.minimum(self._lengths, kept))
+        self._sizes = self._lengths.tolist()
+        self._cache.cut(self._lengths, longest)
+        return None
 
     def _prefill(self, prompts: list[Tensor]) -> Tensor:
         """Read each distinct prompt once, and copy what it left to the other rows that have it."""
-        self._cache.clear(self._bounds[1] if self._on_host else self.length)
+        self._cache.clear(max(self._sizes) if self._on_host else self.length)
         sizes = [len(prompt) for prompt in prompts]
-        self._bounds = min(sizes), max(sizes)
+        self._sizes = sizes + [0] * (self.batch - len(sizes))
         source = distinct(prompts)
         passes = in_passes(sorted(set(source), key=lambda row: sizes[row]), sizes, CHUNK)
         logits = torch.cat([self._read(rows, [prompts[row] for row in rows]) for rows in passes])
         copies = [(first, row) for row, first in enumerate(source) if row != first]
         if copies:
-            sources, targets = map(list, zip(*copies, strict=True))
-            self._cache.copy(sources, targets, max(sizes[row] for row in targets))
+            sources, targets = torch.tensor(copies, device=logits.device).unbind(1)
+            self._cache.copy(sources, targets, max(sizes[row] for _, row in copies))
         self._lengths[: len(sizes)] = torch.tensor(sizes, dtype=torch.int32)
         place = {row: index for index, row in enumerate(row for rows in passes for row in rows)}
         order = [place[first] for first in source]

@@ -1,0 +1,106 @@
+"""One draw from the guided distribution: the models' logits in, one token per row out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from genarm_kernels import GuidedSample
+from genarm_kernels.sampling import ops
+from genarm_kernels.sampling.arguments import Inputs, prepare
+from genarm_kernels.sampling.values import settle
+
+from .state import State
+
+# combined scores s [B, V] -> edited scores [B, V]
+ScoreEdit = Callable[[Tensor], Tensor]
+
+
+class Draw:
+    """The draws of one run. Its settings, the same tensors in every step, are checked with the first logits only.
+
+    ``captured``: their values may be others at the next replay, so none is read.
+    """
+
+    def __init__(self, state: State, vocab_size: int, return_logprobs: bool, captured: bool = False) -> None:
+        self._state = state
+        self._vocab_size = vocab_size
+        self._return_logprobs = return_logprobs
+        self._captured = captured
+        self._settings: Inputs | None = None
+
+    def __call__(self, logits: list[Tensor], edit: ScoreEdit | None = None) -> GuidedSample:
+        """Draw from M logits [B, V_m]. ``edit`` acts on the combined scores, as Hugging Face's processors do."""
+        state, weights = self._state, self._state.guidance.weights
+        inputs = self._checked(logits)
+        edits = state.seen is not None or edit is not None
+        if edits:  # the edited scores stand for the whole combination
+            inputs = replace(inputs, weights=torch.zeros_like(weights), bias=self._edited(logits, edit))
+        sample = (ops.guided_sample if self._captured else ops.sample)(inputs, self._return_logprobs)
+        if edits:
+            sample = sample._replace(status=sample.status | bad_models(logits, weights, self._vocab_size))
+        return sample
+
+    def _checked(self, logits: list[Tensor]) -> Inputs:
+        if self._settings is None:
+            guidance = self._state.guidance
+            self._settings = prepare(
+                logits,
+                guidance.weights,
+                bias=guidance.bias,
+                seed=guidance.seeds,
+                position=self._state.positions,
+                vocab_size=self._vocab_size,
+                **guidance.filters,
+            )
+            if not self._captured:
+                self._settings = settle(self._settings)
+        return replace(self._settings, logits=tuple(logits))
+
+    def _edited(self, logits: list[Tensor], edit: ScoreEdit | None) -> Tensor:
+        """[B, V] float32 scores after the caller's bias, penalties and edits; what was excluded stays so."""
+        guidance, seen = self._state.guidance, self._state.seen
+        scores = edited = combined_scores(logits, guidance.weights, guidance.bias, self._vocab_size)
+        if seen is not None:
+            edited = repetition_penalty(edited, seen, guidance.repetition_penalty)
+        if edit is not None:
+            edited = edit(edited.clone())
+        # +inf from a processor means "this one"; the sampler takes finite scores.
+        highest = torch.finfo(torch.float32).max
+        return edited.float().clamp(max=highest).masked_fill(scores == -math.inf, -math.inf)
+
+
+def combined_scores(logits: list[Tensor], weights: Tensor, bias: Tensor | None, vocab_size: int) -> Tensor:
+    """s = bias + Σ w_m z_m, [B, V] float32, un-normalised; −inf where the base or any weighted model has −inf."""
+    excluded = logits[0][:, :vocab_size] == -math.inf
+    scores = torch.zeros_like(excluded, dtype=torch.float32)
+    for index, row in enumerate(logits):
+        z = row[:, :vocab_size].float()
+        weight = weights[:, index, None]
+        excluded |= (weight != 0) & (z == -math.inf)
+        scores += torch.where(weight != 0, weight * z, 0.0)
+    if bias is not None:
+        scores += bias
+    return scores.masked_fill(excluded, -math.inf)
+
+
+def bad_models(logits: list[Tensor], weights: Tensor, vocab_size: int) -> Tensor:
+    """[B] int32: bit m where model m has a weight, and NaN or +inf among its logits."""
+    status = torch.zeros(len(weights), dtype=torch.int32, device=weights.device)
+    for index, row in enumerate(logits):
+        bad = ~(row[:, :vocab_size].amax(1) < math.inf) & (weights[:, index] != 0)
+        status |= bad.to(torch.int32) << index
+    return status
+
+
+def repetition_penalty(scores: Tensor, seen: Tensor, penalty: float | Tensor) -> Tensor:
+    """Scores of tokens already ``seen`` [B, V] divided by the penalty where positive, multiplied where negative.
+
+    Source: Keskar et al. 2019 (CTRL), as in Hugging Face's RepetitionPenaltyLogitsProcessor.
+    """
+    factor = penalty[:, None] if isinstance(penalty, Tensor) else penalty
+    return torch.where(seen, torch.where(scores < 0, scores * factor, scores / factor), scores)

@@ -1,0 +1,247 @@
+"""The fused decoder: one read of a model's weights for the base and every LoRA reward model on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genarm_kernels.layer.cpu import attention as host_attention
+from genarm_kernels.native.linear import rows_linear
+
+from ..backbone import Rows, checked_lengths, checked_rows
+from ..causal import CausalModel, inner_model
+from .attention import AttentionName, decode_attention, prefill_attention
+from .families import rotary_tables
+from .native import native_step
+from .network import Network, on_host
+from .prefill import Chunk, chunks, unique_prompts
+from .row_loras import HeadLora, RowLoras, head_lora, row_loras
+from .streams import StreamLora, stream_lora
+from .weights import FusedWeights, Tensors, fused_weights
+
+CHUNK_TOKENS = 8192
+MOST_TOKENS = 8  # of a row in one pass, which the attention kernel takes
+
+
+class FusedBackbone:
+    """A Llama-like model and its LoRA streams. ``loras`` holds each stream's adapter."""
+
+    kind = "fused"
+
+    def __init__(
+        self,
+        models: Sequence[CausalModel],
+        streams: Sequence[int],
+        loras: Sequence[StreamLora],
+        attention: AttentionName = "kernel",
+    ) -> None:
+        self.streams = tuple(streams)
+        self.attention = attention
+        self.weights: FusedWeights = fused_weights(inner_model(models[0].module))
+        self.head_lora = head_lora([lora.head for lora in loras], self.weights.parts.head.weight.data)
+        self._models, self._loras = list(models), list(loras)
+        self.tensors()
+
+    def tensors(self) -> Tensors:
+        """What a pass reads now, adapters that live in the module as they are at this moment."""
+        for place, (model, lora) in enumerate(zip(self._models, self._loras, strict=True)):
+            found = stream_lora(model) if lora.live else None
+            if found is not None:
+                self._loras[place] = found
+                if self.head_lora is not None and found.head is not None:
+                    self.head_lora.write(place, found.head)
+        return self.weights.tensors(self, [lora.body for lora in self._loras])
+
+    def cache_bytes(self, batch: int, length: int) -> int:
+        parts = self.weights.parts
+        row = 2 * len(parts.layers) * parts.kv_heads * parts.head_dim * parts.head.weight.element_size()
+        return row * length * batch * len(self.streams)
+
+    def session(
+        self, batch: int, length: int, cache: Tensor | None = None, tensors: Tensors | None = None
+    ) -> FusedSession:
+        """``cache``: zeros of at least ``cache_bytes`` bytes, uint8, to be used as the session's; default its own."""
+        with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
+            return FusedSession(self, tensors or self.tensors(), batch, length, cache)
+
+
+class PassRows(NamedTuple):
+    """The rows of a pass of Q tokens each, row by row: places in the cache, adapters, and which head LoRA each has.
+
+    A captured step reads them where they were at its capture."""
+
+    slots: Tensor | None
+    adapters: Tensor
+    head_mask: Tensor | None
+
+
+class FusedSession:
+    """S·B rows of one backbone while they decode, in a static cache.
+
+    ``attach`` gives it the tensors that it reads; between requests a captured session holds none, so that the weights
+    are the module's alone.
+    """
+
+    def __init__(
+        self, backbone: FusedBackbone, tensors: Tensors, batch: int, length: int, cache: Tensor | None = None
+    ) -> None:
+        self.batch, self.length = batch, length
+        self.streams = len(tensors.adapters)
+        self._attention, self._head_lora = backbone.attention, backbone.head_lora
+        self._parts = parts = backbone.weights.parts
+        rows, like = self.streams * batch, tensors.head
+        shape = (len(tensors.layers), 2, rows, parts.kv_heads, length, parts.head_dim)
+        # Zeros: what lies beyond a row's length is multiplied by a weight of zero, which NaN would survive.
+        size = prod(shape) * like.element_size()
+        if cache is None:
+            cache = torch.zeros(size, dtype=torch.uint8, device=like.device)
+        self._slots = cache[:size].view(like.dtype).view(shape)
+        # [L, 2, R, T, H_kv, D], and layer by layer its keys and values
+        self.cache = self._slots.transpose(3, 4)
+        self._keys_and_values = [(layer[0], layer[1]) for layer in self.cache]
+        self._lengths = torch.zeros(rows, dtype=torch.int32, device=like.device)
+        self.cos, self.sin = rotary_tables(parts.rotary, length, like.device)
+        self._stream_of_row = torch.arange(self.streams, dtype=torch.int32, device=like.device).repeat_interleave(batch)
+        self._adapter_of_row = [adapter for adapter in tensors.adapters for _ in range(batch)]
+        self._row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
+        self._host = on_host(like.device)
+        self._longest, self._even, self._exact = 0, True, True
+        self._network = Network(parts, self._keys_and_values, self.cos, self.sin)
+        self._rows: dict[int, PassRows] = {}
+        self.attach(tensors)
+
+    def attach(self, tensors: Tensors | None) -> None:
+        """Read these from now on, or none."""
+        self._attached, self._native = tensors, None
+        self._loras: dict[int, list[RowLoras]] = {}
+        if tensors is not None and self._host:
+            read = (self._row_adapters, self._slots, self._lengths, self.cos, self.sin)
+            self._native = native_step(self._parts, tensors, *read)
+
+    @property
+    def _tensors(self) -> Tensors:
+        assert self._attached is not None, "attach() comes first"
+        return self._attached
+
+    @property
+    def lengths(self) -> Tensor:
+        return self._lengths.view(self.streams, self.batch)
+
+    @torch.no_grad()
+    def append(self, tokens: Tensor) -> list[Tensor]:
+        if self._exact and self._longest + tokens.shape[1] > self.length:
+            raise IndexError(f"rows of {self._longest} tokens and {tokens.shape[1]} more do not fit {self.length}")
+        parts = [self._append(part) for part in torch.split(tokens, MOST_TOKENS, 1)]
+        return parts[0] if len(parts) == 1 else [torch.cat(stream, 1) for stream in zip(*parts, strict=True)]
+
+    def _append(self, tokens: Tensor) -> list[Tensor]:
+        B, Q = tokens.shape
+        positions = self._lengths.clone()
+        if Q > 1:
+            positions = (positions[:, None] + torch.arange(Q, dtype=torch.int32, device=positions.device)).flatten()
+        self._lengths += Q
+        self._longest += Q
+        rows = self._rows_of(Q)
+        with torch.autocast(tokens.device.type, enabled=False):
+            hidden = self._tensors.embedding[tokens.flatten()].repeat(self.streams, 1)
+            if self._native is not None:
+                hidden = self._native(hidden)
+            else:
+                attend = partial(self._attend, Q)
+                hidden = self._network(self._tensors, hidden, positions, rows.slots, self._loras_of(Q), attend)
+            logits = self._logits(hidden, rows.head_mask)
+        return [part.view(B, Q, -1) for part in logits.chunk(self.streams)]
+
+    def copy(self, sources: Rows, targets: Rows) -> None:
+        first = torch.arange(self.streams, device=self._lengths.device)[:, None] * self.batch
+        pair = checked_rows(sources, targets, self.batch, self._lengths.device)
+        self._copy_rows(*((first + rows).flatten() for rows in pair))
+        self._measure()
+
+    def truncate(self, lengths: Tensor | Sequence[int]) -> None:
+        kept = checked_lengths(lengths, self.lengths).reshape(-1)
+        self._lengths.copy_(torch.minimum(self._lengths, kept))
+        self._exact = self._host
+        self._measure()
+
+    @torch.no_grad()
+    def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
+        """Read S lists of B prompts; a prompt that several rows of a stream share is read once."""
+        unique = unique_prompts(prompts)
+        device = self._lengths.device
+        with torch.autocast(device.type, enabled=False):
+            last = torch.cat([self._read(chunk) for chunk in chunks(unique, CHUNK_TOKENS)])
+            slots = torch.tensor(unique.slots, device=device)
+            logits = self._logits(last, self._mask_head(self._stream_of_row[slots]))
+        lengths = [len(unique.prompts[place]) for place in unique.source]
+        self._lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
+        self._longest, self._even, self._exact = max(lengths), min(lengths) == max(lengths), True
+        if len(unique.prompts) == len(unique.source):
+            return list(logits.chunk(self.streams))
+        readers = [unique.slots[place] for place in unique.source]
+        shared = [(reader, row) for row, reader in enumerate(readers) if row != reader]
+        self._copy_rows(*torch.tensor(shared, device=device).unbind(1))
+        return list(logits[torch.tensor(unique.source, device=device)].chunk(self.streams))
+
+    def _read(self, chunk: Chunk) -> Tensor:
+        """Run some prompts' tokens through the network -> the hidden states of those that end a prompt."""
+
+        def attend(layer: int, query: Tensor) -> Tensor:
+            window = self._tensors.layers[layer].window
+            return prefill_attention(query, *self._keys_and_values[layer], chunk.spans, self._parts.scale, window)
+
+        segments = list(chunk.segments(self._adapter_of_row))
+        hidden = self._tensors.embedding[chunk.ids]
+        return self._network(self._tensors, hidden, chunk.positions, chunk.slots, segments, attend)[chunk.ends]
+
+    def _copy_rows(self, sources: Tensor, targets: Tensor) -> None:
+        """Rows [n] of all streams: their keys, values and lengths. Beyond the longest row there is nothing to copy;
+        a captured step, whose longest row the host does not know, copies whole slots."""
+        capturing = sources.is_cuda and torch.cuda.is_current_stream_capturing()
+        positions = self.length if capturing else self._longest
+        for layer in self.cache:  # what is on its way takes memory beside the cache: not all layers at once
+            live = layer[:, :, :positions]
+            live.index_copy_(1, targets, live.index_select(1, sources))
+        self._lengths.index_copy_(0, targets, self._lengths[sources])
+
+    def _measure(self) -> None:
+        """Read the lengths again on a CPU; elsewhere that would be a wait, and the longest stays an upper bound."""
+        if self._host:
+            self._longest, shortest = int(self._lengths.max()), int(self._lengths.min())
+            self._even = self._longest == shortest
+
+    def _attend(self, Q: int, layer: int, query: Tensor) -> Tensor:
+        """[R·Q, H, D], the newest tokens, over everything cached."""
+        query = query.view(-1, Q, *query.shape[1:])
+        window, scale = self._tensors.layers[layer].window, self._parts.scale
+        keys, values = self._keys_and_values[layer]
+        if self._host:
+            return host_attention(query, keys, values, self._lengths, scale, window, self._longest, self._even)
+        return decode_attention(query, keys, values, self._lengths, scale, window, self._attention)
+
+    def _rows_of(self, Q: int) -> PassRows:
+        if Q not in self._rows:
+            slots = torch.arange(len(self._row_adapters), device=self._lengths.device).repeat_interleave(Q)
+            adapters, streams = (rows.repeat_interleave(Q) for rows in (self._row_adapters, self._stream_of_row))
+            self._rows[Q] = PassRows(slots if Q > 1 else None, adapters, self._mask_head(streams))
+        return self._rows[Q]
+
+    def _loras_of(self, Q: int) -> list[RowLoras]:
+        if Q not in self._loras:
+            self._loras[Q] = row_loras(self._tensors.layers, self._rows_of(Q).adapters)
+        return self._loras[Q]
+
+    def _logits(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """[N, H] -> [N, V]; ``mask`` says which of the head's adapters each row has."""
+        logits = rows_linear(hidden, self._tensors.head, self._tensors.head_bias)
+        return logits if self._head_lora is None or mask is None else self._head_lora.add_to(logits, hidden, mask)
+
+    def _mask_head(self, streams: Tensor) -> Tensor | None:
+        """For rows of these streams, [N] int32."""
+        head: HeadLora | None = self._head_lora
+        return None if head is None else head.mask(streams)
