@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten
 
 import genarm_kernels
 from genarm.engine import engine, graphs
-from genarm.models.fused import cpu_step
+from genarm.models.fused import network, session
 from genarm_kernels.layer.cpu import attend
 from genarm_kernels.native import library
 
@@ -48,7 +48,7 @@ class Recording(TorchDispatchMode):
                     old.copy_(new)
 
 
-def capture(step: Callable[[], object], _pool: object, _device: torch.device) -> Callable[[], object]:
+def capture(step: Callable[[], object], _pool: object, _stream: object) -> Callable[[], object]:
     """In place of ``genarm.engine.graphs.capture``."""
     for _ in range(graphs.WARM_UP_STEPS):
         step()
@@ -72,5 +72,6 @@ def record_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "CAPTURING_DEVICES", {"cpu"})
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(genarm_kernels, "decode_attention", kernel_attention)
-    monkeypatch.setattr(cpu_step, "suits", lambda *_: False)  # the step that a GPU takes
+    for module in (network, session):  # the pass that a GPU takes
+        monkeypatch.setattr(module, "on_host", lambda _device: False)
     monkeypatch.setattr(library, "wanted", lambda: False)  # calls of C are not recorded

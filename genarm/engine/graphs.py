@@ -18,7 +18,7 @@ from torch import Tensor
 from ..models.fused.session import FusedBackbone, FusedSession
 from ..models.fused.weights import Tensors
 from ..request.options import Request
-from .memory import IDLE_CACHES, bucket, cache_bytes, check_fit, slots_for
+from .memory import IDLE_CACHES, bucket, cache_bytes, check_fit, fits, slots_for
 from .run import Run
 from .state import State, new_state
 
@@ -121,7 +121,9 @@ class CapturedRuns:
         if made_for == self._made_for and needed[0] <= self._size[0] and needed[1] <= self._size[1]:
             return
         size = max(needed[0], self._size[0]), max(needed[1], self._size[1])
-        check_fit(backbones, *size, request.device, self.held_bytes)
+        if not fits(backbones, *size, request.device, self.held_bytes()):
+            size = needed
+            check_fit(backbones, *size, request.device, self.held_bytes)
         self._end()
         self._caches = [
             torch.zeros(cache_bytes([backbone], *size), dtype=torch.uint8, device=request.device)

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 from typing import Any
-from weakref import ref
 
 import pytest
 import torch
-from families import make_model, random_prompts, save_adapter
+from captured_cases import EOS, OPTIONS, PROMPTS, assert_same
+from families import random_prompts
 from recorded import record_on_cpu
 
 import genarm
 from genarm import GenerationOutput, GuidedDecoder
-from genarm.engine import graphs
-from genarm.engine import graphs as captured
-from genarm.engine.graphs import bucket
-from genarm.engine.run import Run
-
-PROMPTS = random_prompts([6, 11, 3, 1, 17, 4, 9, 2, 5], seed=1)
-EOS = list(range(3, 15))
-OPTIONS: dict[str, Any] = {"max_new_tokens": 10, "seed": 3, "return_logprobs": True, "eos_token_id": EOS}
-
-
-@pytest.fixture(scope="module")
-def base() -> Any:
-    return make_model("llama", seed=1)
-
-
-@pytest.fixture(scope="module")
-def rewards(base: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """An adapter on the base's weights, and a model of its own: two backbones."""
-    folder = tmp_path_factory.mktemp("adapters") / "a"
-    return {"a": save_adapter(base, "llama", folder, seed=4), "b": make_model("qwen3", seed=2, hidden=16)}
+from genarm.engine.memory import bucket
 
 
 @pytest.fixture(autouse=True)
@@ -43,35 +22,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     record_on_cpu(monkeypatch)
 
 
-@pytest.fixture
-def eager(base: Any, rewards: dict[str, Any]) -> GuidedDecoder:
-    return GuidedDecoder(base, rewards, engine="eager", max_batch_size=16)
-
-
-@pytest.fixture
-def decoder(base: Any, rewards: dict[str, Any]) -> GuidedDecoder:
-    return GuidedDecoder(base, rewards, max_batch_size=16, max_length=100)
-
-
-def assert_same(found: GenerationOutput, expected: GenerationOutput) -> None:
-    assert torch.equal(found.sequences, expected.sequences)
-    assert found.finish_reasons == expected.finish_reasons
-    assert {row: str(error) for row, error in found.errors.items()} == {
-        row: str(error) for row, error in expected.errors.items()
-    }
-    for ours, theirs in (found.logprobs, expected.logprobs), (found.model_logprobs, expected.model_logprobs):
-        assert (ours is None) == (theirs is None)
-        if ours is not None and theirs is not None:
-            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5, equal_nan=True)
-
-
 def test_every_batch_is_the_eager_one(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
     """One capture a bucket; idle rows do nothing to the others."""
-    for batch in range(1, 10):
+    for batch in (1, 2, 3, 4, 5, 9):
         found = decoder.generate(PROMPTS[:batch], **OPTIONS)
         assert_same(found, eager.generate(PROMPTS[:batch], **OPTIONS))
         assert found.stats.engine == "fused (CUDA graphs)"
-        assert decoder.engine.captures == (1, 2, 3, 3, 4, 4, 4, 4, 5)[batch - 1] == bucket(batch).bit_length()
+        assert decoder.engine.captures == bucket(batch).bit_length()
     assert len(set(found.finish_reasons)) > 1
 
 
@@ -101,7 +58,7 @@ SETTINGS: list[list[dict[str, Any]]] = [
 
 def test_one_captured_step_serves_all_that_differ_in_values(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
     seen = set()
-    for change in [*CHANGES, *CHANGES[::-1]]:
+    for change in [*CHANGES, CHANGES[0]]:
         found = decoder.generate(PROMPTS[:4], **OPTIONS | change)
         assert_same(found, eager.generate(PROMPTS[:4], **OPTIONS | change))
         seen.add(str(found.sequences.tolist()))
@@ -113,7 +70,7 @@ def test_one_captured_step_serves_all_that_differ_in_values(decoder: GuidedDecod
 def test_filters_biases_and_stops_are_values_too(
     settings: list[dict[str, Any]], decoder: GuidedDecoder, eager: GuidedDecoder
 ) -> None:
-    for setting in [*settings, *settings[::-1]]:
+    for setting in [*settings, settings[0]]:
         found = decoder.generate(PROMPTS[:4], **OPTIONS | setting)
         assert_same(found, eager.generate(PROMPTS[:4], **OPTIONS | setting))
     assert decoder.engine.captures == 1
@@ -136,130 +93,6 @@ def test_the_callers_tensors_stay_as_they_are(decoder: GuidedDecoder) -> None:
         decoder.generate(PROMPTS[:4], **OPTIONS | {"logit_bias": given, "seed": seeds})
         decoder.generate(PROMPTS[:4], **OPTIONS | {"logit_bias": {3: 9.0}, "seed": 12})
         assert torch.equal(given, kept[0]) and torch.equal(seeds, kept[1])
-
-
-def test_the_step_used_least_recently_goes_first(decoder: GuidedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captured, "MOST_RUNS", 2)
-    for batch, captures in ((1, 1), (2, 2), (1, 2), (4, 3), (1, 3), (2, 4), (1, 4), (4, 5)):
-        decoder.generate(PROMPTS[:batch], **OPTIONS)
-        assert decoder.engine.captures == captures
-        assert len(decoder.engine._captured._runs) <= 2
-
-
-def sizes(decoder: GuidedDecoder) -> list[int]:
-    return [cache.numel() for cache in decoder.engine._captured._caches]
-
-
-def test_one_cache_is_made_for_a_decoders_limits(decoder: GuidedDecoder) -> None:
-    decoder.generate(PROMPTS[:1], **OPTIONS)
-    caches = [cache.data_ptr() for cache in decoder.engine._captured._caches]
-    length = max(101, captured.LENGTH_MULTIPLE)
-    assert sizes(decoder) == [backbone.cache_bytes(16, length) for backbone in decoder.engine.backbones]
-    decoder.generate(PROMPTS, **OPTIONS | {"max_new_tokens": 80})
-    assert [cache.data_ptr() for cache in decoder.engine._captured._caches] == caches
-
-
-def test_without_limits_the_cache_grows_with_what_is_asked_for(
-    base: Any, rewards: dict[str, Any], eager: GuidedDecoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(captured, "LENGTH_MULTIPLE", 16)
-    decoder = GuidedDecoder(base, rewards, max_batch_size=None, max_length=None)
-    held = []
-    for batch, tokens in ((1, 5), (3, 5), (2, 5), (1, 60), (3, 5), (4, 60)):
-        options = OPTIONS | {"max_new_tokens": tokens}
-        assert_same(decoder.generate(PROMPTS[:batch], **options), eager.generate(PROMPTS[:batch], **options))
-        held.append((sizes(decoder), decoder.engine.captures))
-    expected = [(1, 16), (4, 32), (4, 32), (4, 80), (4, 80), (4, 80)]
-    assert [size for size, _ in held] == [
-        [backbone.cache_bytes(*size) for backbone in decoder.engine.backbones] for size in expected
-    ]
-    assert [captures for _, captures in held] == [1, 2, 3, 4, 5, 5]
-
-
-def test_other_adapters_on_the_weights_end_captured_steps(
-    base: Any, rewards: dict[str, Any], eager: GuidedDecoder, decoder: GuidedDecoder, tmp_path: Path
-) -> None:
-    """Idle steps let go of the old layout as soon as there is a new one, not at the next call."""
-    expected = eager.generate(PROMPTS[:3], **OPTIONS)
-    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), expected)
-    (run,) = decoder.engine._captured._runs.values()
-    old = ref(run)
-    del run
-    other = GuidedDecoder(base, {"c": save_adapter(base, "llama", tmp_path / "c", seed=7, r=12)})
-    gc.collect()
-    assert old() is None and not decoder.engine._captured._caches
-    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), expected)
-    assert decoder.engine.captures == 2
-    other.generate(PROMPTS[:3], **OPTIONS)
-    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), expected)
-    assert (decoder.engine.captures, other.engine.captures) == (2, 1)
-
-
-def test_a_stream_outlives_a_new_layout(
-    base: Any, eager: GuidedDecoder, decoder: GuidedDecoder, tmp_path: Path
-) -> None:
-    expected = eager.generate(PROMPTS[:3], **OPTIONS)
-    steps = decoder.stream(PROMPTS[:3], **OPTIONS)
-    tokens = [next(steps).tokens, next(steps).tokens]
-    GuidedDecoder(base, {"c": save_adapter(base, "llama", tmp_path / "c", seed=7, r=20)}).generate(PROMPTS, **OPTIONS)
-    tokens += [step.tokens for step in steps]
-    for row, own in enumerate(expected.tokens):
-        assert torch.cat([step[row] for step in tokens]).tolist() == own.tolist()
-    assert not decoder.engine._captured._runs, "the old layout goes with the stream's end"
-    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), expected)
-
-
-@pytest.mark.parametrize(
-    "part", ["lm_head", "model.norm", "model.layers.1.mlp.down_proj", "model.layers.0.input_layernorm"]
-)
-def test_weights_that_move_or_change_are_seen(part: str, rewards: dict[str, Any], tmp_path: Path) -> None:
-    model = make_model("llama", seed=5)
-    decoder, eager = (
-        GuidedDecoder(model, {"b": rewards["b"]}),
-        GuidedDecoder(model, {"b": rewards["b"]}, engine="eager"),
-    )
-    decoder.generate(PROMPTS[:2], **OPTIONS)
-    weight = model.get_submodule(part).weight
-    with torch.no_grad():
-        weight.mul_(-0.5)
-    assert_same(decoder.generate(PROMPTS[:2], **OPTIONS), eager.generate(PROMPTS[:2], **OPTIONS))
-    assert decoder.engine.captures == 1, "changed in place, they are where the step reads them"
-    weight.data = weight.data * 1.5
-    assert_same(decoder.generate(PROMPTS[:2], **OPTIONS), eager.generate(PROMPTS[:2], **OPTIONS))
-    assert decoder.engine.captures == 2
-
-
-def test_a_second_stream_has_buffers_of_its_own(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
-    calls = [OPTIONS, OPTIONS | {"seed": 8, "temperature": 2.0}]
-    expected = [eager.generate(PROMPTS[:3], **call) for call in calls]
-    streams = [decoder.stream(PROMPTS[:3], **call) for call in calls]
-    tokens: list[list[list[int]]] = [[[], [], []] for _ in streams]
-    for pair in zip(*streams, strict=False):
-        for own, step in zip(tokens, pair, strict=True):
-            for row, new in enumerate(step.tokens):
-                own[row] += new.tolist()
-    shortest = min(len(output.tokens[row]) for output in expected for row in range(3))
-    for own, output in zip(tokens, expected, strict=True):
-        for row in range(3):
-            assert own[row] == output.tokens[row].tolist()[: len(own[row])] and len(own[row]) >= shortest
-    assert decoder.engine.captures == 1
-
-
-def test_which_path_ran_is_said_of_each_call(decoder: GuidedDecoder) -> None:
-    stream = decoder.stream(PROMPTS[:1], **OPTIONS)
-    next(stream)
-    assert decoder.generate(PROMPTS[:1], **OPTIONS).stats.engine == "fused"
-    del stream
-    assert decoder.generate(PROMPTS[:1], **OPTIONS).stats.engine == "fused (CUDA graphs)"
-
-
-def test_a_stream_left_half_way_leaves_nothing_behind(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
-    stream = decoder.stream(PROMPTS[:4], **OPTIONS | {"seed": 99})
-    next(stream)
-    next(stream)
-    del stream
-    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), eager.generate(PROMPTS[:3], **OPTIONS))
-    assert decoder.engine.captures == 1
 
 
 def test_threads_share_a_decoder(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
@@ -344,25 +177,6 @@ def test_a_failed_row_leaves_nothing_to_the_next_job(base: Any, eager: GuidedDec
         assert_same(found, eager.generate(PROMPTS[:batch], **OPTIONS))
 
 
-@pytest.mark.parametrize("where", ["capture", "load", "launch"])
-def test_what_fails_half_way_gives_the_buffers_back(
-    where: str, decoder: GuidedDecoder, eager: GuidedDecoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = eager.generate(PROMPTS[:2], **OPTIONS)
-    with monkeypatch.context() as patch:
-        owner = {"capture": graphs, "load": graphs.CapturedRun, "launch": Run}[where]
-
-        def fail(*_: object) -> None:
-            raise RuntimeError("out of memory")
-
-        patch.setattr(owner, where, fail)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            decoder.generate(PROMPTS[:2], **OPTIONS)
-    found = decoder.generate(PROMPTS[:2], **OPTIONS)
-    assert_same(found, expected)
-    assert found.stats.engine == "fused (CUDA graphs)" and decoder.engine.captures == 1
-
-
 def test_modes_may_change_from_call_to_call(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
     """A step captured under inference mode serves calls outside of it, and a stream may leave it."""
     expected = eager.generate(PROMPTS[:3], **OPTIONS)
@@ -377,12 +191,3 @@ def test_modes_may_change_from_call_to_call(decoder: GuidedDecoder, eager: Guide
             tokens = [next(stream).tokens]
         tokens += [step.tokens for step in stream]
         assert torch.cat([step[0] for step in tokens]).tolist() == expected.tokens[0].tolist()
-
-
-def test_a_decoder_and_its_buffers_end_together(base: Any, rewards: dict[str, Any]) -> None:
-    decoder = GuidedDecoder(base, rewards)
-    decoder.generate(PROMPTS[:2], **OPTIONS)
-    held = ref(decoder.engine._captured)
-    del decoder
-    gc.collect()
-    assert held() is None

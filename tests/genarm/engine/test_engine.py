@@ -1,4 +1,4 @@
-"""Which buffers a job gets, what it is called, and how far behind it is read."""
+"""Which buffers a request gets, what it is called, and how far behind it is read."""
 
 from __future__ import annotations
 
@@ -58,31 +58,32 @@ def test_what_turns_out_not_to_take_part_is_called_padded() -> None:
 
 def test_the_host_reads_a_step_behind_on_a_gpu_unless_it_takes_part() -> None:
     engine = make_decoder().engine
-    job: Any = SimpleNamespace(device=torch.device("cuda"), interrupts=False)
-    assert engine.lag(job) == 1
+    request: Any = SimpleNamespace(device=torch.device("cuda"), interrupts=False)
+    assert engine.lag(request) == 1
     assert engine.lag(SimpleNamespace(device=torch.device("cuda"), interrupts=True)) == 0  # type: ignore[arg-type]
     assert engine.lag(SimpleNamespace(device=torch.device("cpu"), interrupts=False)) == 0  # type: ignore[arg-type]
 
 
-def test_a_job_that_finds_the_captured_buffers_taken_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_finds_the_captured_buffers_taken_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     record_on_cpu(monkeypatch)
     decoder = make_decoder()
     engine: Engine = decoder.engine
-    job = decoder.prepare(PROMPTS, max_new_tokens=4).job(decoder, [0, 1])
-    with engine.run(job) as first, engine.run(job) as second:
+    request = decoder.prepare(PROMPTS, max_new_tokens=4)
+    with engine.run(request) as first, engine.run(request) as second:
         assert type(first) is CapturedRun and type(second) is Run
         assert first.sessions[0].cache.data_ptr() != second.sessions[0].cache.data_ptr()  # type: ignore[attr-defined]
-    with engine.run(job) as third:
+    with engine.run(request) as third:
         assert third is first
 
 
-def test_jobs_with_callers_code_and_without_have_steps_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_with_callers_code_and_without_have_steps_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     record_on_cpu(monkeypatch)
     decoder = make_decoder()
-    job = decoder.prepare(PROMPTS[:1], max_new_tokens=4).job(decoder, [0])
-    jobs = [job, replace(job, halt=lambda ids: ids[:, -1] < 0), replace(job, edit=lambda _ids, scores: scores)]
+    request = decoder.prepare(PROMPTS[:1], max_new_tokens=4)
+    edited = replace(request, edit=lambda _ids, scores: scores)
+    requests = [request, replace(request, halt=lambda ids: ids[:, -1] < 0), edited]
     runs = []
-    for one in jobs:
+    for one in requests:
         with decoder.engine.run(one) as run:
             runs.append(run)
     assert runs[0] is not runs[1] and runs[1] is runs[2]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from genarm.engine import graphs
-from genarm.engine import run as branches
-from genarm.engine.graphs import bucket, capture
+from genarm.engine.graphs import CapturedRuns, capture, own_streams
+from genarm.engine.memory import bucket
 from genarm.engine.run import side_by_side
 
 
@@ -20,8 +20,8 @@ def test_buckets_are_powers_of_two() -> None:
 
 
 class Stream:
-    def __init__(self, log: list[str], name: str) -> None:
-        self.log, self.name = log, name
+    def __init__(self, log: list[str], name: str, device: Any = None, number: int = 0) -> None:
+        self.log, self.name, self.device, self.cuda_stream = log, name, device, number
 
     def wait_stream(self, other: Stream) -> None:
         self.log.append(f"{self.name} waits for {other.name}")
@@ -39,9 +39,10 @@ class Device:
             patch.setattr(torch.cuda, name, getattr(self, name))
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
 
-    def Stream(self, _device: Any) -> Stream:
+    def Stream(self, device: Any) -> Stream:
+        """One of 32, in turn, as torch has it."""
         self.made += 1
-        return Stream(self.log, f"side {self.made}")
+        return Stream(self.log, f"side {self.made}", device, (self.made - 1) % graphs.MOST_STREAMS)
 
     def current_stream(self, _device: Any = None) -> Stream:
         return self.current
@@ -78,19 +79,19 @@ class Device:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Any:
-    graphs._side_stream.cache_clear()
-    branches._streams.cache_clear()
-    yield Device(monkeypatch)
-    graphs._side_stream.cache_clear()
-    branches._streams.cache_clear()
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    return Device(monkeypatch)
+
+
+CUDA = torch.device("cuda", 1)
 
 
 def test_a_step_runs_aside_before_it_is_recorded_there(device: Device) -> None:
     replays = []
+    (stream,) = own_streams(1, CUDA)
     for _ in range(2):
         step = lambda: device.log.append(f"step on {device.current.name}")  # noqa: E731
-        replays.append(capture(step, "pool", torch.device("cuda", 1)))
+        replays.append(capture(step, "pool", stream))
     once = ["side 1 waits for main", "on cuda:1", *["step on side 1"] * graphs.WARM_UP_STEPS]
     once += ["record on side 1 in pool, thread_local", "step on side 1"]
     assert device.log == once * 2, "the same stream, or captures would not share the pool's memory"
@@ -105,7 +106,7 @@ def test_a_recording_that_fails_leaves_the_callers_stream(device: Device) -> Non
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        capture(step, None, torch.device("cuda", 0))
+        capture(step, None, own_streams(1, CUDA)[0])
     assert device.current.name == "main"
     assert not graphs._ONE_AT_A_TIME.locked()
 
@@ -119,15 +120,42 @@ def test_branches_of_a_recording_fork_and_join(device: Device) -> None:
         return run
 
     calls = [branch("a"), branch("b"), branch("c")]
-    cuda = torch.device("cuda", 0)
-    assert side_by_side(calls, cuda) == [["a"], ["b"], ["c"]]
+    sides = own_streams(2, CUDA)
+    assert side_by_side(calls, sides) == [["a"], ["b"], ["c"]]
     assert device.log == ["a on main", "b on main", "c on main"], "without a recording one after the other"
     device.log.clear()
     device.capturing = True
-    assert side_by_side(calls, cuda) == [["a"], ["b"], ["c"]]
+    assert side_by_side(calls, sides) == [["a"], ["b"], ["c"]]
     forks = ["side 1 waits for main", "b on side 1", "side 2 waits for main", "c on side 2"]
     assert device.log == [*forks, "a on main", "main waits for side 1", "main waits for side 2"]
     device.log.clear()
-    assert side_by_side(calls[:1], cuda) == [["a"]]
+    assert side_by_side(calls[:1], sides) == [["a"]]
     assert device.log == ["a on main"]
-    assert side_by_side(calls, torch.device("cpu")) == [["a"], ["b"], ["c"]]
+    assert side_by_side(calls, []) == [["a"], ["b"], ["c"]]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_branch_that_fails_leaves_no_stream_alone(place: int, device: Device) -> None:
+    """Capture would end with an error of its own that hides the branch's."""
+
+    def fail() -> list[Any]:
+        raise RuntimeError("out of memory")
+
+    calls: list[Any] = [list, list]
+    calls[place] = fail
+    device.capturing = True
+    with pytest.raises(RuntimeError, match="out of memory"):
+        side_by_side(calls, own_streams(1, CUDA))
+    assert device.log[-1] == "main waits for side 1"
+
+
+def test_no_two_engines_graphs_share_a_stream(device: Device) -> None:
+    """Ending a graph takes cuBLAS's workspace from all graphs of its stream."""
+    living = [CapturedRuns(97, (None, None)) for _ in range(10)]
+    for runs in living:
+        runs.streams = own_streams(3, CUDA)
+    numbers = [stream.cuda_stream for runs in living for stream in runs.streams]
+    assert len(set(numbers)) == len(numbers) == 30
+    gone = {stream.cuda_stream for stream in living.pop(4).streams}
+    assert {stream.cuda_stream for stream in own_streams(5, CUDA)} >= gone, "what ended gives its streams back"
+    assert len(own_streams(3, CUDA)) == 3

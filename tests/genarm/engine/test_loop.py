@@ -143,8 +143,7 @@ def test_when_every_row_fails_the_call_does(lag: int, monkeypatch: pytest.Monkey
 def test_the_callers_code_is_never_a_step_behind(decoder: GuidedDecoder, launched: list[int]) -> None:
     """With criteria no step is launched that they would have stopped."""
     request = decoder.prepare(PROMPTS[:2], **OPTIONS | {"eos_token_id": []})
-    job = request.job(decoder, [0, 1])
-    assert decoder.engine.lag(replace(job, halt=lambda ids: ids[:, -1] > 0)) == 0
+    assert decoder.engine.lag(replace(request, halt=lambda ids: ids[:, -1] > 0)) == 0
     output = decoder.run(replace(request, halt=lambda ids: torch.full((2,), ids.shape[1] == 4)))
     assert output.stats.steps == len(launched) == 4
     assert output.finish_reasons == ["stop", "stop"]

@@ -10,9 +10,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from genarm.engine.run import draw
+from genarm.engine.draw import Draw
 from genarm.engine.state import EOS, ERROR, GOING_ON, STOP, State, new_state
 from genarm.request.guidance import Guidance
+from genarm.request.options import Request
+from genarm.request.prompts import Prompts, pad_left
 from genarm_kernels import GuidedSample
 
 V, PAD = 7, 0
@@ -23,8 +25,17 @@ def guidance(batch: int, models: int = 2, **settings: Any) -> Guidance:
     return Guidance(torch.ones(batch, models), torch.arange(batch), **settings)
 
 
-def make_state(tokens: int = 20, **settings: Any) -> State:
-    return new_state(guidance(len(PROMPTS)), PROMPTS, tokens, 2, V, PAD, **settings)
+def request(
+    tokens: int = 20, own: Guidance | None = None, prompts: list[torch.Tensor] = PROMPTS, **settings: Any
+) -> Request:
+    """Of two models."""
+    stream = Prompts(pad_left(prompts, PAD)[0], prompts)
+    fixed: dict[str, Any] = {"pad_id": PAD, "row_ids": list(range(len(prompts))), "errors": {}} | settings
+    return Request([stream, stream], guidance=own or guidance(len(prompts)), max_new_tokens=tokens, **fixed)
+
+
+def make_state(tokens: int = 20, vocab_size: int = V, **settings: Any) -> State:
+    return new_state(request(tokens, **settings), vocab_size)
 
 
 def sample(tokens: list[int], status: list[int], step: int = 0) -> GuidedSample:
@@ -110,7 +121,7 @@ def test_log_probs_stand_where_their_tokens_do() -> None:
 
 
 def test_seen_holds_prompts_and_draws() -> None:
-    state = new_state(guidance(4, repetition_penalty=1.2), PROMPTS, 3, 2, 6, PAD)  # id 6 is beyond the vocabulary
+    state = make_state(3, 6, own=guidance(4, repetition_penalty=1.2))  # id 6 is beyond the vocabulary
     assert state.seen is not None
     assert [row.nonzero().flatten().tolist() for row in state.seen] == [[4, 5], [3], [4], [1, 2, 3]]
     state.advance(sample([0, 3, 5, 1], [0] * 4))
@@ -118,8 +129,7 @@ def test_seen_holds_prompts_and_draws() -> None:
 
 
 def test_idle_rows_have_finished() -> None:
-    state = make_state()
-    state.finish_from(2)
+    state = make_state(row_ids=[7, 8])
     state.advance(sample([1, 2, 3, 4], [0] * 4))
     assert state.reasons.tolist() == [GOING_ON, GOING_ON, EOS, EOS]
     assert state.generated[:, 0].tolist() == [1, 2, PAD, PAD]
@@ -152,20 +162,20 @@ def test_shapes_tell_apart_what_one_captured_step_cannot_serve() -> None:
         make_state(stop=((1,),)),
         make_state(stop=((1, 2, 3, 4, 5),)),
         make_state(return_logprobs=True),
-        new_state(guidance(4), PROMPTS, 20, 2, V, 1),
-        new_state(guidance(4, top_k=3), PROMPTS, 20, 2, V, PAD),
-        new_state(guidance(4, top_k=torch.ones(4, dtype=torch.int64)), PROMPTS, 20, 2, V, PAD),
-        new_state(guidance(4, bias=torch.zeros(V)), PROMPTS, 20, 2, V, PAD),
-        new_state(guidance(4, bias=torch.zeros(4, V)), PROMPTS, 20, 2, V, PAD),
-        new_state(guidance(4, repetition_penalty=torch.ones(4)), PROMPTS, 20, 2, V, PAD),
-        new_state(guidance(3), PROMPTS[:3], 20, 2, V, PAD),
+        make_state(pad_id=1),
+        make_state(own=guidance(4, top_k=3)),
+        make_state(own=guidance(4, top_k=torch.ones(4, dtype=torch.int64))),
+        make_state(own=guidance(4, bias=torch.zeros(V))),
+        make_state(own=guidance(4, bias=torch.zeros(4, V))),
+        make_state(own=guidance(4, repetition_penalty=torch.ones(4))),
+        make_state(prompts=PROMPTS[:3]),
     ]
     assert len({state.shapes() for state in states}) == len(states)
     assert make_state(eos_ids=frozenset({1})).shapes() == make_state(eos_ids=frozenset({2, 3, 4})).shapes()
 
 
 def test_a_copy_shares_nothing() -> None:
-    state = new_state(guidance(4, bias=torch.tensor(1.0).expand(V)), PROMPTS, 5, 2, V, PAD)
+    state = make_state(5, own=guidance(4, bias=torch.tensor(1.0).expand(V)))
     places = {tensor.untyped_storage().data_ptr() for tensor in state._tensors() if tensor.numel()}
     copied = state.copied()
     assert copied.shapes() == state.shapes()
@@ -198,10 +208,10 @@ def test_a_step_needs_nothing_from_the_host(extras: bool) -> None:
     with torch.device("meta"):
         bias = torch.zeros(V) if extras else None
         own = guidance(4, top_p=torch.ones(4), bias=bias).in_tensors()
-        state = new_state(own, [torch.zeros(3, dtype=torch.int64)] * 4, 9, 2, V, PAD, **settings)
+        state = make_state(9, own=own, prompts=[torch.zeros(3, dtype=torch.int64)] * 4, **settings)
         if extras:
             state.seen = torch.zeros(4, V, dtype=torch.bool)
         logits = [torch.zeros(4, V, dtype=torch.bfloat16) for _ in range(2)]
     with OneDevice("meta") as step, torch.no_grad():
-        state.advance(draw(logits, state, V, return_logprobs=extras))
+        state.advance(Draw(state, V, extras, captured=True)(logits))
     assert "genarm_kernels::guided_sample" in step.names and "aten::index_copy_" in step.names
