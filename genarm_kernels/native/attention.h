@@ -1,7 +1,9 @@
-/* One new token a row attends to what its row has cached; its own key and value are stored on the way.
+/* New tokens attend to what their row has cached; their own keys and values are stored on the way.
 
-   Work is cut into (row, key head, chunk of positions). Each gives, for every query head of its key head, the maximum of
-   its scores, the sum of e^(score − maximum), and the values summed with these weights; "combine" joins a row's chunks. */
+   Work is cut into (row, key head, chunk of positions). Each gives, for every new token and query head of its key head,
+   the maximum of its scores, the sum of e^(score − maximum), and the values summed with these weights; "combine" joins a
+   token's chunks. Chunks begin at multiples of CHUNK, and a token is summed on its own, over the positions up to its own: its
+   bits do not depend on the tokens that came with it. */
 
 #pragma once
 
@@ -12,10 +14,10 @@
 
 int64_t chunks_of(int64_t positions) { return (positions + CHUNK - 1) / CHUNK; }
 
-/* keys, values [R, kv_heads, T, D]; z [R, heads + 2 kv_heads, D] queries, keys, values of the new tokens; lengths [R] with
-   the new token; cos, sin [T, D / 2]; norms [D] or none; partials [R, heads, chunks, D + 2]. */
+/* keys, values [R, kv_heads, T, D]; z [R, Q, heads + 2 kv_heads, D] queries, keys, values of the new tokens, a row's last
+   Q; lengths [R] with them; cos, sin [T, D / 2]; norms [D] or none; partials [R, Q, heads, chunks, D + 2]. */
 typedef struct {
-    int64_t R, heads, kv_heads, D, T, window, chunks;
+    int64_t R, Q, heads, kv_heads, D, T, window, chunks;
     float eps, scale;
     element *keys, *values;
     const element *q_norm, *k_norm;
@@ -23,6 +25,11 @@ typedef struct {
     const float *cos, *sin, *z;
     float *partials;
 } attention;
+
+/* A new token: its row, its place among all of them, and the positions it sees, its own being the last. */
+typedef struct {
+    int64_t row, index, length;
+} newcomer;
 
 /* A head's vector, normalised where the model does that, rotated to its position, times a factor. */
 INLINE void turn(const attention *a, const float *from, const element *norm, int64_t position, float factor, float *to)
@@ -44,10 +51,11 @@ INLINE void turn(const attention *a, const float *from, const element *norm, int
     }
 }
 
-/* Key and value of a row's new token go where its last position is. */
+/* Key and value of a new token go where it stands in its row. */
 static void keep(const attention *a, int64_t row, int64_t head, int64_t position)
 {
-    const float *key = a->z + (row * (a->heads + 2 * a->kv_heads) + a->heads + head) * a->D;
+    int64_t token = row * a->Q + position - (a->lengths[row] - a->Q);
+    const float *key = a->z + (token * (a->heads + 2 * a->kv_heads) + a->heads + head) * a->D;
     int64_t place = ((row * a->kv_heads + head) * a->T + position) * a->D;
     float turned[a->D];
     turn(a, key, a->k_norm, position, 1.0f, turned);
@@ -99,17 +107,17 @@ INLINE void gather(const int Q, const float (*weights)[CHUNK], const element *va
         }
 }
 
-/* ROWS query heads at most, from ``head`` on, over positions [begin, end) of their key head's cache. */
-static void attend_heads(const attention *a, int64_t row, int64_t head, int64_t count, int64_t kv_head, int64_t chunk,
-                         int64_t begin, int64_t end)
+/* ROWS query heads of a token at most, from ``head`` on, over positions [begin, end) of their key head's cache. ``out`` is
+   the first head's partial. */
+static void attend_heads(const attention *a, newcomer token, int64_t head, int64_t count, int64_t kv_head, int64_t begin,
+                         int64_t end, float *out)
 {
     int64_t D = a->D, stride = a->chunks * (D + 2), positions = end - begin;
-    int64_t place = ((row * a->kv_heads + kv_head) * a->T + begin) * D;
+    int64_t place = ((token.row * a->kv_heads + kv_head) * a->T + begin) * D;
     float query[ROWS * D], scores[ROWS][CHUNK];
-    float *out = a->partials + (row * a->heads + head) * stride + chunk * (D + 2);
     for (int64_t q = 0; q < count; q++) {
-        const float *from = a->z + (row * (a->heads + 2 * a->kv_heads) + head + q) * D;
-        turn(a, from, a->q_norm, a->lengths[row] - 1, a->scale, query + q * D);
+        const float *from = a->z + (token.index * (a->heads + 2 * a->kv_heads) + head + q) * D;
+        turn(a, from, a->q_norm, token.length - 1, a->scale, query + q * D);
         pack(query + q * D, D);
     }
     for (int64_t t = 0; t < positions; t += COLUMNS) {
@@ -134,33 +142,42 @@ static void attend_heads(const attention *a, int64_t row, int64_t head, int64_t 
     }
 }
 
-/* All rows. All threads call it, and wait for each other at its end. */
-static void attend(const attention *a)
+/* A token's query heads of one key head, over one chunk. */
+static void attend_chunk(const attention *a, newcomer token, int64_t kv_head, int64_t chunk)
 {
-    int64_t G = a->heads / a->kv_heads;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t item = 0; item < a->R * a->kv_heads * a->chunks; item++) {
-        int64_t chunk = item % a->chunks, kv_head = item / a->chunks % a->kv_heads, row = item / a->chunks / a->kv_heads;
-        int64_t length = a->lengths[row], first = a->window && length > a->window ? length - a->window : 0;
-        int64_t begin = chunk * CHUNK < first ? first : chunk * CHUNK, end = least((chunk + 1) * CHUNK, length);
-        if (end == length && chunk * CHUNK < length)
-            keep(a, row, kv_head, length - 1);
-        for (int64_t g = 0; g < G; g += ROWS) {
-            int64_t head = kv_head * G + g, count = least(ROWS, G - g);
-            if (begin < end)
-                attend_heads(a, row, head, count, kv_head, chunk, begin, end);
-            for (int64_t q = 0; begin >= end && q < count; q++)
-                memset(a->partials + ((row * a->heads + head + q) * a->chunks + chunk) * (a->D + 2), 0, 8);
-        }
+    int64_t G = a->heads / a->kv_heads, length = token.length;
+    int64_t first = a->window && length > a->window ? length - a->window : 0;
+    int64_t begin = chunk * CHUNK < first ? first : chunk * CHUNK, end = least((chunk + 1) * CHUNK, length);
+    for (int64_t g = 0; g < G; g += ROWS) {
+        int64_t head = kv_head * G + g, count = least(ROWS, G - g);
+        float *out = a->partials + ((token.index * a->heads + head) * a->chunks + chunk) * (a->D + 2);
+        if (begin < end)
+            attend_heads(a, token, head, count, kv_head, begin, end, out);
+        for (int64_t q = 0; begin >= end && q < count; q++)
+            memset(out + q * a->chunks * (a->D + 2), 0, 8);
     }
 }
 
-/* out [heads * D], packed: what a row's query heads saw in all chunks. A chunk without positions has a sum of 0. */
-static void combine(const attention *a, int64_t row, float *out)
+/* All new tokens. All threads call it, and wait for each other at its end. */
+static void attend(const attention *a)
+{
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t item = 0; item < a->R * a->kv_heads * a->chunks; item++) {
+        int64_t chunk = item % a->chunks, kv_head = item / a->chunks % a->kv_heads, row = item / a->chunks / a->kv_heads;
+        int64_t length = a->lengths[row], position = length - a->Q < chunk * CHUNK ? chunk * CHUNK : length - a->Q;
+        for (; position < least((chunk + 1) * CHUNK, length); position++)
+            keep(a, row, kv_head, position);
+        for (int64_t q = 0; q < a->Q; q++)
+            attend_chunk(a, (newcomer){row, row * a->Q + q, length - a->Q + 1 + q}, kv_head, chunk);
+    }
+}
+
+/* out [heads * D], packed: what a new token's query heads saw in all chunks. A chunk without positions has a sum of 0. */
+static void combine(const attention *a, int64_t token, float *out)
 {
     int64_t D = a->D;
     for (int64_t head = 0; head < a->heads; head++) {
-        const float *parts = a->partials + (row * a->heads + head) * a->chunks * (D + 2);
+        const float *parts = a->partials + (token * a->heads + head) * a->chunks * (D + 2);
         float most = -INFINITY, total = 0.0f, *to = out + head * D;
         for (int64_t chunk = 0; chunk < a->chunks; chunk++) {
             const float *part = parts + chunk * (D + 2);

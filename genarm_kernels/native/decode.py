@@ -59,27 +59,28 @@ class _Layer(ctypes.Structure):
 class _Decoder(ctypes.Structure):
     _fields_ = [
         ("layers", ctypes.POINTER(_Layer)),
-        *((name, ctypes.c_int64) for name in ("depth", "R", "H", "heads", "kv_heads", "D", "T", "packed_size")),
+        *((name, ctypes.c_int64) for name in ("depth", "R", "Q", "H", "heads", "kv_heads", "D", "T", "packed_size")),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("cache", "norm", "lengths", "adapters", "cos", "sin")),
-        *((name, ctypes.c_void_p) for name in ("residual", "z", "h", "partials", "packed")),
+        *((name, ctypes.c_void_p) for name in ("own", "residual", "z", "h", "partials", "packed")),
     ]
 
 
 class DecodeStep:
-    """One token a row through ``layers``; ``takes`` says where it can.
+    """Each row's new tokens through ``layers``; ``takes`` says where it can.
 
     Args:
         norm: [H], the last norm's weight.
         heads: query heads of a layer; its key heads and their size are the cache's.
         adapters: [R] int32, each row's adapter, −1 for none.
         cache: [L, 2, R, H_kv, T, D], contiguous, of the weights' dtype.
-        lengths: [R] int32, with the new token: what it holds at a call counts.
+        lengths: [R] int32, with the new tokens: what it holds at a call counts.
         cos, sin: [T, D / 2] float32.
         eps, scale: of the norms, of attention's scores.
 
-    Tensors are read where they are at every call and must stay there; the step's own room is made once.
+    Tensors are read where they are at every call and must stay there. The step's own room is made once, and again where
+    a call brings more tokens per row than any before.
     """
 
     def __init__(
@@ -89,35 +90,48 @@ class DecodeStep:
         native = library(norm.dtype)
         assert native is not None and cache.is_contiguous()
         _, _, R, kv_heads, T, D = cache.shape
-        products = [product for layer in layers for product in _products(layer)]
-        H = len(norm)
-        self._native, self._threads = native, threads()
-        packed = max(native.packed_rows(R, K) * K for K in {product.weight.shape[1] for product in products})
-        shrinks = max(0 if product.lora is None else len(product.widths) * product.lora.rank for product in products)
-        # residual, z, h, partials, packed
-        sizes = (
-            R * H,
-            R * max(sum(product.widths) for product in products),
-            R * shrinks,
-            R * heads * native.chunks_of(T) * (D + 2),
-            self._threads * packed,
-        )
-        room = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
-        self._kept = (layers, norm, adapters, cache, lengths, cos, sin, room)
+        self._native, self._threads, self._products = native, threads(), [p for one in layers for p in _products(one)]
+        self._kept = (layers, norm, adapters, cache, lengths, cos, sin)
         self._layers = (_Layer * len(layers))(*map(_layer, layers))
-        pointers = [part.data_ptr() for part in torch.split(room, list(sizes))]
         self._decoder = _Decoder(
-            self._layers, len(layers), R, H, heads, kv_heads, D, T, packed, eps, scale,
-            *(one.data_ptr() for one in (cache, norm, lengths, adapters, cos, sin)), *pointers,
+            self._layers, len(layers), R, 1, len(norm), heads, kv_heads, D, T, 0, eps, scale,
+            *(one.data_ptr() for one in (cache, norm, lengths, adapters, cos, sin)),
         )  # fmt: skip
         self._address = ctypes.addressof(self._decoder)
+        self._make_room(1)
 
-    def __call__(self, embedded: Tensor) -> Tensor:
-        """embedded [R, H], contiguous, of the weights' dtype -> hidden states [R, H] after the last norm."""
+    def __call__(self, embedded: Tensor, tokens: int = 1) -> Tensor:
+        """embedded [R · tokens, H], a row's side by side -> hidden states of as many after the last norm.
+
+        Both are contiguous and of the weights' dtype. A row's tokens stand at its last positions, which its length
+        counts; each sees those up to its own. A token's bits are those it has alone, one step after the other.
+        """
+        if tokens > self._room_for:
+            self._make_room(tokens)
+        self._decoder.Q = tokens
         hidden = torch.empty_like(embedded)
         team = min(self._threads, threads())
         self._native.decode(self._address, embedded.data_ptr(), hidden.data_ptr(), team)
         return hidden
+
+    def _make_room(self, tokens: int) -> None:
+        """For so many new tokens per row."""
+        at, products = self._decoder, self._products
+        N = at.R * tokens
+        at.packed_size = max(self._native.packed_rows(N, K) * K for K in {one.weight.shape[1] for one in products})
+        shrinks = max(0 if one.lora is None else len(one.widths) * one.lora.rank for one in products)
+        sizes = {
+            "own": N,
+            "residual": N * at.H,
+            "z": N * max(sum(one.widths) for one in products),
+            "h": N * shrinks,
+            "partials": N * at.heads * self._native.chunks_of(at.T) * (at.D + 2),
+            "packed": self._threads * at.packed_size,
+        }
+        self._room = torch.empty(sum(sizes.values()), dtype=torch.float32, device="cpu")
+        for name, part in zip(sizes, torch.split(self._room, list(sizes.values())), strict=True):
+            setattr(at, name, part.data_ptr())
+        self._room_for = tokens
 
 
 def takes(dtype: torch.dtype, device: torch.device) -> bool:

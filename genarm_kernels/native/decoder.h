@@ -1,4 +1,4 @@
-/* One token a row through every layer of a Llama-like decoder.
+/* Each row's new tokens through every layer of a Llama-like decoder.
 
    Between two products a step reads little: what a product's rows need (norm, attention's end, SwiGLU) every thread makes
    for itself, so threads wait for each other only where columns become rows. The residual is float32. */
@@ -13,16 +13,18 @@ typedef struct {
     linear qkv, out, gate_up, down;
 } layer;
 
-/* cache [layers, 2, R, kv_heads, T, D]; lengths [R] with the new token; adapters [R], −1 for none. Room: residual [R, H],
-   z [R, widest], h [R, most shrinks], partials [R, heads, chunks_of(T), D + 2], packed [threads, packed_size]. */
+/* cache [layers, 2, R, kv_heads, T, D]; Q new tokens per row, a row's side by side; lengths [R] with them; adapters [R], −1
+   for none. Room for N = R Q tokens: own [N] adapters, residual [N, H], z [N, widest], h [N, most shrinks], partials
+   [N, heads, chunks_of(T), D + 2], packed [threads, packed_size]. */
 typedef struct {
     const layer *layers;
-    int64_t depth, R, H, heads, kv_heads, D, T, packed_size;
+    int64_t depth, R, Q, H, heads, kv_heads, D, T, packed_size;
     float eps, scale;
     element *cache;
     const element *norm;
     const int32_t *lengths, *adapters;
     const float *cos, *sin;
+    int32_t *own;
     float *residual, *z, *h, *partials, *packed;
 } decoder;
 
@@ -74,8 +76,8 @@ static void product(const decoder *m, const linear *weights, enum source source,
                     float *x, lift *lifts, float *to, int64_t stride, int add)
 {
     int64_t K = weights->K, step = block_rows(K), width = weights->targets * weights->rank;
-    for (int64_t first = 0; first < m->R; first += step) {
-        int64_t count = least(step, m->R - first);
+    for (int64_t first = 0; first < m->R * m->Q; first += step) {
+        int64_t count = least(step, m->R * m->Q - first);
         for (int64_t r = 0; r < count; r++) {
             int64_t row = first + r;
             if (source == NORM)
@@ -86,7 +88,7 @@ static void product(const decoder *m, const linear *weights, enum source source,
                 swiglu(m->z + row * 2 * K, K, x + r * K);
         }
         target y = {to + first * stride, 0, stride, add};
-        apply(weights, x, count, m->adapters + first, m->h + first * width, lifts, y);
+        apply(weights, x, count, m->own + first, m->h + first * width, lifts, y);
     }
 #pragma omp barrier
 }
@@ -96,7 +98,7 @@ static void run_layer(const decoder *m, int64_t index, int64_t chunks, float *x,
     const layer *one = m->layers + index;
     int64_t half = m->R * m->kv_heads * m->T * m->D;
     element *keys = m->cache + 2 * index * half;
-    attention a = {m->R, m->heads, m->kv_heads, m->D, m->T, one->window, chunks, m->eps, m->scale, keys, keys + half,
+    attention a = {m->R, m->Q, m->heads, m->kv_heads, m->D, m->T, one->window, chunks, m->eps, m->scale, keys, keys + half,
                    one->q_norm, one->k_norm, m->lengths, m->cos, m->sin, m->z, m->partials};
     product(m, &one->qkv, NORM, one->attention_norm, 0, x, lifts, m->z, one->qkv.N, 0);
     attend(&a);
@@ -105,28 +107,31 @@ static void run_layer(const decoder *m, int64_t index, int64_t chunks, float *x,
     product(m, &one->down, MLP, 0, 0, x, lifts, m->residual, m->H, 1);
 }
 
-/* embedded [R, H] -> hidden [R, H] after the last norm. */
+/* embedded [N, H] -> hidden [N, H] after the last norm. */
 void decode(const decoder *m, const element *embedded, element *hidden, int threads)
 {
-    int64_t longest = 0;
+    int64_t longest = 0, N = m->R * m->Q;
     for (int64_t r = 0; r < m->R; r++)
         longest = m->lengths[r] > longest ? m->lengths[r] : longest;
     int64_t chunks = chunks_of(longest);
 #pragma omp parallel num_threads(threads)
     {
         float *x = m->packed + omp_get_thread_num() * m->packed_size;
-        lift lifts[m->R];
+        lift lifts[N];
+#pragma omp for schedule(static) nowait
+        for (int64_t i = 0; i < N; i++)
+            m->own[i] = m->adapters[i / m->Q];
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < m->R * m->H; i++)
+        for (int64_t i = 0; i < N * m->H; i++)
             m->residual[i] = widen(embedded[i]);
         for (int64_t index = 0; index < m->depth; index++)
             run_layer(m, index, chunks, x, lifts);
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < m->R; r++) {
-            const float *row = m->residual + r * m->H;
+        for (int64_t i = 0; i < N; i++) {
+            const float *row = m->residual + i * m->H;
             float scale = inverse_rms(row, m->H, m->eps);
             for (int64_t k = 0; k < m->H; k++)
-                hidden[r * m->H + k] = narrow(row[k] * scale * widen(m->norm[k]));
+                hidden[i * m->H + k] = narrow(row[k] * scale * widen(m->norm[k]));
         }
     }
 }
