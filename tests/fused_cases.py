@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from families import VOCAB, random_prompts
+from sessions import decode
 from torch import Tensor
 from transformers import (
     LlamaConfig,
@@ -109,7 +110,7 @@ def stream_logits(decoder: GuidedDecoder, prompts: list[list[Tensor]], steps: in
     for backbone in decoder.engine.backbones:
         session = backbone.session(batch, length)
         outputs = [session.prefill([prompts[stream] for stream in backbone.streams])]
-        outputs += [session.decode(tails[:, step]) for step in range(steps)]
+        outputs += [decode(session, tails[:, step]) for step in range(steps)]
         for place, stream in enumerate(backbone.streams):
             found[stream] = torch.stack([output[place] for output in outputs])
     return [found[stream] for stream in range(len(decoder.models))]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import FAMILIES, make_model, random_prompts
+from sessions import decode
 from torch import Tensor
 
 from genarm.models.causal import make_model as stream_model
@@ -28,11 +29,11 @@ def test_steps_are_full_forward_passes_and_wait_for_nothing(family: str) -> None
     session = HFBackbone(stream_model("m", plain), 0).session(4, 40)
     found, prompts = session.prefill([rows]), rows
     tokens = torch.arange(5, 9, device="cuda")
-    session.decode(tokens)  # compiles
+    decode(session, tokens)  # compiles
     session.prefill([rows])
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found += [session.decode(tokens + step)[0] for step in range(6)]
+        found += [decode(session, tokens + step)[0] for step in range(6)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for step, logits in enumerate(found):
@@ -50,11 +51,11 @@ def test_a_replayed_step_follows_its_lengths(family: str) -> None:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        session.decode(tokens)
+        decode(session, tokens)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        (logits,) = session.decode(tokens)
+        (logits,) = decode(session, tokens)
     for prompts in (rows, rows[::-1]):
         session.prefill([prompts])
         for step in range(5):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from families import make_model, random_prompts
+from sessions import decode
 
 from genarm.models.causal import make_model as stream_model
 from genarm.models.hf import attention
@@ -33,6 +34,6 @@ def test_steps_by_the_kernel_are_full_forward_passes(
         with torch.no_grad():
             expected = torch.stack([plain(input_ids=row[None]).logits[0, -1] for row in rows])
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
-        (logits,) = session.decode(torch.full((3,), token))
+        (logits,) = decode(session, torch.full((3,), token))
         rows = [torch.cat([row, torch.tensor([token])]) for row in rows]
     assert len(calls) == (2 * 3 if kernel else 0)

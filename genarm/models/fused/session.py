@@ -150,7 +150,7 @@ class FusedSession:
         with torch.autocast(tokens.device.type, enabled=False):
             hidden = self._tensors.embedding[tokens.flatten()].repeat(self.streams, 1)
             if self._native is not None:
-                hidden = self._native(hidden)
+                hidden = self._native(hidden, Q)
             else:
                 attend = partial(self._attend, Q)
                 hidden = self._network(self._tensors, hidden, positions, rows.slots, self._loras_of(Q), attend)

@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from genarm_kernels import decode_attention
 from genarm_kernels.dispatch import INTERPRETED
 
-from .cache import DoesNotTakePart, Span
+from .cache import DoesNotTakePart, PassSpan
 
 NAME = "genarm"
 QUERY_BLOCK = 512  # prompt tokens whose scores exist at once where attention is not a fused operation
@@ -28,7 +28,7 @@ IGNORED = {
     *("position_ids", "cache_position", "use_cache", "logits_to_keep", "dropout"),
     *("output_attentions", "output_router_logits"),
 }
-_span: ContextVar[Span | None] = ContextVar("span", default=None)
+_span: ContextVar[PassSpan | None] = ContextVar("span", default=None)
 
 
 def attention(
@@ -76,7 +76,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
 
 
 @contextmanager
-def attending(configs: list[Any], span: Span) -> Iterator[None]:
+def attending(configs: list[Any], span: PassSpan) -> Iterator[None]:
     """Modules of these configurations attend by ``span`` inside the block; each is as it was afterwards."""
     # The property's setter would spread a value over a configuration's parts, which may differ.
     before = [config._attn_implementation_internal for config in configs]
@@ -115,7 +115,7 @@ def _check(module: nn.Module, mask: Tensor | None, window: int | None, others: d
         raise DoesNotTakePart("the layer's sliding window is not what its configuration says")
 
 
-def _mask(span: Span, window: int | None, query: Tensor) -> Tensor | None:
+def _mask(span: PassSpan, window: int | None, query: Tensor) -> Tensor | None:
     """[T, stop] bool, what each of a prompt's tokens sees; None where that is all of them up to its own."""
     if span.start == 0 and (not window or window >= span.stop):
         return None
@@ -127,7 +127,7 @@ def _mask(span: Span, window: int | None, query: Tensor) -> Tensor | None:
     return span.masks[window]
 
 
-def _bias(span: Span, window: int | None, low: int, query: Tensor) -> Tensor:
+def _bias(span: PassSpan, window: int | None, low: int, query: Tensor) -> Tensor:
     """[n, Q, stop − low], 0 where a new token sees and −inf elsewhere; the same for all layers of a pass."""
     if window not in span.masks:
         assert span.positions is not None

@@ -19,7 +19,7 @@ class DoesNotTakePart(AttributeError):
 
 
 @dataclass(slots=True)
-class Span:
+class PassSpan:
     """What one forward pass writes and reads: positions ``start`` to ``stop`` of some rows, or Q new tokens per row.
 
     ``rows`` [n] int64 are the rows. New tokens have ``positions`` [n, Q] int64, each row's own, and ``lengths`` [n]
@@ -47,7 +47,7 @@ class SlotCache:
     def __init__(self, batch: int, length: int) -> None:
         self.batch = batch
         self.length = length
-        self.span: Span | None = None
+        self.span: PassSpan | None = None
         self.buffers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,7 @@ class SlotCache:
             for buffer in pair:
                 buffer[:, :, :tokens].zero_()
 
-    def _current(self) -> Span:
+    def _current(self) -> PassSpan:
         if self.span is None:
             raise RuntimeError("a session's cache was used outside of the session's own forward passes")
         return self.span

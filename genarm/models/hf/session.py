@@ -18,7 +18,7 @@ from ..backbone import Rows, checked_lengths, checked_rows
 from ..causal import CausalModel, inner_model
 from ..fused.prefill import distinct
 from .attention import attending, attention_configs
-from .cache import DoesNotTakePart, SlotCache, Span
+from .cache import DoesNotTakePart, SlotCache, PassSpan
 from .forward import Forward, at_each_rows, in_passes
 from .padded import PaddedSession
 
@@ -122,7 +122,7 @@ class HFSession:
         positions = lengths.long()[:, None] + torch.arange(Q, device=device)
         lengths.add_(Q)
         # A device sees all slots: shapes that grow could not be captured in a graph.
-        span = Span(rows, shortest, stop if self._on_host else self.length, positions, lengths)
+        span = PassSpan(rows, shortest, stop if self._on_host else self.length, positions, lengths)
         logits = self._pass(tokens, positions, span)
         self._sizes[:B] = [size + Q for size in self._sizes[:B]]
         return [logits]
@@ -175,14 +175,14 @@ class HFSession:
             stop = min(start + CHUNK, width)
             last = torch.tensor([min(size, stop) - 1 - start for size in sizes], device=ids.device)
             positions = torch.arange(start, stop, device=ids.device).expand(len(rows), -1)
-            span = Span(where, start, stop, row=rows[0])
+            span = PassSpan(where, start, stop, row=rows[0])
             with at_each_rows(last, stop - start, self._head) as pick:
                 logits = pick(self._pass(ids[:, start:stop], positions, span))
             if not span.stored or not span.stored <= span.attended:
                 raise DoesNotTakePart("not every layer that caches calls attention by name")
         return logits
 
-    def _pass(self, ids: Tensor, positions: Tensor, span: Span) -> Tensor:
+    def _pass(self, ids: Tensor, positions: Tensor, span: PassSpan) -> Tensor:
         self._cache.span = span
         try:
             with attending(self._configs, span):

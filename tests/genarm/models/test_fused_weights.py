@@ -17,6 +17,7 @@ import pytest
 import torch
 from families import random_prompts, save_adapter, with_adapter
 from fused_cases import assert_streams_are, build, kinds, plain_logits, stream_logits, untouched
+from sessions import decode
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
@@ -233,7 +234,7 @@ def test_a_running_session_keeps_what_it_reads(base: Any, folders: list[Path]) -
     outputs = [session.prefill([PROMPTS, PROMPTS])]
 
     def step() -> None:
-        outputs.append(session.decode(tails[:, len(outputs) - 1]))
+        outputs.append(decode(session, tails[:, len(outputs) - 1]))
 
     step()
     other = GuidedDecoder(base, folders[1:])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, VOCAB, make_model, random_prompts, save_adapter, with_adapter
+from sessions import decode
 from torch import Tensor, nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, GptOssConfig, GptOssForCausalLM
 
@@ -48,7 +49,7 @@ def assert_steps_equal(backbone: HFBackbone, plain: Any, prompts: list[Tensor], 
     for step in range(steps):
         assert_equal(logits, full_logits(plain, rows), step)
         tokens = full_logits(plain, rows).argmax(-1)
-        (logits,) = session.decode(tokens)
+        (logits,) = decode(session, tokens)
         rows = [torch.cat([row, token[None]]) for row, token in zip(rows, tokens, strict=True)]
     assert_equal(logits, full_logits(plain, rows), steps)
 
@@ -97,7 +98,7 @@ def test_a_row_does_not_depend_on_its_batch(plain: Any) -> None:
     def run(rows: list[int]) -> Tensor:
         session = backbone.session(len(rows), 40)
         logits = session.prefill([[prompts[row] for row in rows]])
-        return torch.stack(logits + [session.decode(token.expand(len(rows)))[0] for token in given])
+        return torch.stack(logits + [decode(session, token.expand(len(rows)))[0] for token in given])
 
     whole = run([0, 1, 2, 3, 4])
     for rows in ([0], [3], [2, 0], [4, 3, 2, 1, 0], [1, 1, 2]):
@@ -117,7 +118,7 @@ def test_a_session_used_again_says_the_same(plain: Any) -> None:
 
     def run(prompts: list[Tensor]) -> Tensor:
         tokens = torch.arange(3, 3 + len(prompts))
-        return torch.stack(session.prefill([prompts]) + [session.decode(tokens)[0] for _ in range(4)])
+        return torch.stack(session.prefill([prompts]) + [decode(session, tokens)[0] for _ in range(4)])
 
     first = run(prompts_of(LENGTHS))
     run(prompts_of([30, 2, 7, 4], seed=2))
@@ -172,7 +173,7 @@ def test_a_prompt_that_several_rows_share_is_read_once_and_the_head_sees_last_to
     assert (sum(embedded), sum(headed)) == (9, 1)
     session.prefill([[one, other, one.clone(), other.clone(), one, one]])
     assert (sum(embedded), sum(headed)) == (9 + 2 * 9, 1 + 2)
-    session.decode(torch.arange(6))
+    decode(session, torch.arange(6))
     assert (embedded[-1], headed[-1]) == (6, 6)
 
 
@@ -181,7 +182,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     plain = make_model("qwen3", seed=1).to(dtype)
     session = HFBackbone(stream_model("m", plain), 0).session(5, 40)
     rows = prompts_of(LENGTHS)
-    found = [*session.prefill([rows]), *session.decode(torch.full((5,), 7))]
+    found = [*session.prefill([rows]), *decode(session, torch.full((5,), 7))]
     expected = [full_logits(plain, rows), full_logits(plain, [torch.cat([row, torch.tensor([7])]) for row in rows])]
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == (torch.float32 if dtype == torch.float64 else dtype)
@@ -199,10 +200,10 @@ def test_what_is_not_a_number_stays_in_its_row_and_its_batch() -> None:
     (logits,) = session.prefill([[prompts[0], torch.zeros(20, dtype=torch.int64), prompts[2]]])
     for tokens in (torch.tensor([5, 5, 5]), torch.tensor([5, 5, 0])):
         assert logits.isfinite().all(-1).tolist() == [True, False, True]
-        (logits,) = session.decode(tokens)
+        (logits,) = decode(session, tokens)
     assert logits.isfinite().all(-1).tolist() == [True, False, False]
     session.prefill([[prompts[1], prompts[0]]])  # reads beyond row 1's end, where the last batch left what it had
-    assert bool(session.decode(torch.tensor([5, 5]))[0].isfinite().all())
+    assert bool(decode(session, torch.tensor([5, 5]))[0].isfinite().all())
     assert torch.equal(session.prefill([prompts])[0], expected)
 
 

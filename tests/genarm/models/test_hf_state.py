@@ -11,6 +11,7 @@ import pytest
 import torch
 from families import FAMILIES, LINEARS, VOCAB, make_model, random_prompts, save_adapter, with_adapter
 from peft import LoraConfig, get_peft_model
+from sessions import decode
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -48,7 +49,7 @@ def test_a_session_stays_where_it_is(family: str) -> None:
     before = places()
     assert len(before) == 2 * 2 + 2
     for step in range(100):
-        session.decode(TOKENS + step % 50)
+        decode(session, TOKENS + step % 50)
         assert session._lengths.tolist() == [5 + step + 1, 13 + step + 1, 1 + step + 1]
     session.prefill([PROMPTS[:2]])
     assert places() == before
@@ -64,7 +65,7 @@ def test_a_session_goes_from_inference_mode_to_no_grad_and_back() -> None:
             logits = session.prefill([PROMPTS])
         for mode in modes[2:]:
             with torch.inference_mode(mode):
-                logits += session.decode(TOKENS)
+                logits += decode(session, TOKENS)
         return torch.stack(logits)
 
     assert torch.equal(run([True, True, False, True]), run([False, False, True, False]))
@@ -92,8 +93,8 @@ def test_a_step_waits_for_nothing(family: str, tmp_path: Path) -> None:
     session = HFBackbone(stream_model("m", plain, adapter), 0).session(3, 30)
     session.prefill([PROMPTS])
     with Waits() as waits:
-        session.decode(TOKENS)
-        session.decode(TOKENS)
+        decode(session, TOKENS)
+        decode(session, TOKENS)
     assert waits.seen == []
     with waits:
         torch.tensor(1).item()
@@ -137,10 +138,10 @@ def test_the_model_is_as_it_was_between_steps_and_after_an_error(tmp_path: Path)
         assert traces(tuned) == before
         session.prefill([PROMPTS])
         assert traces(tuned) == before
-        session.decode(TOKENS)
+        decode(session, TOKENS)
         assert traces(tuned) == before
         handle = inner.model.layers[1].mlp.register_forward_hook(stumble)
-        for call in (lambda: session.decode(TOKENS), lambda: session.prefill([PROMPTS])):  # noqa: B023
+        for call in (lambda: decode(session, TOKENS), lambda: session.prefill([PROMPTS])):  # noqa: B023
             with pytest.raises(RuntimeError, match="stumbled"):
                 call()
         handle.remove()
@@ -213,7 +214,7 @@ def test_models_that_do_not_take_part_are_padded(make: Any) -> None:
         (logits,) = session.prefill([PROMPTS])
         for _ in range(4):
             torch.testing.assert_close(logits, full_logits(plain, rows), atol=1e-4, rtol=0)
-            (logits,) = session.decode(TOKENS)
+            (logits,) = decode(session, TOKENS)
             rows = [torch.cat([row, token[None]]) for row, token in zip(rows, TOKENS, strict=True)]
         torch.testing.assert_close(logits, full_logits(plain, rows), atol=1e-4, rtol=0)
     assert traces(plain) == before
@@ -284,7 +285,7 @@ def test_what_shows_in_the_first_pass_is_not_overlooked(spoil: Any) -> None:
     assert backbone.kind == "hf-padded"
     longer = [torch.cat([row, token[None]]) for row, token in zip(PROMPTS, TOKENS, strict=True)]
     if spoil is not mask_of_its_own:
-        torch.testing.assert_close(session.decode(TOKENS)[0], full_logits(plain, longer), atol=1e-4, rtol=0)
+        torch.testing.assert_close(decode(session, TOKENS)[0], full_logits(plain, longer), atol=1e-4, rtol=0)
 
 
 def test_cache_bytes_are_those_of_the_buffers() -> None:

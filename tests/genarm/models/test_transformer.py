@@ -19,6 +19,7 @@ from fused_cases import (
     untouched,
 )
 from peft import LoraConfig, PeftModel, get_peft_model
+from sessions import decode
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -223,7 +224,7 @@ def test_a_session_reads_another_batch_after_the_first(tmp_path: Path) -> None:
             for model, own in zip(plain, logits, strict=True):
                 torch.testing.assert_close(own, plain_logits(model, prompts, 3)[step], atol=1e-4, rtol=0)
             if step < 3:
-                logits = session.decode(torch.stack([row[len(row) - 3 + step] for row in rows]))
+                logits = decode(session, torch.stack([row[len(row) - 3 + step] for row in rows]))
 
 
 @pytest.mark.parametrize("variety", ["llama", "qwen3", "qwen2"])
@@ -261,7 +262,7 @@ def test_inference_mode_may_come_and_go(modes: tuple[bool, bool, bool], tmp_path
         session.prefill([prompts[::-1]] * 2)
     with torch.inference_mode(modes[2]):
         session.prefill([prompts] * 2)
-    logits = session.decode(torch.tensor([9, 9]))
+    logits = decode(session, torch.tensor([9, 9]))
     for model, own in zip(plain, logits, strict=True):
         for row, prompt in zip(own, prompts, strict=True):
             with torch.no_grad():
@@ -307,6 +308,6 @@ def test_a_token_beyond_the_cache_is_an_error() -> None:
     decoder = GuidedDecoder(build("llama"))
     session = decoder.engine.backbones[0].session(2, 6)
     session.prefill([random_prompts([5, 3], seed=1)])
-    session.decode(torch.tensor([4, 4]))
+    decode(session, torch.tensor([4, 4]))
     with pytest.raises(IndexError):
-        session.decode(torch.tensor([4, 4]))
+        decode(session, torch.tensor([4, 4]))
