@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from bench.reward_accuracy import jobs
-from bench.reward_plot import draw
-from bench.reward_suites import SUITES, Suite
-from bench.reward_table import complete_seeds, pooled, pooled_clusters, tables, time_ratio
+from experiments.reward_accuracy.report import (
+    complete,
+    complete_seeds,
+    draw,
+    pooled,
+    pooled_clusters,
+    tables,
+    time_ratio,
+)
+from experiments.reward_accuracy.runs import jobs
+from experiments.reward_accuracy.suites import SUITES, Suite
 from genarm.embedded import BASE
 from genarm.training.checks import check
 
@@ -68,7 +75,7 @@ def test_the_time_ratio_is_that_of_runs_that_took_turns():
 def test_the_tables_hold_accuracy_difference_and_baselines(tmp_path):
     (tmp_path / "reward_accuracy_made.json").write_text(json.dumps(result(BOTH)))
     (tmp_path / "reward_accuracy_begun.json").write_text(json.dumps(result(BOTH[:1])))
-    text = tables(tmp_path)
+    text = tables(complete(tmp_path))
     summary = next(line for line in text.splitlines() if line.startswith("| made"))
     cells = [cell.strip().split(" ")[0] for cell in summary.strip("|").split("|")]
     assert cells == ["made", "8", "75.0", "75.0", "62.5", "+12.5", "66.7", "33.3", "1.00"]
@@ -76,7 +83,7 @@ def test_the_tables_hold_accuracy_difference_and_baselines(tmp_path):
     assert "| y | 4 | 75.0" in text
 
 
-def test_the_plot_has_a_line_an_objective_and_one_for_all(tmp_path):
+def test_the_picture_has_a_line_per_objective_and_one_for_all(tmp_path):
     draw([result(BOTH)], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 

@@ -1,4 +1,4 @@
-"""The tables of bench.reward_accuracy: accuracy, the paired difference of the methods, the price of training.
+"""Tables and a picture of the runs: accuracy, the paired difference of the methods, the price of training.
 
 A pair's answer under each seed is one observation; pairs that share a prompt (without a prompt: a chosen text) are
 resampled together, over all seeds, so that three seeds narrow the interval by what they really add.
@@ -19,12 +19,19 @@ from genarm.evaluation.statistics import Estimate, paired_difference, share
 Runs = dict[tuple[str, str, int], dict[str, Any]]
 Bools = NDArray[np.bool_]
 NAMES = {"arm": "AR-RM", "trajectory-rm": "trajectory RM"}
+# Okabe and Ito's palette: told apart by every kind of colour vision.
+COLOURS = {"arm": "#0072B2", "trajectory-rm": "#D55E00"}
+MARKERS = {"arm": "o", "trajectory-rm": "s"}
 
 
-def tables(folder: Path) -> str:
-    """All suites of a folder, as Markdown."""
+def complete(folder: Path) -> list[dict[str, Any]]:
+    """A folder's suites that have a complete seed."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("reward_accuracy_*.json"))]
-    results = [result for result in results if complete_seeds(result)]
+    return [result for result in results if complete_seeds(result)]
+
+
+def tables(results: list[dict[str, Any]]) -> str:
+    """All suites, as Markdown."""
     rows = [summary_row(result) for result in results]
     head = (
         "| data | pairs x seeds | AR-RM | AR-RM, mean a token | trajectory RM | AR-RM − trajectory RM, points "
@@ -124,3 +131,49 @@ def time_ratio(result: dict[str, Any]) -> str:
 
 def signed(difference: Estimate) -> str:
     return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def estimates(results: list[dict[str, Any]]) -> dict[str, dict[str, Estimate]]:
+    """A line of the picture for every objective, and one for each suite as a whole."""
+    found = {}
+    for result in results:
+        several = len(result["objectives"]) > 1
+        parts = {f"{result['suite']}, pooled" if several else result["suite"]: result}
+        if several:
+            one = {name: {**result, "objectives": {name: facts}} for name, facts in result["objectives"].items()}
+            parts = {**one, **parts}
+        for name, part in parts.items():
+            clusters = pooled_clusters(part)
+            found[name] = {method: share(pooled(part, method, "right"), clusters) for method in NAMES}
+    return found
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """A dot with its 95% interval per method and line, and the coin's 50%."""
+    from matplotlib.figure import Figure
+
+    lines = estimates(results)
+    figure = Figure(figsize=(7.5, 1.4 + 0.36 * len(lines)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for method, name in NAMES.items():
+        offset = 0.13 if method == "arm" else -0.13
+        values = [methods[method] for methods in lines.values()]
+        reach = [[100 * (one.value - one.low) for one in values], [100 * (one.high - one.value) for one in values]]
+        axes.errorbar(
+            [100 * one.value for one in values],
+            [len(lines) - place + offset for place in range(len(lines))],
+            xerr=reach,
+            fmt=MARKERS[method],
+            color=COLOURS[method],
+            capsize=2,
+            markersize=5,
+            label=name,
+        )
+    axes.axvline(50, color="#777777", linewidth=1, linestyle=":")
+    axes.set_yticks([len(lines) - place for place in range(len(lines))], list(lines))
+    axes.set_xlabel("test pairs ordered right, percent, with 95% intervals")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(frameon=False, loc="best")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path)

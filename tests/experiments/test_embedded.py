@@ -1,25 +1,32 @@
-"""The scripts that make the embedded models, run small: what they save loads again, and their figures are kept."""
+"""The making of the embedded models, run small: what is saved loads again, and its figures are kept."""
 
 import gzip
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+from experiments.embedded.figures import classifier_figures, fit_classifier, longer_wins, rounded, text_figures
+from experiments.embedded.models import (
+    arm_arguments,
+    base_arguments,
+    encode_statements,
+    load_arm,
+    load_base,
+    loss_per_token,
+    train_arm,
+    train_base,
+    train_tokenizer,
+)
+from genarm.embedded import BASE
 from genarm.evaluation.statistics import wilson
 from genarm.preferences.pairs import PreferencePair
 
-ROOT = Path(__file__).resolve().parents[3]
 SUBJECTS = ["painting", "physics", "music", "helping others", "sports", "saving money", "poetry", "a safe bet"]
 VERBS = ["enjoy", "dislike", "think about", "talk about", "care for", "avoid"]
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
 
 
 def statements(count: int) -> list[str]:
@@ -28,9 +35,6 @@ def statements(count: int) -> list[str]:
 
 
 def test_a_base_and_a_reward_model_are_trained_saved_and_loaded_again(tmp_path):
-    from embedded_arms import arm_arguments, load_arm, train_arm
-    from embedded_base import base_arguments, encode_statements, load_base, loss_per_token, train_base, train_tokenizer
-
     texts = statements(96)
     tokenizer = train_tokenizer(texts, tmp_path / "base")
     settings = base_arguments(tmp_path / "work", seed=0, epochs=1)
@@ -53,12 +57,8 @@ def test_a_base_and_a_reward_model_are_trained_saved_and_loaded_again(tmp_path):
     assert not torch.equal(arm(ids).logits, base(ids).logits)
 
 
-def test_the_loss_per_token_weighs_tokens_and_not_statements(tmp_path):
-    from embedded_base import encode_statements, load_base, loss_per_token
-    from transformers import AutoTokenizer
-
-    assets = ROOT / "genarm" / "assets"
-    tokenizer, base = AutoTokenizer.from_pretrained(assets / "base"), load_base(assets / "base")
+def test_the_loss_per_token_weighs_tokens_and_not_statements():
+    tokenizer, base = AutoTokenizer.from_pretrained(BASE), load_base(BASE)
     items = encode_statements(tokenizer, ["I like art", "I enjoy helping other people whenever and wherever I can"])
     alone = [loss_per_token(base, [item], tokenizer.pad_token_id) for item in items]
     tokens = [len(item["input_ids"]) - 1 for item in items]
@@ -67,14 +67,10 @@ def test_the_loss_per_token_weighs_tokens_and_not_statements(tmp_path):
 
 
 def test_figures_are_kept_to_four_digits():
-    from embedded_metrics import rounded
-
     assert rounded(wilson(5, 10)) == {"share": 0.5, "low": 0.2366, "high": 0.7634}
 
 
 def test_the_longer_wins_rule_leaves_equal_lengths_out():
-    from embedded_metrics import longer_wins
-
     pairs = [PreferencePair("", *texts) for texts in (("aaaa", "b"), ("a", "bbb"), ("cc", "dddd"), ("ee", "ff"))]
     assert longer_wins(pairs)["share"] == round(1 / 3, 4)
 
@@ -87,8 +83,6 @@ class Words:
 
 
 def test_the_classifier_tells_its_objective_from_the_rest(tmp_path):
-    from embedded_classifier import classifier_figures, fit_classifier, share
-
     rows = [
         {"statement": f"I {verb} {subject}", "persona": "interest-in-art", "matches": subject == "painting"}
         for verb in VERBS
@@ -99,5 +93,7 @@ def test_the_classifier_tells_its_objective_from_the_rest(tmp_path):
     classifier = fit_classifier(path, "interest-in-art")
     figures = classifier_figures(classifier, path, "interest-in-art")
     assert figures["positives"] == len(VERBS) and figures["recall"] == figures["precision"] == 1.0
-    found = share(classifier, Words(), ["I love painting", "I love painting", "I like sports", "I read good poetry"])
+    found = text_figures(
+        classifier, Words(), ["I love painting", "I love painting", "I like sports", "I read good poetry"]
+    )
     assert found["share"] == 0.5 and found["samples"] == 4 and found["distinct"] == 3

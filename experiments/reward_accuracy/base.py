@@ -1,6 +1,6 @@
 """A small base model of the texts at hand, for judging reward models on them: trained from scratch, never shipped.
 
-    python -m bench.reward_base --data DATA --out FOLDER
+    python -m experiments.reward_accuracy.base --data DATA --out FOLDER
 
 Every distinct text of the train files (conversations with both replies, instructions with both responses, statements)
 is one document `<s> text </s>`; documents are cut to 512 tokens and batched by length. Nothing of a test file is seen.
@@ -18,9 +18,16 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
+from experiments.embedded.models import (
+    base_config,
+    bf16_is_fast,
+    loss_per_token,
+    save_base,
+    train_tokenizer,
+    training_arguments,
+)
 from genarm.preferences.collate import StatementCollator
 from genarm.preferences.rows import read_rows
-from scripts.embedded_base import base_config, bf16_is_fast, loss_per_token, save_base, train_tokenizer
 
 VOCABULARY = 8192
 LONGEST = 512
@@ -43,23 +50,19 @@ def documents(data: Path, limit: int | None = None) -> Iterator[str]:
 
 
 def arguments(work: Path, epochs: float, seed: int) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=epochs,
+    return training_arguments(
+        work,
+        seed,
+        epochs,
         per_device_train_batch_size=8,
         learning_rate=1.5e-3,
-        lr_scheduler_type="cosine",
         warmup_steps=0.05,
         weight_decay=0.1,
         adam_beta2=0.98,
         train_sampling_strategy="group_by_length",
-        save_strategy="no",
         logging_steps=50,
-        report_to="none",
-        seed=seed,
         use_cpu=not torch.cuda.is_available(),
         bf16=torch.cuda.is_available() or bf16_is_fast(),
-        dataloader_pin_memory=False,
     )
 
 
@@ -70,7 +73,7 @@ def encode(tokenizer: Any, texts: list[str]) -> list[dict[str, list[int]]]:
 
 
 def make(data: Path, out: Path, epochs: float, seed: int, limit: int | None = None) -> float:
-    """Train into ``out``; nats a token on the statements held out, which every base here can be compared by."""
+    """Train into ``out``; nats per token on the statements held out, by which every base here can be compared."""
     torch.manual_seed(seed)
     texts = list(documents(data, limit))
     tokenizer = train_tokenizer(texts, out, VOCABULARY)

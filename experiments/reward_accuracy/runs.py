@@ -1,22 +1,14 @@
-"""Is an AR-RM as good a judge as a trajectory RM, and what does training it cost? One start, the same pairs.
-
-    python -m bench.reward_accuracy --suite persona --data DATA --out bench/results/cpu
-    python -m bench.reward_accuracy --suite hh_harmless --data DATA --base BASE --out bench/results/cpu
-    python -m bench.reward_accuracy --table bench/results/cpu
+"""Trains each suite's reward models by both methods, one start and the same pairs, and judges the test pairs with them.
 
 Every run is `genarm train` itself: same base, pairs, order, steps and LoRA; only the method differs, and with it the
-learning rate (bench.reward_suites). The methods take turns and swap places from run to run, so that whatever else the
-machine does falls on both. A suite's JSON holds every run with its seconds, and for each test pair whether it was
-ordered right; a script that was stopped goes on with the runs that are missing. BASE for the texts comes from
-bench.reward_base.
+learning rate (suites.py). The methods take turns and swap places from run to run, so that whatever else the machine
+does falls on both. A suite's JSON holds every run with its seconds, and whether each test pair was ordered right; a
+suite that was stopped resumes with the runs that are missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,8 +20,7 @@ import torch
 from peft import PeftModel
 
 from bench.report import environment
-from bench.reward_suites import SUITES, Suite
-from genarm.embedded import BASE
+from experiments.reward_accuracy.suites import SUITES, Suite
 from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.encoding import EncodedPair, encode_pairs
 from genarm.preferences.pairs import PreferencePair, read_pairs
@@ -175,8 +166,7 @@ def opened(
     result: dict[str, Any] = {
         "suite": name,
         "environment": environment(),
-        "commit": _commit(),
-        "command": f"python -m bench.reward_accuracy --suite {name}",
+        "command": f"python -m experiments.reward_accuracy --suite {name}",
         "settings": {key: value for key, value in first.identity().items() if key not in dropped},
         "rates": suite.rates,
         "base": Path(first.base).name,
@@ -193,33 +183,3 @@ def _write(path: Path, result: dict[str, Any]) -> None:
     new = path.with_suffix(".new")
     new.write_text(json.dumps(result) + "\n", encoding="utf-8")
     new.replace(path)
-
-
-def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", choices=SUITES)
-    parser.add_argument("--data", type=Path, help="the folder of the data sets")
-    parser.add_argument("--base", type=Path, default=BASE, help="the model that both methods start from")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/cpu"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--changes", type=json.loads, default={}, help="settings to change, as JSON")
-    parser.add_argument("--table", type=Path, help="print the tables of the results in this folder")
-    options = parser.parse_args()
-    if options.table is not None:
-        from bench.reward_table import tables
-
-        print(tables(options.table))
-        return 0
-    if options.suite is None or options.data is None:
-        parser.error("give --suite and --data, or --table")
-    run_suite(options.suite, options.data, options.base, options.out, options.seeds, options.changes)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

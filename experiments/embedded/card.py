@@ -1,4 +1,4 @@
-"""The model card of the embedded models: embedded_card.md filled in from metrics.json, so that the two agree."""
+"""The model card of the embedded models: card.md filled in from metrics.json, so that the two agree."""
 
 from __future__ import annotations
 

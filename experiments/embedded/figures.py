@@ -1,4 +1,7 @@
-"""Whether guided text is about its objective, by a text classifier that has never seen a reward."""
+"""Figures of the embedded models: pair accuracies, and the share of guided text that is about its objective.
+
+The share is judged by a text classifier that has never seen a reward.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,60 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from embedded_arms import OBJECTIVES
-from embedded_metrics import rounded
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, precision_score, recall_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
 import genarm
-from genarm.evaluation.statistics import wilson
+from experiments.embedded.models import OBJECTIVES
+from genarm.evaluation.statistics import Estimate, share, wilson
+from genarm.preferences.encoding import encode_pairs
+from genarm.preferences.pairs import PreferencePair, read_pairs
 from genarm.preferences.rows import read_rows
+from genarm.preferences.scoring import pair_rewards
 
 WEIGHTS = (0.5, 1.0, 2.0)
 BATCH = 50
 NEW_TOKENS = 64
+
+
+def rounded(found: Estimate) -> dict[str, float]:
+    """A share and its 95% interval as they are kept."""
+    return {"share": round(found.value, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
+
+
+def accuracy(model: Any, tokenizer: PreTrainedTokenizerBase, pairs: list[PreferencePair]) -> dict[str, float]:
+    """Share of pairs whose chosen response has the larger reward (summed log-probability) under `model`.
+
+    A statement is the chosen one of several pairs, which succeed or fail together, so statements are resampled.
+    """
+    rewards = pair_rewards(model, encode_pairs(tokenizer, pairs).pairs, tokenizer.pad_token_id).numpy()
+    return rounded(share(rewards[:, 0] > rewards[:, 1], [pair.chosen for pair in pairs]))
+
+
+def longer_wins(pairs: list[PreferencePair]) -> dict[str, float]:
+    """Accuracy of "the longer response, in characters, is the preferred one"; equal lengths left out."""
+    pairs = [pair for pair in pairs if len(pair.chosen) != len(pair.rejected)]
+    longer = np.array([len(pair.chosen) > len(pair.rejected) for pair in pairs])
+    return rounded(share(longer, [pair.chosen for pair in pairs]))
+
+
+def pair_figures(
+    base: Any, arm: Any, tokenizer: PreTrainedTokenizerBase, path: Path, objective: str
+) -> dict[str, dict[str, float] | int]:
+    """Held-out accuracy of a reward model, by kind of pair too, beside the base alone and the length rule."""
+    pairs = read_pairs(path, objective=objective)
+    return {
+        "test_pairs": len(pairs),
+        "accuracy": accuracy(arm, tokenizer, pairs),
+        "accuracy_stance": accuracy(arm, tokenizer, read_pairs(path, objective=objective, kind="stance")),
+        "accuracy_topic": accuracy(arm, tokenizer, read_pairs(path, objective=objective, kind="topic")),
+        "base_alone": accuracy(base, tokenizer, pairs),
+        "longer_wins": longer_wins(pairs),
+    }
 
 
 def labelled(path: Path, objective: str) -> tuple[list[str], np.ndarray]:
@@ -76,7 +118,7 @@ def sample(decoder: Any, weights: dict[str, float], count: int, seed: int, label
     return tokens
 
 
-def share(classifier: Pipeline, tokenizer: Any, tokens: list[list[int]]) -> dict[str, Any]:
+def text_figures(classifier: Pipeline, tokenizer: Any, tokens: list[list[int]]) -> dict[str, Any]:
     """How many texts the classifier gives to the objective, how many differ from one another, how long they are."""
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return {
@@ -97,10 +139,10 @@ def classifier_check(assets: Path, persona: Path, tokenizer: Any, count: int, se
         guided = {}
         for weight in WEIGHTS:
             texts = sample(decoder, {name: weight}, count, seed + 1, f"{name} {weight}")
-            guided[str(weight)] = share(classifier, tokenizer, texts)
+            guided[str(weight)] = text_figures(classifier, tokenizer, texts)
         figures[name] = {
             "classifier": classifier_figures(classifier, persona / "statements.test.jsonl.gz", objective),
-            "base": share(classifier, tokenizer, plain),
+            "base": text_figures(classifier, tokenizer, plain),
             "guided": guided,
         }
     return figures
