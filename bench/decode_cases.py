@@ -24,6 +24,10 @@ class Contender:
     def name(self) -> str:
         return f"{self.way}-K{self.K}"
 
+    @property
+    def compiled(self) -> bool:
+        return self.way.startswith(("hf-static", "loop-compiled"))
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

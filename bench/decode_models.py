@@ -101,6 +101,17 @@ def family(name: str, dtype: torch.dtype, device: torch.device) -> Family:
     return Family(name, random_model(config(name), dtype, device))
 
 
+def shapes_only(name: str, count: int) -> Family:
+    """A model and as many adapters without weights: enough to count bytes."""
+    base = random_model(config(name), torch.bfloat16, torch.device("meta"))
+    layers = {
+        path: (layer.weight.new_empty(RANK, layer.in_features), layer.weight.new_empty(layer.out_features, RANK), None)
+        for path, layer in base.named_modules()
+        if isinstance(layer, nn.Linear) and path != "lm_head"
+    }
+    return Family(name, base, [LoraAdapter("", None, layers)] * count)
+
+
 def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> Any:
     """Made where it is used and in its dtype, so that no second copy is ever in memory."""
     with torch.device(device):

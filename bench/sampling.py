@@ -1,7 +1,8 @@
-"""The implementations that the sampling suite compares, each at its best settings (docs/benchmarks.md).
+"""What the sampling suite measures: its grid, the implementations, and whether what they draw is right.
 
-A builder takes the filters, B and the device, and gives a function from a `Draw` to tokens [B]. Whatever can be
-prepared once, outside a decoding step, is prepared there.
+There is one case for each implementation, shape and filter. Cases beyond a device's time are marked `full`; the rest
+come in the order of their importance, so that a run cut short has measured the targets. A builder takes the filters, B
+and the device, and gives a function from a `Draw` to tokens [B]; it prepares what a decoding step need not.
 """
 
 from __future__ import annotations
@@ -12,12 +13,78 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genarm_kernels import guided_sample, row_seeds
+from genarm_kernels import guided_log_probs, guided_sample, row_seeds
+
+FILTERS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "top_k": {"top_k": 50},
+    "top_p": {"top_p": 0.9},
+    "top_k+top_p": {"top_k": 50, "top_p": 0.9},
+    "min_p": {"min_p": 0.05},
+}
+# The eager chain is cheap to measure; what compiles, or runs outside a graph, keeps to the focus.
+EVERYWHERE = ("ours", "eager")
+FOCUS_FILTERS = ("none", "top_k+top_p")
+ENOUGH_TOKENS = 64
+STANDARD_ERRORS = 6.0
+SLACK = 0.05  # nats per token: what the relaxed filters add to the entropy
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One benchmark."""
+
+    B: int
+    M: int
+    V: int
+    filters: str
+    implementation: str
+
+    @property
+    def name(self) -> str:
+        return f"B{self.B}-M{self.M}-V{self.V}-{self.filters}-{self.implementation}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Shapes, and among them the focus: where every implementation is measured."""
+
+    batches: tuple[int, ...]
+    models: tuple[int, ...]
+    vocabularies: tuple[int, ...]
+    focus_batches: tuple[int, ...]
+    focus_models: tuple[int, ...]
+    focus_vocabulary: int
+    everywhere: tuple[str, ...] = EVERYWHERE
+
+    def cases(self) -> list[Case]:
+        """All of them, the focus first, then implementation by implementation."""
+        crossed = [Case(*values) for values in product(self.batches, self.models, self.vocabularies, FILTERS, BUILDERS)]
+        focus = [case for case in crossed if self.in_focus(case)]
+        others = [case for case in crossed if not self.in_focus(case)]
+        return [*focus, *sorted(others, key=lambda case: list(BUILDERS).index(case.implementation))]
+
+    def in_focus(self, case: Case) -> bool:
+        return (
+            self.focus_vocabulary == case.V
+            and case.B in self.focus_batches
+            and case.M in self.focus_models
+            and case.filters in FOCUS_FILTERS
+        )
+
+    def fits(self, case: Case) -> bool:
+        """Whether the case belongs to a run on a device, or to the full run only."""
+        return case.implementation in self.everywhere or self.in_focus(case)
+
+
+GPU_GRID = Grid((1, 8, 64, 256), (1, 2, 4), (32000, 128256, 151936), (1, 64), (2, 4), 128256)
+CPU_GRID = Grid((1, 8), (1, 2), (4096, 32000), (8,), (2,), 4096, everywhere=(*EVERYWHERE, "hf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +130,7 @@ def weighted_sum(logits: list[Tensor], weights: Tensor) -> Tensor:
 
 
 def chain(logits: list[Tensor], weights: Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Tensor:
-    """What one writes in PyTorch: a log-softmax a model, their weighted sum, filters, softmax, a draw."""
+    """What one writes in PyTorch: a log-softmax per model, their weighted sum, filters, softmax, a draw."""
     scores = weighted_sum([z.float().log_softmax(-1) for z in logits], weights)
     if top_k:
         scores = scores.masked_fill(scores < scores.topk(top_k).values[:, -1:], -torch.inf)
@@ -150,3 +217,48 @@ BUILDERS: dict[str, Builder] = {
     "hf": hugging_face,
     "flashinfer": flashinfer,
 }
+
+
+def check_tokens(draws: list[Draw], tokens: list[Tensor], filters: dict[str, Any]) -> None:
+    """Raise AssertionError if the first few draws' tokens cannot have come from the guided distribution.
+
+    Every token must be inside the filtered support, and their mean log-probability within six standard errors of what
+    the distribution gives. The filters are relaxed a little, since float32 rounding moves ids across a filter's edge.
+    """
+    options = relaxed(filters)
+    gap = variance = 0.0
+    count = 0
+    for draw, drawn in zip(draws, tokens, strict=True):
+        log_probs = guided_log_probs(draw.logits, draw.weights, **options)  # [B, V]
+        B, V = log_probs.shape
+        assert drawn.shape == (B,), f"tokens have shape {list(drawn.shape)}, expected [{B}]"
+        assert bool(((drawn >= 0) & (drawn < V)).all()), f"a token is not an id below {V}"
+        own = log_probs.gather(1, drawn[:, None]).double()
+        outside = int((own == -float("inf")).sum())
+        assert outside == 0, f"{outside} of {B} tokens are outside what the filters {filters} keep"
+        mean, spread = moments(log_probs)
+        gap += float((own[:, 0] - mean).sum())
+        variance += float(spread.sum())
+        count += B
+        if count >= ENOUGH_TOKENS:
+            break
+    bound = STANDARD_ERRORS * variance**0.5 + SLACK * count
+    assert abs(gap) <= bound, f"log-probabilities of {count} tokens are off by {gap:.1f} in all, at most {bound:.1f}"
+
+
+def relaxed(filters: dict[str, Any]) -> dict[str, Any]:
+    """The same filters, keeping slightly more."""
+    edges = {
+        "top_k": lambda k: k + 2,
+        "top_p": lambda p: min(p + 1e-3, 1.0),
+        "min_p": lambda p: 0.99 * p,
+    }
+    return {name: edges[name](value) for name, value in filters.items()}
+
+
+def moments(log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [B] of the log-probability of a token drawn from each row."""
+    finite = log_probs.clamp_min(-1e4).double()
+    probs = finite.exp()
+    mean = (probs * finite).sum(-1)
+    return mean, ((probs * finite.square()).sum(-1) - mean.square()).clamp_min(0.0)

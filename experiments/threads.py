@@ -1,6 +1,6 @@
 """Seconds of one guided call of the embedded models on a CPU, to compare OpenMP settings (docs/cpu.md).
 
-GOMP_SPINCOUNT=5000 python bench/threads.py THREADS
+GOMP_SPINCOUNT=5000 python -m experiments.threads THREADS
 """
 
 from __future__ import annotations
