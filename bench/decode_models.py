@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 
 from genarm.models.adapters import LoraAdapter
 
+MODELS = ("Llama-3.1-8B", "Llama-2-7B", "Llama-3.2-1B", "Qwen3-0.6B")
 RANK = 16
 LLAMA3_ROPE = {
     "rope_type": "llama3",

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from bench import measure
-from bench.decode_cases import MODELS
-from bench.decode_models import family
+from bench.decode_models import MODELS, family
 from bench.sampling import BUILDERS, FILTERS, check_tokens, make_draw, missing
 from genarm import GuidedDecoder
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench.decode_models import family
-from bench.profile_decode import SKIPPED, decode
+from bench.profiling import SKIPPED, decode
 from genarm import GuidedDecoder
 from genarm.request.output import StreamStep
 
@@ -39,7 +39,7 @@ def tools(tmp_path: Path) -> Path:
 def test_nsys_gets_a_timeline_of_the_steps_and_its_tables(tools: Path) -> None:
     done = profile("nsys", tools, "--K", "3")
     taken, shown = done.stdout.splitlines()
-    assert done.returncode == 0 and taken.endswith("-m bench.profile_decode --K 3")
+    assert done.returncode == 0 and taken.endswith("-m bench.profiling decode --K 3")
     assert "--capture-range=cudaProfilerApi" in taken and "--cuda-graph-trace=node" in taken
     assert "--report cuda_gpu_kern_sum" in shown and shown.endswith("out/decode.nsys-rep")
     assert (tools / "out" / "decode-nsys.txt").read_text() == shown + "\n"
