@@ -1,4 +1,4 @@
-"""decode_attention against what else one could call, one new token a row at an 8B model's heads.
+"""decode_attention against what else one could call, one new token per row at an 8B model's heads.
 
     python -m pytest bench/test_attention.py -m "not full"
 

@@ -119,7 +119,7 @@ def show(metrics: dict[str, Any]) -> None:
         cells = [*(figures[key] for key in ("accuracy", "base_alone", "longer_wins")), text["base"]]
         table.add_row(name, *(interval(cell) for cell in [*cells, *text["guided"].values()]))
     console = Console(width=160)
-    console.print(f"base: {metrics['base']['test_loss_per_token']} nats a token on held-out statements")
+    console.print(f"base: {metrics['base']['test_loss_per_token']} nats per token on held-out statements")
     console.print(table)
 
 

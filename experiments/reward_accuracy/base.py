@@ -78,7 +78,7 @@ def make(data: Path, out: Path, epochs: float, seed: int, limit: int | None = No
     texts = list(documents(data, limit))
     tokenizer = train_tokenizer(texts, out, VOCABULARY)
     items = encode(tokenizer, texts)
-    print(f"{len(items):,} documents, {sum(len(item['input_ids']) for item in items):,} tokens an epoch", flush=True)
+    print(f"{len(items):,} documents, {sum(len(item['input_ids']) for item in items):,} tokens per epoch", flush=True)
     config = base_config(tokenizer)
     config.attention_dropout = 0.0  # with it, attention on a CPU writes all its scores: three times the step
     model = LlamaForCausalLM(config)
@@ -105,7 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     started = time.perf_counter()
     loss = make(options.data, options.out, options.epochs, options.seed)
-    print(f"{loss:.3f} nats a token on test statements; {time.perf_counter() - started:.0f} s")
+    print(f"{loss:.3f} nats per token on test statements; {time.perf_counter() - started:.0f} s")
 
 
 if __name__ == "__main__":

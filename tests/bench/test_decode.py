@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -24,7 +24,6 @@ from bench.decode import (
     ours,
 )
 from bench.decode_models import MODELS, Family, cache_bytes, family, shapes_only, step_bytes, weight_bytes
-from bench.decode_peers import Timing
 
 CPU = torch.device("cpu")
 CASE = Case("tiny", "lora", 2, 12, (*ours(0, 1, 2), *HAND_MADE, *COMPILED), rounds=2, tokens=6)
@@ -35,7 +34,9 @@ def models() -> Family:
     return family("tiny", torch.float32, CPU)
 
 
-def test_every_contender_decodes_the_same_tokens(monkeypatch: pytest.MonkeyPatch, models: Family) -> None:
+def test_every_contender_decodes_the_same_tokens_and_times_lie_within_its_call(
+    monkeypatch: pytest.MonkeyPatch, models: Family
+) -> None:
     monkeypatch.setattr(decode, "missing", lambda contender: None)
     different = torch.randint(3, 512, (2, 12), generator=torch.Generator().manual_seed(3))
     decoders = build(models, CASE, backend="eager")
@@ -43,7 +44,10 @@ def test_every_contender_decodes_the_same_tokens(monkeypatch: pytest.MonkeyPatch
         found: dict[int, list[torch.Tensor]] = {}
         for contender, call in decoders.items():
             for _ in range(2):  # the second call on what the first one left behind
+                started = time.perf_counter()
                 timing = call(prompts, 6, greedy=True)
+                assert timing.first > 0 and timing.decode > 0
+                assert timing.first + timing.decode <= time.perf_counter() - started, contender.name
             assert timing.sequences.shape == (2, 18)
             found.setdefault(contender.K, []).append(timing.sequences)
         assert [len(found[K]) for K in (0, 1, 2)] == [3, 5, 2]
@@ -60,23 +64,10 @@ def test_separate_reward_models_decode_as_adapters_do(models: Family) -> None:
     assert torch.equal(*drawn)
 
 
-def test_timings_lie_within_the_call(models: Family) -> None:
-    decoders = build(models, replace(CASE, batch=1))
-    prompts = torch.arange(3, 15)[None]
-    for contender, call in decoders.items():
-        started = time.perf_counter()
-        timing = call(prompts, 6)
-        assert timing.first > 0 and timing.decode > 0, contender.name
-        assert timing.first + timing.decode <= time.perf_counter() - started, contender.name
-
-
-@pytest.mark.parametrize(("name", "billions"), list(zip(MODELS, (8.03, 6.74, 1.236, 0.596), strict=True)))
-def test_models_have_the_sizes_of_the_real_ones(name: str, billions: float) -> None:
-    model = shapes_only(name, 0).base
-    assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, rel=3e-3)
-
-
-def test_the_byte_floor_of_an_8b_model_is_what_it_reads() -> None:
+def test_models_have_the_sizes_and_the_byte_floor_of_the_real_ones() -> None:
+    for name, billions in zip(MODELS, (8.03, 6.74, 1.236, 0.596), strict=True):
+        numbers = sum(parameter.numel() for parameter in shapes_only(name, 0).base.parameters())
+        assert numbers / 1e9 == pytest.approx(billions, rel=3e-3), name
     base = shapes_only("Llama-3.1-8B", 0).base
     assert weight_bytes(base) == pytest.approx(15.0e9, rel=2e-3)  # 16.06 GB, 1.05 GB of it the embedding
     assert cache_bytes(base.config, 2) == 131072
@@ -106,17 +97,11 @@ def test_the_part_of_a_step_that_is_covered() -> None:
 
 
 def test_one_contender_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> Timing:
-        raise RuntimeError("broken")
-
-    def large(*_: Any) -> Timing:
-        raise torch.OutOfMemoryError("large")
-
-    def both(models: Family, case: Case) -> dict[Contender, Any]:
-        decoders = build(models, case)
-        return decoders | {Contender("loop", 1): broken, Contender("loop", 2): large}
-
-    monkeypatch.setattr(decode, "build", both)
+    faults = {
+        Contender("loop", 1): Mock(side_effect=RuntimeError("broken")),
+        Contender("loop", 2): Mock(side_effect=torch.OutOfMemoryError("large")),
+    }
+    monkeypatch.setattr(decode, "build", lambda models, case: build(models, case) | faults)
     found = measured(replace(CASE, rounds=3), torch.float32)
     assert "broken" in found.failed[Contender("loop", 1)] and found.too_large == {Contender("loop", 2)}
     assert len(found.rounds) == 3 and Contender("hf", 0) in found.rounds[0]
@@ -124,17 +109,13 @@ def test_one_contender_that_fails_costs_the_others_nothing(monkeypatch: pytest.M
     assert found.host_gap(PLAIN) is None
 
 
-def test_the_full_grid_is_what_was_asked_for() -> None:
-    full = [case for case in gpu_cases() if case.full]
-    assert len(full) == len(MODELS) * 2 * 4 * 3
-    assert all({PLAIN, *ours(1, 2, 3)} <= set(case.contenders) for case in full)
-
-
 @pytest.mark.parametrize(
-    ("cases", "wanted"), [(cpu_cases(), targets.DECODE_ON_CPU), (gpu_cases(), targets.DECODE_ON_GPU)]
+    ("cases", "wanted", "full"),
+    [(cpu_cases(), targets.DECODE_ON_CPU, 9), (gpu_cases(), targets.DECODE_ON_GPU, len(MODELS) * 2 * 4 * 3)],
+    ids=["CPU", "GPU"],
 )
-def test_every_target_is_measured_by_default_and_names_tell_cases_apart(
-    cases: list[Case], wanted: list[targets.Target]
+def test_every_target_is_measured_by_default_and_the_full_grid_is_whole(
+    cases: list[Case], wanted: list[targets.Target], full: int
 ) -> None:
     names = [f"{case.name} {contender.name}" for case in cases for contender in case.contenders]
     assert len(names) == len(set(names))
@@ -145,3 +126,5 @@ def test_every_target_is_measured_by_default_and_names_tell_cases_apart(
         if not case.full
     }
     assert all((*target.shape, target.contender, target.K) in measured for target in wanted)
+    beyond = [case for case in cases if case.full]
+    assert len(beyond) == full and all({PLAIN, *ours(1, 2, 3)} <= set(case.contenders) for case in beyond)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import pytest
@@ -27,8 +26,7 @@ def draws() -> list[sampling.Draw]:
 def test_every_implementation_draws_from_the_guided_distribution(
     monkeypatch: pytest.MonkeyPatch, draws: list[sampling.Draw], filters: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "flashinfer", _module("flashinfer"))
-    monkeypatch.setitem(sys.modules, "flashinfer.sampling", _flashinfer_sampling())
+    monkeypatch.setitem(sys.modules, "flashinfer.sampling", _flashinfer())
     for name in BUILDERS.keys() - {"compiled"}:
         sample = BUILDERS[name](FILTERS[filters], B, CPU)
         check_tokens(draws, [sample(draw) for draw in draws], FILTERS[filters])
@@ -72,37 +70,20 @@ def test_a_device_s_part_of_the_grid_has_the_targets_first() -> None:
     assert sum(CPU_GRID.fits(case) for case in CPU_GRID.cases()) == 126
 
 
-def _module(name: str) -> ModuleType:
-    module = ModuleType(name)
-    module.__spec__ = ModuleSpec(name, None)
-    return module
-
-
-def _flashinfer_sampling() -> ModuleType:
-    """FlashInfer's signatures over plain torch."""
-
-    def softmax(logits: Tensor, temperature=None, enable_pdl=None) -> Tensor:
-        return logits.softmax(-1)
+def _flashinfer() -> ModuleType:
+    """flashinfer.sampling as its signatures ask to be called, over plain torch."""
 
     def draw(probs: Tensor, seed: Tensor, offset: Tensor, **filters: float) -> Tensor:
         assert seed.dtype == offset.dtype == torch.int64 and seed.shape == offset.shape == (1,)
         return sampling.chain([probs.log()], torch.ones(1), **filters).int()
 
-    def sampling_from_logits(logits: Tensor, indices=None, *, seed: Tensor, offset: Tensor) -> Tensor:
-        return draw(logits.softmax(-1), seed, offset)
-
-    def top_k_top_p_sampling_from_logits(
-        logits: Tensor, top_k: int, top_p: float, indices=None, *, seed: Tensor, offset: Tensor
-    ) -> Tensor:
-        return draw(logits.softmax(-1), seed, offset, top_k=top_k, top_p=top_p)
-
-    module = _module("flashinfer.sampling")
-    module.softmax, module.sampling_from_logits = softmax, sampling_from_logits
-    module.top_k_top_p_sampling_from_logits = top_k_top_p_sampling_from_logits
+    module = ModuleType("flashinfer.sampling")
+    module.softmax = lambda logits: logits.softmax(-1)
+    module.sampling_from_logits = lambda logits, **noise: draw(logits.softmax(-1), **noise)
+    module.top_k_top_p_sampling_from_logits = lambda logits, top_k, top_p, **noise: draw(
+        logits.softmax(-1), **noise, top_k=top_k, top_p=top_p
+    )
     for name in ("top_k", "top_p", "min_p"):
-
-        def kernel(probs: Tensor, value: float, indices=None, *, seed: Tensor, offset: Tensor, name=name) -> Tensor:
-            return draw(probs, seed, offset, **{name: value})
-
+        kernel = lambda probs, value, name=name, **noise: draw(probs, **noise, **{name: value})  # noqa: E731
         setattr(module, f"{name}_sampling_from_probs", kernel)
     return module
