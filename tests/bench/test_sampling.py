@@ -84,6 +84,6 @@ def _flashinfer() -> ModuleType:
         logits.softmax(-1), **noise, top_k=top_k, top_p=top_p
     )
     for name in ("top_k", "top_p", "min_p"):
-        kernel = lambda probs, value, name=name, **noise: draw(probs, **noise, **{name: value})  # noqa: E731
-        setattr(module, f"{name}_sampling_from_probs", kernel)
+        kernel = f"{name}_sampling_from_probs"
+        setattr(module, kernel, lambda probs, value, name=name, **noise: draw(probs, **noise, **{name: value}))
     return module
