@@ -20,15 +20,16 @@ test: $(VENV)/.dev
 bench: $(VENV)/.dev
 	bench/device.sh
 
-# Whole decoding steps: the digest, the rows as tables, and a picture a sweep. A few minutes; 12 on a CPU with AVX2 alone,
-# where the peers read their prompts slowly.
+# Whole decoding steps: the digest, the rows as tables, and one picture per sweep. A few minutes; 12 on a CPU with AVX2
+# alone, where the peers read their prompts slowly.
 bench-decode: $(VENV)/.dev
 	SUITES=decode BUDGET=$${BUDGET:-1800} bench/device.sh
-	$(BIN)/python -m bench.decode_table out/device/decode.json > out/device/decode.md
-	$(BIN)/python -m bench.decode_plot out/device/decode.json out/device
+	$(BIN)/python -m bench.tables out/device/decode.json > out/device/decode.md
+	$(BIN)/python -m bench.plots out/device/decode.json out/device
 
 roofline: $(VENV)/.dev
-	$(BIN)/python -m bench.roofline out/device/sampling.json out/roofline.png
+	$(BIN)/python -m bench.plots out/device/sampling.json out
+	$(BIN)/python -m bench.tables out/device/sampling.json > out/roofline.md
 
 # Registers, loads and instructions an id of every kernel as compiled for sm_90, and the times they predict.
 kernels-report: $(VENV)/.dev

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 
 from genarm.models.adapters import LoraAdapter
 
+MODELS = ("Llama-3.1-8B", "Llama-2-7B", "Llama-3.2-1B", "Qwen3-0.6B")
 RANK = 16
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -99,6 +100,17 @@ def family(name: str, dtype: torch.dtype, device: torch.device) -> Family:
     """The last one asked for is kept, so that cases on one model share it."""
     torch.manual_seed(0)
     return Family(name, random_model(config(name), dtype, device))
+
+
+def shapes_only(name: str, count: int) -> Family:
+    """A model and as many adapters without weights: enough to count bytes."""
+    base = random_model(config(name), torch.bfloat16, torch.device("meta"))
+    layers = {
+        path: (layer.weight.new_empty(RANK, layer.in_features), layer.weight.new_empty(layer.out_features, RANK), None)
+        for path, layer in base.named_modules()
+        if isinstance(layer, nn.Linear) and path != "lm_head"
+    }
+    return Family(name, base, [LoraAdapter("", None, layers)] * count)
 
 
 def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> Any:

@@ -106,7 +106,7 @@ class Stream:
 
 
 class Loop:
-    """One forward pass a model and step, each with its own cache: the loop one writes by hand."""
+    """One forward pass per model and step, each model with its own cache: the loop that one writes by hand."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
         self.streams = streams
@@ -125,7 +125,7 @@ class Loop:
 
 
 def draw(logits: Iterable[Tensor], greedy: bool) -> Tensor:
-    """A token a row. The models' normalisers are left out: no softmax sees them."""
+    """One token per row. The models' normalisers are left out: no softmax sees them."""
     base, *rewards = (rows.float() for rows in logits)
     scores = base + sum(WEIGHT * rows for rows in rewards)
     return scores.argmax(-1) if greedy else torch.multinomial(scores.softmax(-1), 1)[:, 0]

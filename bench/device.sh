@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One command for a machine with a GPU: tests/gpu, then every latency suite of bench/, within 9 minutes.
-# Writes one JSON a suite into $OUT (default ./out/device) and prints a short digest last. A suite that fails or is
+# Writes one JSON per suite into $OUT (default ./out/device) and prints a short digest last. A suite that fails or is
 # stopped at the end of its time still leaves the rows it finished. FULL=1 with a larger BUDGET runs the whole grid.
 # SUITES="decode linear" runs those and no tests.
 # Without a GPU it still runs: the GPU tests skip and the suites measure the CPU path at small shapes.

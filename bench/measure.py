@@ -1,4 +1,4 @@
-"""Timing that is the same for every implementation: rotating inputs, graph replay, device events.
+"""Timing that is the same for every implementation: rotating inputs, graph replay, device events; and peak memory.
 
 A round is several calls, timed together. On a GPU they are one replay of a CUDA graph where the call can be captured,
 and a loop where it cannot. Between two reads of the same inputs the device reads at least three times its L2 of others.
@@ -7,20 +7,23 @@ and a loop where it cannot. Between two reads of the same inputs the device read
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
 L2_MULTIPLE = 3
 ROUND_BYTES = 1e9
 MOST_CALLS, FEWEST_CALLS = 64, 4
 CPU_CALLS = 2
-WARMUP_ROUNDS, ROUNDS = 3, 20
-CPU_WARMUP_ROUNDS, CPU_ROUNDS = 1, 5
+WARMUP_ROUNDS, ROUNDS = (3, 20) if GPU else (1, 5)
+COPIES = 23  # the first three are not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Rotation:
     sets: int
 
 
-def rotation(size: int, device: torch.device) -> Rotation:
+def rotation(size: int, device: torch.device = DEVICE) -> Rotation:
     """For calls that read `size` bytes; the same for every implementation."""
     if device.type == "cpu":
         return Rotation(CPU_CALLS, CPU_CALLS)
@@ -66,33 +69,61 @@ class Clock:
 CLOCK = Clock()
 
 
-def timed_on_cpu(run: Callable[[], object], calls: int) -> None:
-    """Run a round and move the clock by the seconds of one call."""
-    start = time.perf_counter()
-    run()
-    CLOCK.seconds += (time.perf_counter() - start) / calls
-
-
-def timed_on_gpu(run: Callable[[], object], calls: int) -> None:
-    """The same with device events, behind a read of other data that empties the L2 of the inputs."""
+def seconds_of(call: Callable[[], object], cold: bool = False) -> float:
+    """Seconds of a call, by the device's own events on a GPU, there after a read that empties the L2 if ``cold``."""
+    if not GPU:
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
     start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    _others().sum()
+    if cold:
+        _others().sum()
     start.record()
-    run()
+    call()
     stop.record()
     stop.synchronize()
-    CLOCK.seconds += start.elapsed_time(stop) / 1e3 / calls
+    return start.elapsed_time(stop) / 1e3
 
 
-def in_rounds(benchmark: Any, run: Callable[[], object], calls: int, device: torch.device) -> float:
-    """Let pytest-benchmark run rounds of so many calls -> the median seconds of a call."""
-    if device.type == "cpu":
-        timed, rounds, warmup = timed_on_cpu, CPU_ROUNDS, CPU_WARMUP_ROUNDS
-    else:
-        timed, rounds, warmup = timed_on_gpu, ROUNDS, WARMUP_ROUNDS
-    benchmark.pedantic(timed, args=(run, calls), rounds=rounds, warmup_rounds=warmup)
-    median: float = benchmark.stats.stats.median
-    return median
+@cache
+def copy_bandwidth() -> float:
+    """Bytes that a large copy reads and writes per second, measured here."""
+    source = torch.randn(2**28 if GPU else 2**24, device=DEVICE)
+    target = torch.empty_like(source)
+    seconds = sorted([seconds_of(lambda: target.copy_(source), cold=True) for _ in range(COPIES)][3:])
+    return 2 * source.nbytes / seconds[len(seconds) // 2]
+
+
+@torch.no_grad()
+def time_calls(
+    benchmark: Any,
+    calls: Sequence[Callable[[], Tensor]],
+    size: int,
+    check: Callable[[list[Tensor]], object] | None = None,
+) -> None:
+    """Check what a round gives, time rounds, and note the bandwidth at which a call reads its ``size`` bytes.
+
+    There is one call for each set of inputs; a round makes them in turn.
+    """
+    bandwidth, number = copy_bandwidth(), max(len(calls), rotation(size).calls)
+    run, mode = as_round([calls[index % len(calls)] for index in range(number)])
+    if check is not None:
+        check(run()[: len(calls)])
+    benchmark.pedantic(
+        lambda: CLOCK.advance(seconds_of(run, cold=True) / number), rounds=ROUNDS, warmup_rounds=WARMUP_ROUNDS
+    )
+    speed = size / benchmark.stats.stats.median
+    benchmark.extra_info.update(
+        {
+            "mode": mode,
+            "calls": number,
+            "sets": len(calls),
+            "bytes": size,
+            "GB/s": speed / 1e9,
+            "share_of_copy": speed / bandwidth,
+            "copy_GB/s": bandwidth / 1e9,
+        }
+    )
 
 
 def waits_for_the_device(call: Callable[[], Tensor]) -> bool:
@@ -110,9 +141,9 @@ def waits_for_the_device(call: Callable[[], Tensor]) -> bool:
     return False
 
 
-def as_round(calls: list[Callable[[], Tensor]], device: torch.device) -> tuple[Callable[[], list[Tensor]], str]:
-    """All calls as one function that gives their tokens, and its mode: graph or eager."""
-    if device.type == "cpu":
+def as_round(calls: list[Callable[[], Tensor]]) -> tuple[Callable[[], list[Tensor]], str]:
+    """All calls as one function that gives their results, and its mode: graph or eager."""
+    if not GPU:
         return lambda: [call() for call in calls], "eager"
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -125,24 +156,33 @@ def as_round(calls: list[Callable[[], Tensor]], device: torch.device) -> tuple[C
         return lambda: [call() for call in calls], "eager"
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        tokens = [call() for call in calls]
+        results = [call() for call in calls]
 
     def replay() -> list[Tensor]:
         graph.replay()
-        return tokens
+        return results
 
     return replay, "graph"
 
 
-@cache
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written a second by a large copy, measured here."""
-    source = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device)
-    target = torch.empty_like(source)
-    timed = timed_on_cpu if device.type == "cpu" else timed_on_gpu
-    seconds = []
-    for _ in range(WARMUP_ROUNDS + ROUNDS):
-        before = CLOCK()
-        timed(lambda: target.copy_(source), 1)
-        seconds.append(CLOCK() - before)
-    return 2 * source.numel() * source.element_size() / sorted(seconds[WARMUP_ROUNDS:])[ROUNDS // 2]
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes of torch's allocator at their highest during the call, less those before it.
+
+    What libraries allocate past that allocator is not in it: cuBLAS's and oneDNN's workspaces.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Decoding steps under Nsight Systems or Nsight Compute; docs/profiling.md says what to look at.
 #
-#   bench/profile.sh nsys [arguments of bench/profile_decode.py]    a timeline, and its tables
-#   bench/profile.sh ncu  [arguments of bench/profile_decode.py]    each kernel's counters
+#   bench/profile.sh nsys [arguments of python -m bench.profiling decode]    a timeline, and its tables
+#   bench/profile.sh ncu  [arguments of python -m bench.profiling decode]    each kernel's counters
 #
 # OUT=... for the folder (out/profile). ncu takes KERNELS=REGEX for the kernels to look at (all) and COUNT=N for how many
 # launches (60: one layer has ten); it runs each launch several times over, and needs permission to read the counters.
@@ -33,12 +33,12 @@ if [ "$TOOL" = nsys ]; then
   # node: the kernels inside a replayed graph, not the replay as one block.
   nsys profile --trace=cuda,nvtx --cuda-graph-trace=node --sample=none --cpuctxsw=none \
     --capture-range=cudaProfilerApi --capture-range-end=stop --force-overwrite=true --output="$OUT/decode" \
-    "$PYTHON" -m bench.profile_decode "$@"
+    "$PYTHON" -m bench.profiling decode "$@"
   nsys stats --force-export=true --report cuda_gpu_kern_sum,nvtx_pushpop_sum,cuda_api_sum "$OUT/decode.nsys-rep" |
     tee "$OUT/decode-nsys.txt"
 else
   ncu --set full --profile-from-start off --graph-profiling node --clock-control none \
     --kernel-name "regex:${KERNELS:-.*}" --launch-count "${COUNT:-60}" --force-overwrite --export "$OUT/decode" \
-    "$PYTHON" -m bench.profile_decode "$@"
+    "$PYTHON" -m bench.profiling decode "$@"
   ncu --import "$OUT/decode.ncu-rep" --page details --print-summary per-kernel | tee "$OUT/decode-ncu.txt"
 fi

@@ -1,10 +1,10 @@
-"""Turns what a suite left behind into one JSON a suite, and all of them into a short digest.
+"""Turns what a suite left behind into one JSON per suite, and all of them into a short digest.
 
     python -m bench.report write SUITE RAW_DIR OUT_DIR EXIT_STATUS COMMAND
     python -m bench.report digest OUT_DIR
 
-A suite's JSON holds the device, versions, commit, command and exit status, what was skipped and why, and a row a
-benchmark with its median in microseconds and whatever the benchmark noted.
+A suite's JSON holds the device, versions, commit, command and exit status, what was skipped and why, and one row
+per benchmark with its median in microseconds and whatever the benchmark noted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from bench.targets import digest, has_digest
+from bench.targets import digest
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "numpy", "pytest-benchmark", "flashinfer-python")
 MOST_ROWS = 40
@@ -65,7 +65,7 @@ def show(out: Path) -> None:
             print("  " + ", ".join(f"{count} {name}" for name, count in record["tests"].items()))
             for reason, count in list(record["skipped"].items())[:4]:
                 print(f"  skipped {count}: {reason}")
-        print("\n".join(digest(record) if has_digest(record) else _table(record["rows"])))
+        print("\n".join(digest(record) or _table(record["rows"])))
         if record["exit_status"] not in COMPLETE:
             print(f"  FAILED with exit status {record['exit_status']}: {record['command']}")
 

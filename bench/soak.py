@@ -43,7 +43,7 @@ class Soak:
 
     @property
     def growth(self) -> float:
-        """Bytes a step."""
+        """Bytes per step."""
         start = int(len(self.memory) * WARM_UP)
         rounds = torch.arange(start, len(self.memory), dtype=torch.float64)
         memory = torch.tensor(self.memory[start:], dtype=torch.float64)
@@ -60,7 +60,7 @@ class Soak:
         first, last = (self.memory[at] / 1e6 for at in (int(len(self.memory) * WARM_UP), -1))
         return (
             f"{self.steps} steps on {self.device} in {self.seconds:.0f} s: {first:.1f} MB after the first "
-            f"{WARM_UP:.0%} of them, {last:.1f} MB at the end, {self.growth:+.0f} bytes a step; "
+            f"{WARM_UP:.0%} of them, {last:.1f} MB at the end, {self.growth:+.0f} bytes per step; "
             f"{self.captures[0]} graphs captured in the first round, {self.recaptures} later"
         )
 

@@ -1,51 +1,55 @@
-"""A suite's rows in a few lines: each target with what was measured, then how the library compares with each peer."""
+"""A suite's rows in a few lines: each target with what was measured, then how the library compares with its peers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
-
-from bench import decode_targets, other_targets
-from bench.verdict import line
 
 Row = dict[str, Any]
 Key = tuple[str, str, int, int, int]  # implementation, filters, B, M, V
+Shape = tuple[str, str, int, int, str]  # model, rewards, B, context, part
 
 OURS = "ours"
 WIDE = (64, 4, 128256)
 NARROW = (1, 2, 128256)
 FASTER_THAN = {"eager": 10.0, "compiled": 3.0, "flashinfer": 1.5}
 PEERS = ("eager", "compiled", "hf", "flashinfer")
-BOTH = "top_k+top_p"
+# Resident memory comes in pages of a process that also imports and caches; allocated tensors do not.
+GROWTH = {"CPU": 200.0, "GPU": 1.0}  # bytes per step
+NONE_JUDGED = "  targets: none judged, they are for a GPU and this was a CPU"
 
 
-# which suite's rows they are, and how these are told in short
-OTHERS = (
-    (decode_targets.is_decode, decode_targets.digest),
-    (other_targets.is_logprobs, other_targets.logprobs_digest),
-    (other_targets.is_soak, other_targets.soak_digest),
-)
+def digest(record: Row) -> list[str] | None:
+    """The suite in short; None if it has no targets, or no rows to judge by."""
+    told = DIGESTS.get(record["suite"])
+    return told(record) if told and record["rows"] else None
 
 
-def has_digest(record: Row) -> bool:
-    """Whether the rows are of a suite that has targets."""
-    known = any(is_of(record) for is_of, _ in OTHERS)
-    return known or any("implementation" in row["notes"] for row in record["rows"])
+def line(name: str, value: float | None, target: float, most: bool = False) -> str:
+    """One target, a lower bound or the most there may be, and what was measured."""
+    bound = f"{'≤' if most else '≥'} {target:g}"
+    if value is None:
+        return f"  {name:<50} {'-':>8}  target {bound:<7} NOT MEASURED"
+    met = value <= target if most else value >= target
+    return f"  {name:<50} {value:>8.3g}  target {bound:<7} {'met' if met else 'NOT MET'}"
 
 
-def digest(record: Row) -> list[str]:
-    for is_of, told in OTHERS:
-        if is_of(record):
-            return told(record)
-    rows = {key(row): row for row in record["rows"]}
+def on_cpu(record: Row) -> bool:
+    return bool(record["device"].startswith("CPU"))
+
+
+def sampling(record: Row) -> list[str]:
+    rows = {_key(row): row for row in record["rows"]}
     ratios = {peer: compare(rows, peer) for peer in PEERS}
-    lines = [f"  {len(rows)} rows", *compared(rows, ratios)]
-    if record["device"].startswith("CPU"):
-        return [*lines, "  targets: none judged, they are for a GPU and this was a CPU"]
-    return [*lines, "  targets (set for an NVIDIA H200):", *judged(rows, ratios)]
+    lines = [f"  {len(rows)} rows", *_compared(rows, ratios)]
+    if on_cpu(record):
+        return [*lines, NONE_JUDGED]
+    return [*lines, "  targets (set for an NVIDIA H200):", *_judged(rows, ratios)]
 
 
-def key(row: Row) -> Key:
+def _key(row: Row) -> Key:
     notes = row["notes"]
     return notes["implementation"], notes["filters"], notes["B"], notes["M"], notes["V"]
 
@@ -59,7 +63,7 @@ def compare(rows: dict[Key, Row], peer: str) -> dict[Key, float]:
     }
 
 
-def compared(rows: dict[Key, Row], ratios: dict[str, dict[Key, float]]) -> list[str]:
+def _compared(rows: dict[Key, Row], ratios: dict[str, dict[Key, float]]) -> list[str]:
     lines = []
     for peer, found in ratios.items():
         if not found:
@@ -68,37 +72,137 @@ def compared(rows: dict[Key, Row], ratios: dict[str, dict[Key, float]]) -> list[
         mean = math.exp(sum(map(math.log, found.values())) / len(found))
         worst = min(found, key=found.__getitem__)
         modes = "/".join(sorted({rows[there]["notes"]["mode"] for there in found}))
+        _, filters, B, M, V = worst
         lines.append(
-            f"  against {peer:<11} geometric mean {mean:.2f}x, minimum {found[worst]:.2f}x at {where(worst)};"
+            f"  against {peer:<11} geometric mean {mean:.2f}x,"
+            f" minimum {found[worst]:.2f}x at B={B} M={M} V={V} {filters};"
             f" {len(found)} cases, timed in mode {modes}"
         )
     return lines
 
 
-def judged(rows: dict[Key, Row], ratios: dict[str, dict[Key, float]]) -> list[str]:
+def _judged(rows: dict[Key, Row], ratios: dict[str, dict[Key, float]]) -> list[str]:
     wide, narrow = rows.get((OURS, "none", *WIDE)), rows.get((OURS, "none", *NARROW))
-    filtered = rows.get((OURS, BOTH, *WIDE))
-    lines = [
+    both = rows.get((OURS, "top_k+top_p", *WIDE))
+    in_graph = narrow["median_us"] if narrow and narrow["notes"]["mode"] == "graph" else None
+    over = both["median_us"] / wide["median_us"] if both and wide else None
+    return [
         line("share of copy bandwidth, B=64 M=4 V=128256", wide and wide["notes"]["share_of_copy"], 0.85),
-        line("µs, B=1 M=2 V=128256 in a graph", _in_graph(narrow), 8.0, most=True),
-        line(
-            "top-k + top-p over unfiltered, B=64 M=4 V=128256",
-            filtered and wide and filtered["median_us"] / wide["median_us"],
-            2.5,
-            most=True,
+        line("µs, B=1 M=2 V=128256 in a graph", in_graph, 8.0, most=True),
+        line("top-k + top-p over unfiltered, B=64 M=4 V=128256", over, 2.5, most=True),
+        *(
+            line(f"times faster than {peer}, every case", min(ratios[peer].values(), default=None), target)
+            for peer, target in FASTER_THAN.items()
         ),
     ]
-    lines += [
-        line(f"times faster than {peer}, every case", min(ratios[peer].values(), default=None), target)
-        for peer, target in FASTER_THAN.items()
-    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bound on one figure of one row of the decoding suite."""
+
+    name: str
+    shape: Shape
+    contender: str
+    K: int
+    figure: Callable[[Row], float | None]
+    bound: float
+    most: bool = True
+
+
+def note(name: str) -> Callable[[Row], float | None]:
+    return lambda row: row["notes"][name]
+
+
+def ratio(shape: Shape, K: int, bound: float) -> Target:
+    model, rewards, _, context, _ = shape
+    return Target(f"guided / plain, {model} {rewards}, T={context} K={K}", shape, OURS, K, note("ratio"), bound)
+
+
+def faster(shape: Shape, peer: str, K: int, bound: float) -> Target:
+    return Target(f"{peer} / ours, {shape[0]} K={K}", shape, peer, K, note("over_ours"), bound, most=False)
+
+
+SMALL: Shape = ("small", "lora", 1, 256, "")
+LARGE = "Llama-3.1-8B"
+USUAL: Shape = (LARGE, "lora", 1, 1024, "")
+LONG: Shape = (LARGE, "lora", 1, 3072, "")
+SEPARATE: Shape = (LARGE, "separate", 1, 128, "")
+DECODE_ON_CPU = [
+    ratio(SMALL, 1, 1.20),
+    ratio(SMALL, 3, 1.35),
+    faster(SMALL, "loop", 2, 2.0),
+    faster(SMALL, "hf", 0, 1.0),
+]
+DECODE_ON_GPU = [
+    ratio(USUAL, 1, 1.05),
+    ratio(USUAL, 3, 1.08),
+    ratio(LONG, 1, 1.07),
+    ratio(LONG, 3, 1.15),
+    # The base and a reward model of its size, each alone, are twice plain decoding; 1.03 of that.
+    ratio(SEPARATE, 1, 2.06),
+    Target(f"seconds of 128 tokens, {LARGE} + {LARGE}", SEPARATE, OURS, 1, lambda row: row["median_us"] * 128 / 1e6, 1),
+    Target(f"share of copy bandwidth, plain {LARGE} T=1024", USUAL, OURS, 0, note("share_of_copy"), 0.8, most=False),
+    Target(f"host gap, {LARGE} T=1024 K=1", USUAL, OURS, 1, note("host_gap"), 0.05),
+    faster((*USUAL[:4], "peers"), "hf+processor", 1, 10.0),
+    faster(("Qwen3-0.6B", "lora", 1, 1024, "compiled"), "hf-static+processor", 1, 3.0),
+]
+
+
+def decode(record: Row) -> list[str]:
+    """Each target, then each peer's step over ours with as many reward models, shape by shape."""
+    place = ("model", "rewards", "B", "context", "part", "contender", "K")
+    rows = {tuple(row["notes"][key] for key in place): row for row in record["rows"]}
+    machine, targets = ("two CPU cores", DECODE_ON_CPU) if on_cpu(record) else ("an NVIDIA H200", DECODE_ON_GPU)
+    lines = [f"  {len(rows)} rows", f"  targets (set for {machine}):"]
+    for target in targets:
+        row = rows.get((*target.shape, target.contender, target.K))
+        lines.append(line(target.name, target.figure(row) if row else None, target.bound, target.most))
+    for (model, rewards, batch, context, _, contender, K), row in rows.items():
+        over = row["notes"]["over_ours"]
+        if over is not None:
+            lines.append(f"  against {contender:<20} {over:.2f}x at {model} {rewards} B={batch} T={context} K={K}")
     return lines
 
 
-def where(place: Key) -> str:
-    _, filters, B, M, V = place
-    return f"B={B} M={M} V={V} {filters}"
+def logprobs(record: Row) -> list[str]:
+    """With a frozen head: a peer's time over ours, its peak over ours, at the shape where ours is worst."""
+    lines = [f"  {len(record['rows'])} rows"]
+    if on_cpu(record):
+        return [*lines, NONE_JUDGED]
+    by_way: dict[str, dict[Key, Row]] = {}
+    for row in record["rows"]:
+        shape = tuple(row["notes"][name] for name in ("mode", "N", "H", "V", "dtype"))
+        by_way.setdefault(row["notes"]["way"], {})[shape] = row["notes"]
+    for peer in ("liger", "liger-sum"):
+        theirs = by_way.get(peer, {})
+        pairs = [
+            (notes[f"over_{peer}"], notes["peak_MB"], theirs[shape]["peak_MB"])
+            for shape, notes in by_way.get(OURS, {}).items()
+            if notes["mode"] == "frozen" and shape in theirs
+        ]
+        times = min((1 / over for over, _, _ in pairs), default=None)
+        peaks = min((their / own for _, own, their in pairs), default=None)
+        lines.append(line(f"{peer}'s time over ours, frozen head, worst shape", times, 1.0))
+        lines.append(line(f"{peer}'s peak over ours, frozen head, worst shape", peaks, 1.0))
+    return lines
 
 
-def _in_graph(row: Row | None) -> float | None:
-    return row["median_us"] if row and row["notes"]["mode"] == "graph" else None
+def soak(record: Row) -> list[str]:
+    lines = []
+    for row in record["rows"]:
+        notes = row["notes"]
+        lines += [
+            f"  {notes['soaked_steps']} steps, {notes['memory_MB']:.1f} MB at the end, {notes['captures']} captures",
+            line("growth, bytes per step", notes["growth"], GROWTH["CPU" if on_cpu(record) else "GPU"], most=True),
+            line("steps captured again", notes["recaptures"], 0, most=True),
+        ]
+    return lines
+
+
+DIGESTS: dict[str, Callable[[Row], list[str]]] = {
+    "sampling": sampling,
+    "decode": decode,
+    "logprobs": logprobs,
+    "soak": soak,
+}

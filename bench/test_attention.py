@@ -1,4 +1,4 @@
-"""decode_attention against what else one could call, one new token a row at an 8B model's heads.
+"""decode_attention against what else one could call, one new token per row at an 8B model's heads.
 
     python -m pytest bench/test_attention.py -m "not full"
 
@@ -16,6 +16,7 @@ the device. Without a GPU it measures the CPU paths at small shapes.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -23,12 +24,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench import measure
+from bench.measure import DEVICE, GPU
 from genarm.models.fused.attention import _flash_takes
 from genarm.models.fused.attention import decode_attention as attend
 from genarm_kernels import decode_attention, reference
 
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
 DTYPE = torch.bfloat16
 H, H_KV, D = (32, 8, 128) if GPU else (16, 4, 64)
 LENGTHS = (1024, 4096, 16384, 32768) if GPU else (256, 1024)
@@ -100,43 +100,25 @@ CASES = [
 ]
 
 
-def agrees(out: Tensor, step: Step) -> bool:
+def check(out: Tensor, step: Step) -> None:
     """The first row against float64: close to the roundings of bfloat16."""
     first = [x[:1] for x in (step.query, step.keys, step.values, step.lengths)]
     expected = reference.decode_attention(*first, SCALE)
     # Weights and result are rounded once each; a sum of many values about 0 has the size of one over their root.
     error = (out[:1].double() - expected).abs().max()
-    return bool(error <= 2**-6 * expected.abs().max())
+    assert error <= 2**-6 * expected.abs().max()
 
 
 @pytest.mark.benchmark(timer=measure.CLOCK)
 @pytest.mark.parametrize(("R", "T", "way"), CASES)
 def test_attention(benchmark, R: int, T: int, way: str) -> None:
     torch.manual_seed(0)
-    bandwidth = measure.copy_bandwidth(DEVICE)
     size = 2 * R * T * H_KV * D * DTYPE.itemsize
-    plan = measure.rotation(size, DEVICE)
-    steps = [make_step(R, T) for _ in range(plan.sets)]
+    steps = [make_step(R, T) for _ in range(measure.rotation(size).sets)]
     if way == "flash-attn" and not _flash_takes(steps[0].query, steps[0].keys, steps[0].values):
         pytest.skip("NOT MEASURED: flash-attn is not installed (pip install flash-attn)")
-    calls = [lambda step=steps[index % plan.sets]: WAYS[way](step) for index in range(plan.calls)]
-    with torch.no_grad():
-        run, mode = measure.as_round(calls, DEVICE)
-        assert agrees(run()[0], steps[0])
-        seconds = measure.in_rounds(benchmark, run, plan.calls, DEVICE)
     benchmark.extra_info.update(
-        {
-            "way": way,
-            "rows": R,
-            "length": T,
-            "heads": [H, H_KV, D],
-            "dtype": str(DTYPE).removeprefix("torch."),
-            "mode": mode,
-            "calls": plan.calls,
-            "sets": plan.sets,
-            "bytes": size,
-            "GB/s": size / seconds / 1e9,
-            "share_of_copy": size / seconds / bandwidth,
-            "copy_GB/s": bandwidth / 1e9,
-        }
+        {"way": way, "rows": R, "length": T, "heads": [H, H_KV, D], "dtype": str(DTYPE).removeprefix("torch.")}
     )
+    calls = [partial(WAYS[way], step) for step in steps]
+    measure.time_calls(benchmark, calls, size, lambda outs: check(outs[0], steps[0]))

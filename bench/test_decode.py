@@ -2,18 +2,21 @@
 
     python -m pytest bench/test_decode.py -m "not full"
 
-A case's contenders are measured in turn in one process when the first of them is asked for. Each has its own row, whose
-ratios are the medians of the rounds' ratios. Without a GPU it measures a small model and tiny shapes.
+A case's contenders are measured in turn when the first of them is asked for. Each has its own row, whose ratios are the
+medians of the rounds' ratios. Without a GPU it measures a small model and tiny shapes.
 """
 
+from __future__ import annotations
+
 import statistics
+from typing import Any
 
 import pytest
 import torch
 
 from bench import measure
-from bench.decode_cases import OURS, Case, Contender, cpu_cases, gpu_cases
-from bench.decode_rounds import DEVICE, GPU, PLAIN, measured, missing, plain_of
+from bench.decode import OURS, PLAIN, Case, Contender, cpu_cases, gpu_cases, measured, missing
+from bench.measure import GPU
 
 DTYPE = torch.bfloat16
 CASES = [
@@ -30,10 +33,10 @@ CASES = [
 
 @pytest.mark.benchmark(timer=measure.CLOCK)
 @pytest.mark.parametrize(("case", "contender"), CASES)
-def test_decode(benchmark, case: Case, contender: Contender) -> None:
+def test_decode(benchmark: Any, case: Case, contender: Contender) -> None:
     if reason := missing(contender):
         pytest.skip(f"NOT MEASURED: {reason}")
-    bandwidth = measure.copy_bandwidth(DEVICE)
+    bandwidth = measure.copy_bandwidth()
     found = measured(case, DTYPE)
     if contender in found.too_large:
         pytest.skip("NOT MEASURED: out of memory")
@@ -41,7 +44,7 @@ def test_decode(benchmark, case: Case, contender: Contender) -> None:
     steps = iter(found.step_seconds(contender))
     benchmark.pedantic(lambda: measure.CLOCK.advance(next(steps)), rounds=len(found.rounds))
     seconds, floor = benchmark.stats.stats.median, found.floors[contender.K].total
-    own = found.ratios(contender, plain_of(contender.K)) if contender.way != OURS else None
+    own = found.ratios(contender, Contender(OURS, contender.K)) if contender.way != OURS else None
     benchmark.extra_info.update(
         {
             "contender": contender.way,

@@ -9,6 +9,7 @@ model whose whole steps bench/test_decode.py measures there.
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -16,11 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import measure
+from bench.measure import DEVICE, GPU
 from genarm_kernels.layer import linear
 from genarm_kernels.native import linear as native
 
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
 DTYPES = (torch.bfloat16,) if GPU else (torch.bfloat16, torch.float32)
 CPU_BYTES = 2**27  # of weights between two reads of the same ones, several times a last-level cache
 # Model -> layer -> N, H.
@@ -60,18 +60,11 @@ def cases() -> list[object]:
     return found
 
 
-def agrees(y: Tensor, x: Tensor, weight: Tensor) -> bool:
+def check(y: Tensor, x: Tensor, weight: Tensor) -> None:
     """A share of the columns against float64: close to the roundings of bfloat16."""
     columns = torch.arange(0, len(weight), max(1, len(weight) // 512), device=DEVICE)
     expected = x.double() @ weight[columns].double().T
-    return bool(((y[:, columns].double() - expected).abs() <= 2**-7 * expected.abs() + 1e-2).all())
-
-
-def rotation(size: int) -> measure.Rotation:
-    if GPU:
-        return measure.rotation(size, DEVICE)
-    sets = max(2, -(-CPU_BYTES // size))
-    return measure.Rotation(sets, sets)
+    assert ((y[:, columns].double() - expected).abs() <= 2**-7 * expected.abs() + 1e-2).all()
 
 
 @pytest.mark.benchmark(timer=measure.CLOCK)
@@ -80,19 +73,11 @@ def rotation(size: int) -> measure.Rotation:
 @pytest.mark.parametrize(("model", "layer", "N", "H", "R"), cases())
 def test_linear(benchmark, model: str, layer: str, N: int, H: int, R: int, dtype: torch.dtype, way: str) -> None:
     torch.manual_seed(0)
-    bandwidth = measure.copy_bandwidth(DEVICE)
     size = dtype.itemsize * (N * H + R * H + R * N)
-    plan = rotation(size)
-    xs = [torch.randn(R, H, device=DEVICE, dtype=dtype) for _ in range(plan.sets)]
-    weights = [torch.randn(N, H, device=DEVICE, dtype=dtype) / H**0.5 for _ in range(plan.sets)]
-    take = WAYS[way]
-    calls = [lambda x=x, w=w: take(x, w) for x, w in zip(xs, weights, strict=True)]
-    calls = [calls[index % plan.sets] for index in range(plan.calls)]
-    with torch.no_grad():
-        run, mode = measure.as_round(calls, DEVICE)
-        assert all(agrees(*those) for those in zip(run(), xs, weights, strict=False))
-        seconds = measure.in_rounds(benchmark, run, plan.calls, DEVICE)
-        suits = linear.suits_kernel(xs[0], weights[0]) if GPU else native.suits(xs[0], weights[0])
+    sets = measure.rotation(size).sets if GPU else max(2, -(-CPU_BYTES // size))
+    xs = [torch.randn(R, H, device=DEVICE, dtype=dtype) for _ in range(sets)]
+    weights = [torch.randn(N, H, device=DEVICE, dtype=dtype) / H**0.5 for _ in range(sets)]
+    suits = linear.suits_kernel(xs[0], weights[0]) if GPU else native.suits(xs[0], weights[0])
     benchmark.extra_info.update(
         {
             "way": way,
@@ -104,12 +89,9 @@ def test_linear(benchmark, model: str, layer: str, N: int, H: int, R: int, dtype
             "H": H,
             "dtype": str(dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
-            "mode": mode,
-            "calls": plan.calls,
-            "sets": plan.sets,
-            "bytes": size,
-            "GB/s": size / seconds / 1e9,
-            "share_of_copy": size / seconds / bandwidth,
-            "copy_GB/s": bandwidth / 1e9,
         }
+    )
+    calls = [partial(WAYS[way], x, weight) for x, weight in zip(xs, weights, strict=True)]
+    measure.time_calls(
+        benchmark, calls, size, lambda ys: [check(*those) for those in zip(ys, xs, weights, strict=True)]
     )

@@ -1,30 +1,28 @@
 """token_logprobs beside all logits in torch and Liger's fused linear cross-entropy: time and peak memory by N and V.
 
     python -m pytest bench/test_logprobs.py -m "not full"
-    python -m bench.logprobs_table out/device/logprobs.json
 
-The ways of a case are called in turn, round by round, when the first of them is asked for; a ratio is the median of
-the rounds' own. Each result is checked first against plain torch on a share of the rows. `floor_us` is the time of
-the products that the mode cannot do without. Without a GPU it measures small shapes.
+The ways of a case are checked against plain torch on a share of the rows when the first of them is asked for, then
+called in turn, round by round; a ratio is the median of the rounds' own. `floor_us` is the time of the products that
+the mode cannot do without. Without a GPU it measures small shapes.
 """
+
+from __future__ import annotations
 
 import gc
 import statistics
-import time
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from bench import logprobs_peers as peers
 from bench import measure
-from bench.logprobs_cases import PRODUCTS, Case, cpu_cases, gpu_cases
-from bench.memory import peak_bytes
+from bench.logprobs import BUILDERS, PRODUCTS, Case, Op, cpu_cases, gpu_cases, missing, plain, run
+from bench.measure import DEVICE, GPU
 from genarm.cli.bench import rotate
 
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
 ROUNDS, WARMUP_ROUNDS = (9, 2) if GPU else (5, 1)
 CHECKED = 64
 CASES = [
@@ -50,20 +48,18 @@ class Measured:
         self.peaks: dict[str, int] = {}
         self.failed: dict[str, str] = {}
 
-    def call(self, op: peers.Op) -> list[Tensor]:
-        return peers.run(op, self.hidden, self.lm_head, self.token_ids, self.case.mode, self.grads)
+    def call(self, op: Op) -> list[Tensor]:
+        return run(op, self.hidden, self.lm_head, self.token_ids, self.case.mode, self.grads)
 
     def product(self) -> Tensor:
         """Logits of as many rows as are fast to take at a time, into memory at hand: the floor's unit."""
         return torch.mm(self.hidden[: self.product_rows], self.lm_head.T, out=self.logits)
 
-    def check(self, op: peers.Op) -> None:
+    def check(self, op: Op) -> None:
         rows = slice(0, CHECKED)
         hidden, ids = self.hidden[rows], self.token_ids[rows]
         mode = "forward" if self.case.mode == "forward" else "frozen"
-        found, expected = (
-            peers.run(way, hidden, self.lm_head, ids, mode, self.grads[rows]) for way in (op, peers.plain)
-        )
+        found, expected = (run(way, hidden, self.lm_head, ids, mode, self.grads[rows]) for way in (op, plain))
         if found[0].ndim == 0:
             expected[0] = expected[0].sum()
         for value, right in zip(found, expected, strict=True):
@@ -77,42 +73,27 @@ def measured(case: Case) -> Measured:
     found = Measured(case)
     ready = {}
     for way in case.ways:
-        if peers.missing(way, DEVICE) is not None:
+        if missing(way, DEVICE) is not None:
             continue
         try:
-            op = peers.BUILDERS[way]()
+            op = BUILDERS[way]()
             found.check(op)
             found.call(op)
-            found.peaks[way] = peak_bytes(lambda op=op: found.call(op), DEVICE)
+            found.peaks[way] = measure.peak_bytes(lambda op=op: found.call(op), DEVICE)
             ready[way] = op
         except Exception as error:  # one peer's failure is not the others'
             found.failed[way] = f"{type(error).__name__}: {error}"
-    calls = {way: lambda op=op: found.call(op) for way, op in ready.items()}
-    calls["product"] = found.product
-    clocked = {way: lambda call=call: timed(call) for way, call in calls.items()}
-    rounds = rotate(clocked, WARMUP_ROUNDS + ROUNDS)[WARMUP_ROUNDS:]
+    calls = {way: partial(found.call, op) for way, op in ready.items()} | {"product": found.product}
+    timed = {way: partial(measure.seconds_of, call) for way, call in calls.items()}
+    rounds = rotate(timed, WARMUP_ROUNDS + ROUNDS)[WARMUP_ROUNDS:]
     found.seconds = {way: [seconds[way] for seconds in rounds] for way in calls}
     return found
 
 
-def timed(call) -> float:
-    if not GPU:
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    call()
-    stop.record()
-    stop.synchronize()
-    return start.elapsed_time(stop) / 1e3
-
-
 @pytest.mark.benchmark(timer=measure.CLOCK)
 @pytest.mark.parametrize(("case", "way"), CASES)
-def test_logprobs(benchmark, case: Case, way: str) -> None:
-    if reason := peers.missing(way, DEVICE):
+def test_logprobs(benchmark: Any, case: Case, way: str) -> None:
+    if reason := missing(way, DEVICE):
         pytest.skip(f"NOT MEASURED: {reason}")
     found = measured(case)
     if "OutOfMemoryError" in found.failed.get(way, ""):

@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import measure
+from bench.measure import DEVICE, GPU
 from genarm_kernels import Lora, add_rms_norm, rotary_store, swiglu
 from genarm_kernels.layer.lora import expand
 
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
 DTYPE = torch.bfloat16
 HIDDEN, H, H_KV, D, WIDTH, T = (4096, 32, 8, 128, 14336, 512) if GPU else (1024, 16, 4, 64, 2816, 256)
 RANK, EPS = 16, 1e-5
@@ -127,11 +126,11 @@ def bytes_moved(step: str, x: Inputs) -> int:
     return elements * DTYPE.itemsize + (R * D * 4 if step == "rotary" else 0)
 
 
-def agrees(step: str, one: Tensor, x: Inputs, before: Tensor) -> bool:
+def check(step: str, one: Tensor, x: Inputs, before: Tensor) -> None:
     """Against torch without a compiler."""
     rest = (x.weight, x.cos, x.sin, x.positions, x.key_cache.clone(), x.value_cache.clone())
     expected = plain(step, expand(x.z, x.lora).contiguous(), before.clone(), *rest)
-    return bool(((one.float() - expected.float()).abs() <= 0.03 * expected.float().abs() + 0.1).all())
+    assert ((one.float() - expected.float()).abs() <= 0.03 * expected.float().abs() + 0.1).all()
 
 
 @pytest.mark.benchmark(timer=measure.CLOCK)
@@ -144,30 +143,15 @@ def agrees(step: str, one: Tensor, x: Inputs, before: Tensor) -> bool:
 )
 def test_step(benchmark, step: str, R: int, K: int, way: str) -> None:
     torch.manual_seed(0)
-    bandwidth = measure.copy_bandwidth(DEVICE)
     first = make_inputs(step, R, K)
     size = bytes_moved(step, first)
-    plan = measure.rotation(size, DEVICE)
-    sets = [first, *(make_inputs(step, R, K) for _ in range(plan.sets - 1))]
+    sets = [first, *(make_inputs(step, R, K) for _ in range(measure.rotation(size).sets - 1))]
     take = partial(ours, step) if way == "ours" else peer(step, K)
+    # A round's calls write over what they read: one call is checked before it.
     with torch.no_grad():
         before = first.residual.clone()
-        assert agrees(step, take(first), first, before)
-        run, mode = measure.as_round([partial(take, sets[index % plan.sets]) for index in range(plan.calls)], DEVICE)
-        seconds = measure.in_rounds(benchmark, run, plan.calls, DEVICE)
+        check(step, take(first), first, before)
     benchmark.extra_info.update(
-        {
-            "way": way,
-            "step": step,
-            "rows": R,
-            "K": K,
-            "dtype": str(DTYPE).removeprefix("torch."),
-            "mode": mode,
-            "calls": plan.calls,
-            "sets": plan.sets,
-            "bytes": size,
-            "GB/s": size / seconds / 1e9,
-            "share_of_copy": size / seconds / bandwidth,
-            "copy_GB/s": bandwidth / 1e9,
-        }
+        {"way": way, "step": step, "rows": R, "K": K, "dtype": str(DTYPE).removeprefix("torch.")}
     )
+    measure.time_calls(benchmark, [partial(take, inputs) for inputs in sets], size)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from bench.decode_models import family
-from bench.profile_decode import SKIPPED, decode
+from bench.profiling import SKIPPED, decode
 from genarm import GuidedDecoder
-from genarm.request.output import StreamStep
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,16 +33,13 @@ def tools(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nsys_gets_a_timeline_of_the_steps_and_its_tables(tools: Path) -> None:
+def test_the_tools_see_the_steps_and_write_their_tables(tools: Path) -> None:
     done = profile("nsys", tools, "--K", "3")
     taken, shown = done.stdout.splitlines()
-    assert done.returncode == 0 and taken.endswith("-m bench.profile_decode --K 3")
+    assert done.returncode == 0 and taken.endswith("-m bench.profiling decode --K 3")
     assert "--capture-range=cudaProfilerApi" in taken and "--cuda-graph-trace=node" in taken
     assert "--report cuda_gpu_kern_sum" in shown and shown.endswith("out/decode.nsys-rep")
     assert (tools / "out" / "decode-nsys.txt").read_text() == shown + "\n"
-
-
-def test_ncu_gets_the_kernels_that_were_named(tools: Path) -> None:
     done = profile("ncu", tools, KERNELS="attention", COUNT="5")
     taken, shown = done.stdout.splitlines()
     assert done.returncode == 0 and "--profile-from-start off" in taken
@@ -64,13 +58,9 @@ def test_the_range_holds_the_steps_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     decoder = GuidedDecoder(models.base, {"r0": models.adapter(0)})
     seen: list[str] = []
     stream = decoder.stream
-
-    def watched(*arguments: Any, **options: Any) -> Iterator[StreamStep]:
-        for step in stream(*arguments, **options):
-            seen.append("step")
-            yield step
-
-    monkeypatch.setattr(decoder, "stream", watched)
+    monkeypatch.setattr(
+        decoder, "stream", lambda *these, **those: (seen.append("step") for _ in stream(*these, **those))
+    )
     decode(decoder, torch.arange(3, 11)[None], 4, lambda: seen.append("begin"), lambda: seen.append("end"))
     # The prompt's and those skipped; the last step of the range is seen before its end.
     assert seen == ["step"] * (1 + SKIPPED) + ["begin"] + ["step"] * 4 + ["end"]

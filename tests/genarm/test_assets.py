@@ -212,7 +212,7 @@ def test_guided_text_is_about_its_objective_clearly_more_often_than_the_base(met
 
 
 def test_the_card_holds_the_figures_of_the_metrics(metrics, monkeypatch):
-    script = ROOT / "scripts" / "embedded_card.py"
+    script = ROOT / "experiments" / "embedded" / "card.py"
     specification = importlib.util.spec_from_file_location("embedded_card", script)
     module = importlib.util.module_from_spec(specification)
     monkeypatch.setitem(sys.modules, "embedded_card", module)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.logprobs_peers import run
-from bench.memory import peak_bytes
+from bench.logprobs import run
+from bench.measure import peak_bytes
 from genarm_kernels import token_logprobs
 from genarm_kernels.logprobs import blocks
 

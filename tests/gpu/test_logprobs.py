@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.logprobs_peers import BUILDERS, missing, run
-from bench.memory import peak_bytes
+from bench.logprobs import BUILDERS, missing, run
+from bench.measure import peak_bytes
 from genarm_kernels import reference, token_logprobs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")

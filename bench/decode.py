@@ -1,0 +1,256 @@
+"""What the decoding suite measures: its cases, and each case's contenders timed in turn, round by round.
+
+A case is a shape, and a ratio compares neighbours in time. Cases come in the order of their importance, those that
+compile last: a run cut short has measured the targets.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from bench.decode_models import MODELS, Family, StepBytes, family, step_bytes
+from bench.decode_peers import Decode, Generate, Loop, Ours, Stream, Timing
+from bench.measure import DEVICE, GPU
+from genarm.cli.bench import rotate
+from genarm.errors import CacheMemoryError
+
+OURS = "ours"
+BATCHES, CONTEXTS = (1, 4, 16, 64), (128, 3072, 16384)
+WARMUP_TOKENS, COMPILED_WARMUPS = 3, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A way to decode, with K reward models."""
+
+    way: str
+    K: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.way}-K{self.K}"
+
+    @property
+    def compiled(self) -> bool:
+        return self.way.startswith(("hf-static", "loop-compiled"))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One shape: a model, what its reward models are (LoRA on it, or separate models of its size), B and context."""
+
+    model: str
+    rewards: str
+    batch: int
+    context: int
+    contenders: tuple[Contender, ...]
+    rounds: int
+    tokens: int = 33  # the first is the prompt's: 32 steps
+    part: str = ""  # tells apart cases of one shape
+    full: bool = False
+
+    @property
+    def name(self) -> str:
+        shape = f"{self.model}-{self.rewards}-B{self.batch}-T{self.context}"
+        return f"{shape}-{self.part}" if self.part else shape
+
+
+def ours(*Ks: int) -> tuple[Contender, ...]:
+    return tuple(Contender(OURS, K) for K in Ks)
+
+
+PLAIN = Contender(OURS, 0)
+# Plain, one and two reward models; what transformers' users run, without and with guidance.
+HAND_MADE = tuple(Contender(way, K) for way, K in (("hf", 0), ("hf+processor", 1), ("loop", 1), ("loop", 2)))
+COMPILED = tuple(Contender(way, K) for way, K in (("hf-static", 0), ("hf-static+processor", 1), ("loop-compiled", 1)))
+EVERYTHING = ours(0, 1, 2, 3)
+
+
+def gpu_cases() -> list[Case]:
+    large, short = "Llama-3.1-8B", 5
+    # First what has targets, then the two sweeps, other models, and what compiles for minutes.
+    quick = [
+        Case(large, "lora", 1, 1024, ours(0, 1, 2, 3), 9),
+        Case(large, "lora", 1, 3072, ours(0, 1, 2, 3), 9),
+        Case(large, "separate", 1, 128, ours(0, 1), 9, tokens=129),
+        *(Case(large, "lora", batch, 3072, ours(0, 1, 3), short) for batch in (4, 16)),
+        # Every decoder keeps its cache: three reward models' beside the others' are more than the device holds.
+        Case(large, "lora", 64, 3072, ours(0, 1), short),
+        *(Case(large, "lora", 1, context, ours(0, 1, 3), short) for context in (128, 16384)),
+        Case(large, "lora", 1, 1024, (*ours(0, 1, 2), *HAND_MADE), short, part="peers"),
+        *(Case(model, "lora", 1, 3072, ours(0, 1, 3), short) for model in MODELS[1:]),
+        Case("Qwen3-0.6B", "lora", 1, 1024, (*ours(0, 1), *HAND_MADE[:3], *COMPILED), short, part="compiled"),
+    ]
+    everything = []
+    for model, rewards, batch, context in product(MODELS, ("lora", "separate"), BATCHES, CONTEXTS):
+        peers = (*HAND_MADE, *COMPILED) if batch in (1, 16) and context == 3072 else ()
+        everything.append(Case(model, rewards, batch, context, (*EVERYTHING, *peers), 9, part="full", full=True))
+    return quick + everything
+
+
+def cpu_cases() -> list[Case]:
+    # These only show that everything runs; their figures mean nothing.
+    tiny = [
+        Case("tiny", rewards, batch, context, ours(0, 1, 3), 3, tokens=9, part="smoke")
+        for rewards, batch, context in (("lora", 1, 16), ("lora", 4, 16), ("lora", 1, 64), ("separate", 1, 16))
+    ]
+    sweep = [
+        Case("small", rewards, batch, context, EVERYTHING, 9, full=True)
+        for rewards, batch, context in product(("lora", "separate"), (1, 4, 16), (128, 256, 1024))
+        if (batch == 1 or context == 256) and (rewards, batch, context) != ("lora", 1, 256)
+    ]
+    return [Case("small", "lora", 1, 256, (*EVERYTHING, *HAND_MADE, *COMPILED), 9), *tiny, *sweep]
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a case came to: rounds of timings, and why what is missing is missing."""
+
+    case: Case
+    rounds: list[dict[Contender, Timing]] = field(default_factory=list)
+    floors: dict[int, StepBytes] = field(default_factory=dict)
+    engines: dict[Contender, str] = field(default_factory=dict)
+    busy: dict[Contender, float] = field(default_factory=dict)
+    too_large: set[Contender] = field(default_factory=set)
+    failed: dict[Contender, str] = field(default_factory=dict)
+
+    def step_seconds(self, contender: Contender) -> list[float]:
+        """Of one step, round by round."""
+        return [timings[contender].decode / (self.case.tokens - 1) for timings in self.rounds]
+
+    def first_seconds(self, contender: Contender) -> float:
+        return statistics.median(timings[contender].first for timings in self.rounds)
+
+    def ratios(self, contender: Contender, over: Contender) -> list[float] | None:
+        """The contender's time over another's, round by round."""
+        if not self.rounds or over not in self.rounds[0]:
+            return None
+        pairs = zip(self.step_seconds(contender), self.step_seconds(over), strict=True)
+        return [own / other for own, other in pairs]
+
+    def host_gap(self, contender: Contender) -> float | None:
+        """The share of a step in which the device had nothing to do; None where it was not measured."""
+        if contender not in self.busy:
+            return None
+        return max(0.0, 1 - self.busy[contender] / statistics.median(self.step_seconds(contender)))
+
+
+@lru_cache(maxsize=1)
+def measured(case: Case, dtype: torch.dtype) -> Measured:
+    """Warm every contender up, then time them in turn. The last case's result is kept."""
+    release()
+    found = Measured(case)
+    models = family(case.model, dtype, DEVICE)
+    found.floors = floors(models, case)
+    decoders = build(models, case)
+    for contender, decode in decoders.items():
+        if isinstance(decode, Ours):
+            found.engines[contender] = decode.engine
+    prompt = torch.randint(3, models.base.config.vocab_size, (1, case.context), device=DEVICE)
+    prompts = prompt.repeat(case.batch, 1)
+    ready = {}
+    for contender, decode in decoders.items():
+        try:
+            _warm_up(contender, decode, prompts, case.tokens)
+            ready[contender] = decode
+        except (torch.OutOfMemoryError, CacheMemoryError):
+            found.too_large.add(contender)
+        except Exception:  # one peer's failure is not the others'
+            found.failed[contender] = traceback.format_exc()
+    calls = {contender: lambda decode=decode: decode(prompts, case.tokens) for contender, decode in ready.items()}
+    found.rounds = rotate(calls, case.rounds) if calls else []
+    if GPU:
+        found.busy = {name: busy_seconds(decode, prompts, case.tokens) for name, decode in ready.items()}
+    return found
+
+
+def release() -> None:
+    """Free what earlier cases held. What conftest.py froze is looked at again: models are in reference cycles."""
+    gc.unfreeze()
+    torch.compiler.reset()
+    gc.collect()
+    if GPU:
+        torch.cuda.empty_cache()
+
+
+def floors(models: Family, case: Case) -> dict[int, StepBytes]:
+    """Bytes of a step by number of reward models, at the mean context of the steps."""
+    context = case.context + case.tokens / 2
+    separate = case.rewards == "separate"
+    counts = {contender.K for contender in case.contenders}
+    return {K: step_bytes(models, K, separate, case.batch, context) for K in counts}
+
+
+def build(models: Family, case: Case, backend: str = "inductor") -> dict[Contender, Decode]:
+    """Every contender of a case that runs here. Peers get reward models merged into weights of their own, so that
+    nobody pays for applying adapters; they share them, and the base, with each other."""
+    length = case.context + case.tokens + 1
+    merged = cache(models.merged)
+
+    def streams(count: int, compiled: bool) -> list[Stream]:
+        return [Stream(merged(index), length, compiled, backend) for index in range(count)]
+
+    decoders: dict[Contender, Decode] = {}
+    for contender in case.contenders:
+        if missing(contender):
+            continue
+        K, compiled = contender.K, contender.compiled
+        if contender.way == OURS:
+            made = merged if case.rewards == "separate" else models.adapter
+            decoders[contender] = Ours(models.base, [made(index) for index in range(K)], case.batch, length)
+        elif contender.way.startswith("loop"):
+            decoders[contender] = Loop([Stream(models.base, length, compiled, backend), *streams(K, compiled)])
+        else:
+            decoders[contender] = Generate(models.base, streams(K, compiled), static=length if compiled else 0)
+    return decoders
+
+
+def missing(contender: Contender) -> str | None:
+    """Why a contender cannot be measured here, if it cannot."""
+    if contender.compiled and not GPU:
+        return "generate compiles on a CUDA device only, and its graphs are CUDA's"
+    return None
+
+
+def _warm_up(contender: Contender, decode: Decode, prompts: Tensor, tokens: int) -> None:
+    """A call as it will be timed, short on a CPU where its length fixes nothing; a compiled one as often as it takes to
+    compile and to capture."""
+    for _ in range(COMPILED_WARMUPS if contender.compiled else 1):
+        decode(prompts, tokens if GPU else WARMUP_TOKENS)
+
+
+def busy_seconds(decode: Decode, prompts: Tensor, tokens: int) -> float:
+    """Seconds of a step in which at least one kernel or copy ran on the device.
+
+    The profiler slows the host down, not the kernels: the step's own length is taken without it.
+    """
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        timing = decode(prompts, tokens)
+    intervals = [
+        (event.time_range.start / 1e6, event.time_range.end / 1e6)
+        for event in profiler.events() or []
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
+    stop = max(end for _, end in intervals)
+    # The steps are the end of the call, by its own clock.
+    return covered(intervals, stop - timing.decode) / (tokens - 1)
+
+
+def covered(intervals: Iterable[tuple[float, float]], since: float = float("-inf")) -> float:
+    """The length of a union of intervals, from ``since`` on."""
+    total, reached = 0.0, since
+    for start, stop in sorted(intervals):
+        total += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return total

@@ -1,0 +1,1 @@
+"""How the models in genarm/assets were made and measured."""

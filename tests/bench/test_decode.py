@@ -1,0 +1,130 @@
+"""The decoding suite: every contender decodes the same thing, bytes are counted right, the grid holds what it must."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from bench import decode, tables, targets
+from bench.decode import (
+    COMPILED,
+    HAND_MADE,
+    PLAIN,
+    Case,
+    Contender,
+    build,
+    covered,
+    cpu_cases,
+    gpu_cases,
+    measured,
+    ours,
+)
+from bench.decode_models import MODELS, Family, cache_bytes, family, shapes_only, step_bytes, weight_bytes
+
+CPU = torch.device("cpu")
+CASE = Case("tiny", "lora", 2, 12, (*ours(0, 1, 2), *HAND_MADE, *COMPILED), rounds=2, tokens=6)
+
+
+@pytest.fixture(scope="module")
+def models() -> Family:
+    return family("tiny", torch.float32, CPU)
+
+
+def test_every_contender_decodes_the_same_tokens_and_times_lie_within_its_call(
+    monkeypatch: pytest.MonkeyPatch, models: Family
+) -> None:
+    monkeypatch.setattr(decode, "missing", lambda contender: None)
+    different = torch.randint(3, 512, (2, 12), generator=torch.Generator().manual_seed(3))
+    decoders = build(models, CASE, backend="eager")
+    for prompts in (different[:1].expand(2, -1).contiguous(), different):
+        found: dict[int, list[torch.Tensor]] = {}
+        for contender, call in decoders.items():
+            for _ in range(2):  # the second call on what the first one left behind
+                started = time.perf_counter()
+                timing = call(prompts, 6, greedy=True)
+                assert timing.first > 0 and timing.decode > 0
+                assert timing.first + timing.decode <= time.perf_counter() - started, contender.name
+            assert timing.sequences.shape == (2, 18)
+            found.setdefault(contender.K, []).append(timing.sequences)
+        assert [len(found[K]) for K in (0, 1, 2)] == [3, 5, 2]
+        assert all(torch.equal(sequences[0], other) for sequences in found.values() for other in sequences)
+        assert not torch.equal(found[0][0], found[1][0])
+
+
+def test_separate_reward_models_decode_as_adapters_do(models: Family) -> None:
+    prompts = torch.arange(3, 15)[None]
+    drawn = []
+    for rewards in ("lora", "separate"):
+        decoders = build(models, replace(CASE, rewards=rewards, batch=1, contenders=ours(2)))
+        drawn.append(decoders[ours(2)[0]](prompts, 6, greedy=True).sequences)
+    assert torch.equal(*drawn)
+
+
+def test_models_have_the_sizes_and_the_byte_floor_of_the_real_ones() -> None:
+    for name, billions in zip(MODELS, (8.03, 6.74, 1.236, 0.596), strict=True):
+        numbers = sum(parameter.numel() for parameter in shapes_only(name, 0).base.parameters())
+        assert numbers / 1e9 == pytest.approx(billions, rel=3e-3), name
+    base = shapes_only("Llama-3.1-8B", 0).base
+    assert weight_bytes(base) == pytest.approx(15.0e9, rel=2e-3)  # 16.06 GB, 1.05 GB of it the embedding
+    assert cache_bytes(base.config, 2) == 131072
+    rows = [line.strip("| ").split(" | ") for line in tables.floors().splitlines() if "| Llama-3.1-8B" in line]
+    floors = {(row[1], row[2]): [float(value) for value in row[4:]] for row in rows}
+    assert floors["1", "1,024"] == [1.014, 1.029, 1.043]
+    assert floors["1", "3,072"] == [1.032, 1.063, 1.095]
+
+
+def test_the_byte_floor_adds_up() -> None:
+    models = family("tiny", torch.bfloat16, CPU)
+    layer = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 128 + 2 * 64
+    weights = 2 * (2 * layer + 64 + 512 * 64)
+    lora = step_bytes(models, 3, False, 4, 100.5)
+    assert lora.weights == weights and lora.logits == 4 * 4 * 512 * 2
+    assert lora.cache == 4 * 4 * 100.5 * (2 * 2 * 2 * 16 * 2)
+    rank = 2 * 16 * (4 * 64 + 2 * 32 + 2 * 64 + 2 * 64 + 128 + 2 * 128 + 64)
+    assert lora.adapters == 3 * 2 * rank
+    separate = step_bytes(models, 3, True, 4, 100.5)
+    assert separate.weights == 4 * weights and separate.adapters == 0
+    assert separate.total == separate.weights + lora.cache + lora.logits
+
+
+def test_the_part_of_a_step_that_is_covered() -> None:
+    intervals = [(4.0, 5.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.5), (5.0, 6.0)]
+    assert covered(intervals) == 5.0 and covered(intervals, since=2.0) == 3.0 and covered([]) == 0.0
+
+
+def test_one_contender_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = {
+        Contender("loop", 1): Mock(side_effect=RuntimeError("broken")),
+        Contender("loop", 2): Mock(side_effect=torch.OutOfMemoryError("large")),
+    }
+    monkeypatch.setattr(decode, "build", lambda models, case: build(models, case) | faults)
+    found = measured(replace(CASE, rounds=3), torch.float32)
+    assert "broken" in found.failed[Contender("loop", 1)] and found.too_large == {Contender("loop", 2)}
+    assert len(found.rounds) == 3 and Contender("hf", 0) in found.rounds[0]
+    assert found.ratios(PLAIN, PLAIN) == [1.0] * 3 and found.ratios(PLAIN, Contender("loop", 1)) is None
+    assert found.host_gap(PLAIN) is None
+
+
+@pytest.mark.parametrize(
+    ("cases", "wanted", "full"),
+    [(cpu_cases(), targets.DECODE_ON_CPU, 9), (gpu_cases(), targets.DECODE_ON_GPU, len(MODELS) * 2 * 4 * 3)],
+    ids=["CPU", "GPU"],
+)
+def test_every_target_is_measured_by_default_and_the_full_grid_is_whole(
+    cases: list[Case], wanted: list[targets.Target], full: int
+) -> None:
+    names = [f"{case.name} {contender.name}" for case in cases for contender in case.contenders]
+    assert len(names) == len(set(names))
+    measured = {
+        (case.model, case.rewards, case.batch, case.context, case.part, contender.way, contender.K)
+        for case in cases
+        for contender in case.contenders
+        if not case.full
+    }
+    assert all((*target.shape, target.contender, target.K) in measured for target in wanted)
+    beyond = [case for case in cases if case.full]
+    assert len(beyond) == full and all({PLAIN, *ours(1, 2, 3)} <= set(case.contenders) for case in beyond)
