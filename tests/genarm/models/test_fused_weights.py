@@ -17,8 +17,10 @@ import pytest
 import torch
 from families import random_prompts, save_adapter, with_adapter
 from fused_cases import assert_streams_are, build, kinds, plain_logits, stream_logits, untouched
+from peft import PeftModel
 from sessions import decode
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import LlamaForCausalLM
 
 from genarm import GuidedDecoder
@@ -190,8 +192,7 @@ def test_what_is_saved_is_what_was_loaded(base: Any, folders: list[Path], tmp_pa
 
 def rows(model: Any) -> list[int]:
     """How many rows the fused query, key and value weights have, by layer."""
-    storage = [layer.self_attn.q_proj.weight.untyped_storage().nbytes() for layer in model.model.layers]
-    return [count // (4 * model.config.hidden_size) for count in storage]
+    return [len(qkv.columns(9).weight) for qkv, *_ in fused_weights(model)._fused]
 
 
 def test_decoders_on_one_module_share_its_rows(base: Any, folders: list[Path]) -> None:
@@ -209,9 +210,44 @@ def test_decoders_on_one_module_share_its_rows(base: Any, folders: list[Path]) -
         for decoder, places in decoders:
             assert kinds(decoder) == ["fused"]
             assert_streams_are(decoder, [plain[place] for place in places])
-    generation = fused_weights(base).generation
+    place = base.model.layers[0].mlp.up_proj.weight.data_ptr()
     GuidedDecoder(base, folders[:2])
-    assert fused_weights(base).generation == generation
+    assert base.model.layers[0].mlp.up_proj.weight.data_ptr() == place, "all of it is in the rows already"
+
+
+def test_what_is_moved_or_cast_frees_the_fused_memory_at_once(base: Any, folders: list[Path]) -> None:
+    decoder = GuidedDecoder(base, folders)
+    decoder.generate(PROMPTS, max_new_tokens=2)
+    held = [StorageWeakRef(parameter.untyped_storage()) for parameter in base.parameters()]
+    base.to(torch.bfloat16)
+    gc.collect()
+    assert all(one.expired() for one in held), "not at the next call"
+    base.to(torch.float32)
+    assert kinds(decoder) == ["fused"]
+
+
+def test_adapters_inside_the_module_are_read_as_they_are(folders: list[Path]) -> None:
+    """Optimisers that write to `.data` leave no trace that a decoder could notice."""
+    wrapped = PeftModel.from_pretrained(build("llama with biases"), folders[0]).eval()
+    decoder = GuidedDecoder(wrapped)
+    assert kinds(decoder) == ["fused"]
+    before = stream_logits(decoder, [PROMPTS], 2)[0]
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.3 * parameter.data.roll(1, 0)
+    assert_streams_are(decoder, [wrapped])
+    assert not torch.allclose(stream_logits(decoder, [PROMPTS], 2)[0], before, atol=1e-2)
+
+
+def test_what_leaves_no_trace_is_read_on_request(base: Any, folders: list[Path]) -> None:
+    plain = untouched(base)
+    decoder = GuidedDecoder(base, folders[:1])
+    assert decoder.models[1].adapter is not None
+    for down, up, _ in decoder.models[1].adapter.layers.values():
+        down.zero_()
+        up.zero_()
+    decoder.refresh()
+    assert_streams_are(decoder, [plain, plain])
 
 
 def test_rows_of_decoders_that_are_gone_give_way(base: Any, folders: list[Path]) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from genarm import GuidedDecoder
-from genarm.models.fused import network
+from genarm.models.fused import session as session_module
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning:peft.*"), pytest.mark.usefixtures("cpu_path")]
 
@@ -144,13 +144,13 @@ def test_several_active_peft_adapters() -> None:
 def tokens_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each prefill pass read."""
     counts: list[int] = []
-    own = network.FusedSession._read
+    own = session_module.FusedSession._read
 
     def counted(self: Any, chunk: Any) -> Tensor:
         counts.append(len(chunk.ids))
         return own(self, chunk)
 
-    monkeypatch.setattr(network.FusedSession, "_read", counted)
+    monkeypatch.setattr(session_module.FusedSession, "_read", counted)
     return counts
 
 
@@ -159,7 +159,7 @@ def tokens_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_prompts_in_small_chunks(
     variety: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens_read: list[int]
 ) -> None:
-    monkeypatch.setattr(network, "CHUNK_TOKENS", most)
+    monkeypatch.setattr(session_module, "CHUNK_TOKENS", most)
     base = build(variety)
     folder = save_adapter(base, "llama", tmp_path / "a", seed=4)
     plain = [untouched(base), with_adapter(base, folder)]
@@ -200,7 +200,7 @@ def test_a_shared_prompt_is_copied_a_layer_at_a_time() -> None:
     class Sizes(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
-            sizes.append(out.numel() if func.overloadpacket.__name__ == "index" else 0)
+            sizes.append(out.numel() if func.overloadpacket.__name__ == "index_select" else 0)
             return out
 
     prompts = random_prompts([250], seed=1) * 8

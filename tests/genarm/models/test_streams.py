@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 import torch
 from families import make_model, save_adapter
-from fused_cases import build, untouched
+from fused_cases import build
 from peft import LoraConfig, get_peft_model
 
 from genarm.models.adapters import read_adapter
 from genarm.models.causal import make_model as stream_model
-from genarm.models.fused.streams import fingerprint, stream_layers
+from genarm.models.fused.linear import Pair
+from genarm.models.fused.streams import StreamLora, stream_lora
 
 NAME = "model.layers.1.mlp.down_proj"
+
+
+def product(pair: Pair) -> torch.Tensor:
+    return pair.scale * pair.up @ pair.down
 
 
 @pytest.fixture
@@ -30,55 +35,38 @@ def reward() -> Any:
 
 
 def test_a_and_scaled_b_by_the_layer_s_name(reward: Any) -> None:
-    layers = stream_layers(stream_model("r", reward))
-    assert layers is not None
-    assert set(layers) == {"model.layers.0.mlp.down_proj", NAME}
+    lora = stream_lora(stream_model("r", reward))
+    assert lora is not None and lora.live
+    assert set(lora.pairs) == {"model.layers.0.mlp.down_proj", NAME}
     tuner = reward.get_base_model().get_submodule(NAME)
-    down, up = layers[NAME]
-    assert torch.equal(down, tuner.lora_A["default"].weight)
-    torch.testing.assert_close(up, tuner.lora_B["default"].weight * 3.0)
+    pair = lora.pairs[NAME]
+    own = tuner.lora_A["default"].weight, tuner.lora_B["default"].weight
+    assert [tensor.data_ptr() for tensor in pair[:2]] == [tensor.data_ptr() for tensor in own]
+    torch.testing.assert_close(product(pair), 3.0 * own[1] @ own[0])
 
 
 def test_active_adapters_and_the_one_on_top_are_one_of_their_ranks_together(reward: Any, tmp_path: Path) -> None:
     reward.base_model.set_adapter(["default", "other"])
     top = read_adapter(save_adapter(build("llama"), "llama", tmp_path / "a", seed=4, r=5)).fit(reward.get_base_model())
-    layers = stream_layers(stream_model("r", reward, top))
-    assert layers is not None
-    assert [len(layers[name][0]) for name in (NAME, "model.layers.1.mlp.up_proj")] == [4 + 2 + 5, 5]
+    lora = stream_lora(stream_model("r", reward, top))
+    assert lora is not None and lora.live
+    assert [len(lora.pairs[name].down) for name in (NAME, "model.layers.1.mlp.up_proj")] == [4 + 2 + 5, 5]
     tuner = reward.get_base_model().get_submodule(NAME)
-    down, up = layers[NAME]
     expected = sum(
         tuner.lora_B[name].weight @ tuner.lora_A[name].weight * scaling
         for name, scaling in {"default": 3.0, "other": 12 / math.sqrt(2)}.items()
     )
-    torch.testing.assert_close(up @ down, expected + top.layers[NAME][1] @ top.layers[NAME][0])
+    torch.testing.assert_close(product(lora.pairs[NAME]), expected + top.layers[NAME][1] @ top.layers[NAME][0])
 
 
 def test_what_is_off_or_elsewhere_adds_nothing(reward: Any) -> None:
     inner = reward.get_base_model()
-    assert stream_layers(stream_model("base", inner, without=reward)) == {}
-    assert stream_layers(stream_model("plain", make_model("llama"))) == {}
+    assert stream_lora(stream_model("base", inner, without=reward)) == StreamLora()
+    assert stream_lora(stream_model("plain", make_model("llama"))) == StreamLora()
     reward.base_model.disable_adapter_layers()
-    assert stream_layers(stream_model("r", reward)) == {}
+    assert stream_lora(stream_model("r", reward)) == StreamLora()
 
 
 def test_merged_layers_cannot_be_told_as_a_and_b(reward: Any) -> None:
     reward.merge_adapter()
-    assert stream_layers(stream_model("r", reward)) is None
-
-
-def test_the_fingerprint_stays_as_long_as_nothing_changes(reward: Any) -> None:
-    model = stream_model("r", reward)
-    before = fingerprint(model)
-    reward.train()
-    reward.eval()
-    untouched(reward)
-    assert fingerprint(model) == before
-    with torch.no_grad():
-        reward.get_base_model().lm_head.weight.mul_(2.0)
-    assert fingerprint(model) == before, "what is not LoRA is read in place"
-    reward.set_adapter("other")
-    after = fingerprint(model)
-    assert after != before
-    reward.get_base_model().get_submodule(NAME).set_scale("other", 2.0)
-    assert fingerprint(model) != after
+    assert stream_lora(stream_model("r", reward)) is None
