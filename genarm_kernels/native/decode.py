@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genarm_kernels.layer.lora import Lora
-from genarm_kernels.native.library import library, threads
+from genarm_kernels.native.library import compiled, library, threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class DecodeStep:
         self, layers: Sequence[Layer], norm: Tensor, heads: int, adapters: Tensor, cache: Tensor, lengths: Tensor,
         cos: Tensor, sin: Tensor, eps: float, scale: float,
     ) -> None:  # fmt: skip
-        native = library(norm.dtype)
+        native = compiled(norm.dtype)
         assert native is not None and cache.is_contiguous()
         _, _, R, kv_heads, T, D = cache.shape
         self._native, self._threads, self._products = native, threads(), [p for one in layers for p in _products(one)]
