@@ -44,7 +44,7 @@ class Trial:
                 F.linear(x, layer.qkv.weight), self._cos, self._sin, self._positions, cached[0], cached[1], HEADS,
                 layer.qkv.lora, None, None, None, EPS,
             )  # fmt: skip
-            seen = cpu.eager_attention(
+            seen = cpu.attention(
                 query[:, None], cached[0], cached[1], self._lengths, HEAD_SIZE**-0.5, 0, POSITIONS, True
             )
             z = F.linear(seen.flatten(1), layer.out.weight)
