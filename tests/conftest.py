@@ -75,6 +75,12 @@ def fast_device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.interpreter), DEVICES[1]])
+def kernel_device(request: pytest.FixtureRequest) -> str:
+    """Where the kernels themselves run: in the interpreter and on a GPU."""
+    return str(request.param)
+
+
 @pytest.fixture
 def torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU tensors go through torch's operations, whatever the processor."""

@@ -7,13 +7,18 @@ import torch
 from genarm_kernels.layer.lora import FEW_ROWS, Lora, check_columns, expand, expand_few
 from genarm_kernels.reference import layer
 
-WIDTHS = [(12,), (12, 12), (12, 4, 4), (1, 1), (7, 3)]
+FEW, MANY = FEW_ROWS, FEW_ROWS + 1
 
 
-@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
-@pytest.mark.parametrize("A", [1, 3])
-@pytest.mark.parametrize("widths", WIDTHS, ids=str)
-@pytest.mark.parametrize("R", [1, 4, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize(
+    ("R", "widths", "A", "dtype"),
+    [(R, widths, A, dtype)
+     for (R, widths, A), dtype in zip([(1, (12,), 1), (4, (12,), 3), (FEW, (12, 12), 1), (MANY, (12, 12), 3),
+                                       (1, (12, 4, 4), 3), (MANY, (12, 4, 4), 1), (4, (1, 1), 1), (FEW, (1, 1), 3),
+                                       (4, (7, 3), 3), (MANY, (7, 3), 1), (FEW, (12, 4, 4), 3), (MANY, (12,), 1)],
+                                      cases.DTYPES * 4, strict=True)],
+    ids=str,
+)  # fmt: skip
 def test_both_ways_agree_with_the_oracle(R: int, widths: tuple[int, ...], A: int, dtype: torch.dtype) -> None:
     adapters = cases.make_lora(R, widths, A, 5, dtype)
     z = cases.make_rows(R, cases.columns(widths, adapters), dtype, layout="padded")
@@ -35,7 +40,6 @@ def test_few_rows_are_expanded_in_float32() -> None:
         (torch.zeros(1, 8, 4).bfloat16(), torch.zeros(2).int(), (8,), "lora.up is torch.bfloat16"),
         (torch.zeros(1, 4, 8).transpose(1, 2), torch.zeros(2).int(), (8,), "contiguous"),
         (torch.zeros(1, 8, 4), torch.zeros(2).long(), (8,), "expected int32"),
-        (torch.zeros(1, 8, 4), torch.zeros(3).int(), (8,), r"expected int32 \[2\]"),
         (torch.zeros(1, 8, 2), torch.zeros(2).int(), (4, 4), "targets of"),
         (torch.zeros(1, 8, 3), torch.zeros(2).int(), (8,), "expected .R, 8 . 3 shrinks."),
     ],
