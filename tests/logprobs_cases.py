@@ -14,7 +14,7 @@ from genarm_kernels.dispatch import INTERPRETED
 from genarm_kernels.logprobs import blocks, kernels
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-VOCABULARIES = (1, 2, 15, 17, 255, 1023, 3000)
+BF16, FP16, FP32, FP64 = DTYPES
 SENTINEL = 77.0
 
 
@@ -82,15 +82,16 @@ def _share_of_torch_s_error(dtype: torch.dtype) -> float:
 
 
 def log_probs_and_gradients_are_as_near_as_torch(device: str = "cpu") -> None:
-    for V in VOCABULARIES:
-        for dtype in DTYPES:
-            no_further_from_the_truth_than_torch(7, V, 24, dtype, device, bias=V % 2 == 0)
+    for V, dtype in (
+        (1, BF16), (2, FP16), (15, FP32), (17, FP64), (255, BF16), (1023, FP64), (3000, FP16), (3000, FP32)
+    ):  # fmt: skip
+        no_further_from_the_truth_than_torch(7, V, 24, dtype, device, bias=V % 2 == 0)
 
 
 def blocks_and_parts_join(device: str = "cpu") -> None:
     with small_blocks():
         # Blocks of rows and of columns; two parts of a row, the last of fewer blocks; one part.
-        no_further_from_the_truth_than_torch(40, 1500, 24, torch.bfloat16, device, bias=True)
+        no_further_from_the_truth_than_torch(18, 1500, 24, torch.bfloat16, device, bias=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kernels, "PROGRAMS", 2)
             for dtype in DTYPES[1:3]:
@@ -105,7 +106,7 @@ def gradients_are_those_of_finite_differences(device: str = "cpu") -> None:
         inputs = tuple(tensor.requires_grad_() for tensor in (hidden, lm_head, bias))
         with small_blocks():
             assert torch.autograd.gradcheck(
-                lambda h, w, b, ids=token_ids: token_logprobs(h, w, ids, b), inputs, fast_mode=V > 11
+                lambda h, w, b, ids=token_ids: token_logprobs(h, w, ids, b), inputs, fast_mode=V > 1
             )
 
 
@@ -130,7 +131,7 @@ def a_row_does_not_depend_on_what_other_rows_hold(device: str = "cpu") -> None:
     token_ids = token_ids.clamp(min=0)
     wild = torch.full_like(hidden, torch.nan)
     wild[::3] = 1e30
-    for place in (0, 5, 11):
+    for place in (0, 11):
         mixed = wild.clone()
         mixed[place] = hidden[place]
         one = torch.nn.functional.one_hot(torch.tensor(place), 12).to(device)
@@ -141,9 +142,9 @@ def a_row_does_not_depend_on_what_other_rows_hold(device: str = "cpu") -> None:
 
 
 def ignored_rows_count_for_nothing(device: str = "cpu") -> None:
-    hidden, lm_head, token_ids, bias = case(30, 300, 16, torch.float32, device)
+    hidden, lm_head, token_ids, bias = case(12, 300, 16, torch.float32, device)
     counted = token_ids != -100
-    grads = torch.linspace(-1.0, 2.0, 30, device=device)
+    grads = torch.linspace(-1.0, 2.0, 12, device=device)
     expected = results(
         token_logprobs, hidden[counted], lm_head, bias, grads=grads[counted], token_ids=token_ids[counted]
     )
@@ -230,18 +231,16 @@ def only_its_block_is_written(room: Tensor, rows: int, columns: int) -> bool:
 
 
 def rows_become_slopes_and_nothing_else_is_written(device: str = "cpu") -> None:
-    for V in (1, 17, 1023, 1024, 1025, 3000):
-        for dtype in DTYPES:
-            _rows_are_right(4, V, dtype, device)
+    for V, dtype in ((1, BF16), (17, FP16), (1023, FP32), (1024, FP64), (1025, BF16), (3000, FP16), (3000, FP64)):
+        _rows_are_right(4, V, dtype, device)
 
 
 def rows_in_parts_become_slopes_and_nothing_else_is_written(device: str = "cpu") -> None:
-    for V in (600, 1536, 2049):
-        for dtype in DTYPES[1:3]:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(kernels, "PROGRAMS", 12)
-                patch.setattr(kernels, "BLOCK_BYTES", 1024)
-                _rows_are_right(4, V, dtype, device)
+    for V, dtype in ((600, FP32), (1536, FP16), (2049, FP16), (2049, FP32)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernels, "PROGRAMS", 12)
+            patch.setattr(kernels, "BLOCK_BYTES", 1024)
+            _rows_are_right(4, V, dtype, device)
 
 
 def _rows_are_right(C: int, V: int, dtype: torch.dtype, device: str) -> None:
@@ -266,22 +265,24 @@ def _rows_are_right(C: int, V: int, dtype: torch.dtype, device: str) -> None:
 
 
 def columns_become_slopes_and_nothing_else_is_written(device: str = "cpu") -> None:
-    for width, first in ((1, 0), (17, 3), (640, 128), (2040, 1), (2048, 1), (2049, 4096), (5000, 70000)):
-        for dtype in DTYPES:
-            logits, room = inside_sentinels(5, width, dtype, device)
-            z = logits.double().clone()
-            ids = torch.tensor([first, first + width - 1, first + width, first - 1, -100], device=device)
-            totals = z.logsumexp(1).to(torch.promote_types(dtype, torch.float32)) + 1
-            logits[4] = totals[4] = torch.nan
-            grads = torch.tensor([1.0, -2.0, 0.5, 3.0, 1.0], device=device).to(totals.dtype)
-            kernels.finish_columns(logits, ids, -100, totals, grads, first)
-            exact = -(z - totals.double()[:, None]).exp()
-            exact[0, 0] += 1
-            exact[1, width - 1] += 1
-            exact *= grads.double()[:, None]
-            torch.testing.assert_close(logits[:4].double(), exact[:4], rtol=2**-7, atol=1e-6)
-            assert bool((logits[4] == 0).all())
-            assert only_its_block_is_written(room, 5, width)
+    for width, first, dtype in (
+        (1, 0, FP32), (17, 3, BF16), (640, 128, FP16), (2040, 1, BF16), (2048, 1, FP64), (2049, 4096, FP32),
+        (5000, 70000, FP16),
+    ):  # fmt: skip
+        logits, room = inside_sentinels(5, width, dtype, device)
+        z = logits.double().clone()
+        ids = torch.tensor([first, first + width - 1, first + width, first - 1, -100], device=device)
+        totals = z.logsumexp(1).to(torch.promote_types(dtype, torch.float32)) + 1
+        logits[4] = totals[4] = torch.nan
+        grads = torch.tensor([1.0, -2.0, 0.5, 3.0, 1.0], device=device).to(totals.dtype)
+        kernels.finish_columns(logits, ids, -100, totals, grads, first)
+        exact = -(z - totals.double()[:, None]).exp()
+        exact[0, 0] += 1
+        exact[1, width - 1] += 1
+        exact *= grads.double()[:, None]
+        torch.testing.assert_close(logits[:4].double(), exact[:4], rtol=2**-7, atol=1e-6)
+        assert bool((logits[4] == 0).all())
+        assert only_its_block_is_written(room, 5, width)
 
 
 def ids_that_do_not_exist_give_nan(device: str = "cpu") -> None:

@@ -30,7 +30,7 @@ def test_heads_of_any_size_agree_with_the_oracle(D: int, device: str) -> None:
         assert_agrees(*Case(2, Q, 3, 1, D, 35).make([35, 18], dtype, order, device))
 
 
-@pytest.mark.parametrize(("dtype", "window"), zip(TOLERANCE, (0, 0, 40), strict=True), ids=str)
+@pytest.mark.parametrize(("dtype", "window"), [*zip(TOLERANCE, (0, 0, 40), strict=True)], ids=str)
 def test_rows_have_any_length(dtype: torch.dtype, window: int, device: str) -> None:
     cases.check_lengths(dtype, device, window)
 

@@ -1,6 +1,7 @@
-"""token_logprobs on a CPU: results and gradients, autograd's ways, errors."""
+"""token_logprobs: results and gradients, autograd's ways, errors; on a GPU real sizes, no waiting and graphs."""
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import logprobs_cases as cases
@@ -10,19 +11,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bench.logprobs_peers import BUILDERS, missing, run
 from genarm_kernels import reference, token_logprobs
 from genarm_kernels.logprobs import blocks as logprob_blocks
 
+CUDA = "cuda"
+
 
 @pytest.mark.parametrize("check", cases.CHECKS, ids=lambda check: check.__name__)
-def test_check(check: Callable[[], None]) -> None:
-    check()
+def test_check(check: Callable[[str], None], device: str) -> None:
+    check(device)
 
 
-@pytest.mark.parametrize("V", [1, 2, 15, 17, 1023, 32000, 50257, 128256])
-def test_every_vocabulary_is_as_near_the_truth_as_torch(V: int) -> None:
-    for dtype in (torch.bfloat16, torch.float32):
-        cases.no_further_from_the_truth_than_torch(7, V, 16, dtype, "cpu", bias=V % 2 == 1)
+@pytest.mark.parametrize("check", cases.KERNEL_CHECKS, ids=lambda check: check.__name__)
+def test_kernel_check(check: Callable[[str], None], kernel_device: str) -> None:
+    check(kernel_device)
+
+
+@pytest.mark.parametrize(("V", "dtype"), [(32000, torch.float32), (50257, torch.bfloat16), (128256, torch.bfloat16)])
+def test_large_vocabularies_are_as_near_the_truth_as_torch(V: int, dtype: torch.dtype) -> None:
+    cases.no_further_from_the_truth_than_torch(7, V, 16, dtype, "cpu", bias=V % 2 == 1)
 
 
 def test_the_oracle_is_what_torch_says_of_all_logits() -> None:
@@ -30,15 +38,15 @@ def test_the_oracle_is_what_torch_says_of_all_logits() -> None:
     torch.testing.assert_close(reference.token_logprobs(*tensors), cases.plain(*tensors), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("length", [1, 5, 127, 128, 129, 900, 4096, 5000])
-@pytest.mark.parametrize("most", [0, 1, 15, 16, 100, 128, 1000, 4096])
-def test_blocks_are_even_and_no_longer_than_allowed(length: int, most: int) -> None:
-    step = logprob_blocks.evenly(length, most)
-    assert 1 <= step <= max(1, most)
-    blocks = -(-length // step)
-    multiple = 128 if most >= 128 else 16 if most >= 16 else 1
-    assert blocks <= -(-length // max(1, most // multiple * multiple))
-    assert step == length or step % multiple == 0
+def test_blocks_are_even_and_no_longer_than_allowed() -> None:
+    lengths, limits = (1, 5, 127, 128, 129, 900, 4096, 5000), (0, 1, 15, 16, 100, 128, 1000, 4096)
+    for length, most in itertools.product(lengths, limits):
+        step = logprob_blocks.evenly(length, most)
+        assert 1 <= step <= max(1, most)
+        blocks = -(-length // step)
+        multiple = 128 if most >= 128 else 16 if most >= 16 else 1
+        assert blocks <= -(-length // max(1, most // multiple * multiple)), (length, most)
+        assert step == length or step % multiple == 0, (length, most)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +157,6 @@ HIDDEN, HEAD, IDS, BIAS = cases.case(6, 30, 8, torch.float32)
     [
         ((HIDDEN[None], HEAD, IDS), ValueError, r"hidden has shape \[1, 6, 8\] .* flatten leading dimensions"),
         ((HIDDEN, HEAD[:, :7], IDS), ValueError, r"lm_head \[30, 7\]: expected \[N, H\] and \[V, H\] of one H"),
-        ((HIDDEN, HEAD[:0], IDS), ValueError, r"lm_head \[0, 8\]"),
         ((HIDDEN.int(), HEAD, IDS), TypeError, "hidden is torch.int32: expected bfloat16"),
         ((HIDDEN, HEAD.bfloat16(), IDS), TypeError, "hidden is torch.float32 and lm_head torch.bfloat16: convert one"),
         ((HIDDEN, HEAD, IDS.float()), TypeError, "token_ids is torch.float32: expected int64"),
@@ -164,3 +171,73 @@ HIDDEN, HEAD, IDS, BIAS = cases.case(6, 30, 8, torch.float32)
 def test_what_does_not_fit_is_refused(arguments: tuple[Tensor, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         token_logprobs(*arguments)
+
+
+@pytest.mark.device
+@pytest.mark.parametrize(
+    ("V", "dtype"), [*zip([32000, 50257, 128256, 151936], [*cases.DTYPES[:3], torch.bfloat16], strict=True)]
+)
+def test_real_vocabularies_are_as_near_the_truth_as_torch(V: int, dtype: torch.dtype) -> None:
+    for N in (1, 33, 300):
+        cases.no_further_from_the_truth_than_torch(N, V, 128, dtype, CUDA, bias=V % 2 == 1)
+
+
+@pytest.mark.device
+def test_rows_may_lie_beyond_2_to_the_31_logits() -> None:
+    if torch.cuda.mem_get_info()[0] < 30e9:
+        pytest.skip("NOT RUN: 30 GB of free memory are needed")
+    hidden = torch.randn(2**19 + 20000, 4096, device=CUDA, dtype=torch.bfloat16)
+    lm_head = torch.randn(4000, 4096, device=CUDA, dtype=torch.bfloat16) / 64
+    token_ids = torch.randint(4000, (len(hidden),), device=CUDA)
+    # A block has as many logits as there are hidden states: one block here, its last rows beyond 2³¹.
+    found = token_logprobs(hidden, lm_head, token_ids)
+    for rows in (slice(0, 50), slice(len(hidden) - 50, len(hidden))):
+        exact = reference.token_logprobs(hidden[rows], lm_head, token_ids[rows])
+        torch.testing.assert_close(found[rows].double(), exact, rtol=2e-2, atol=5e-2)
+
+
+@pytest.mark.device
+def test_nothing_waits_for_the_device() -> None:
+    tensors = cases.case(40, 3000, 64, torch.bfloat16, CUDA)
+    grads = torch.ones(40, device=CUDA)
+
+    def call() -> list[Tensor]:
+        hidden, lm_head, token_ids, bias = tensors
+        return cases.results(token_logprobs, hidden, lm_head, bias, grads=grads, token_ids=token_ids)
+
+    call()
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.device
+def test_a_replayed_graph_follows_its_inputs() -> None:
+    hidden, lm_head, token_ids, _ = cases.case(40, 3000, 64, torch.bfloat16, CUDA)
+    token_logprobs(hidden, lm_head, token_ids)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        logprobs = token_logprobs(hidden, lm_head, token_ids)
+    for seed in (4, 5):
+        other = cases.case(40, 3000, 64, torch.bfloat16, CUDA, seed)
+        hidden.copy_(other.hidden)
+        token_ids.copy_(other.token_ids)
+        graph.replay()
+        torch.testing.assert_close(logprobs, token_logprobs(hidden, lm_head, token_ids), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.device
+@pytest.mark.parametrize(("way", "mode"), [("liger", "frozen"), ("liger-sum", "trained")])
+def test_liger_s_results_are_the_same(way: str, mode: str) -> None:
+    if reason := missing(way, torch.device(CUDA)):
+        pytest.skip(f"NOT RUN: {reason}")
+    hidden, lm_head, token_ids, _ = cases.case(200, 3000, 128, torch.float32, CUDA)
+    ones = torch.ones(200, device=CUDA)
+    ours, theirs = (run(BUILDERS[name](), hidden, lm_head, token_ids, mode, ones) for name in ("ours", way))
+    for value, right in zip(ours[1:], theirs[1:], strict=True):
+        torch.testing.assert_close(value, right, rtol=2e-2, atol=2e-2)

@@ -1,22 +1,14 @@
-"""token_logprobs through its kernels in Triton's interpreter: results, what is written where, and mutants."""
+"""Broken variants of token_logprobs' kernels."""
 
 from collections.abc import Callable
 
 import logprobs_cases as cases
 import pytest
-from mutations import Mutation, assert_killed, edited, replaced
+from mutations import Mutation, edited, proofs, replaced
 
-from genarm_kernels.logprobs import blocks
-from genarm_kernels.logprobs import kernels as kernels
+from genarm_kernels.logprobs import blocks, kernels
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-
-
-@pytest.mark.parametrize("check", [*cases.CHECKS, *cases.KERNEL_CHECKS], ids=lambda check: check.__name__)
-def test_check(check: Callable[[], None]) -> None:
-    check()
-
-
+pytestmark = [pytest.mark.mutants, pytest.mark.interpreter]
 ROWS, PARTS, COLUMNS = (
     cases.rows_become_slopes_and_nothing_else_is_written,
     cases.rows_in_parts_become_slopes_and_nothing_else_is_written,
@@ -97,10 +89,4 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         COLUMNS,
     ),
 }
-
-
-@pytest.mark.parametrize(("mutate", "check"), MUTANTS.values(), ids=MUTANTS.keys())
-def test_a_mutant_is_killed_by_its_check(
-    monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Callable[[], None]
-) -> None:
-    assert_killed(monkeypatch, mutate, check)
+test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)
