@@ -55,8 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def runs_interpreted(item: pytest.Item) -> bool:
-    asked = "device" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("device")
-    return asked or item.get_closest_marker("interpreter") is not None
+    asked = {"device", "cpu"} & {*getattr(item, "fixturenames", ())} and not item.get_closest_marker("device")
+    return bool(asked) or item.get_closest_marker("interpreter") is not None
 
 
 @pytest.fixture(params=DEVICES)
@@ -65,6 +65,12 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cpu":
         request.getfixturevalue("torch_path")
     return str(request.param)
+
+
+@pytest.fixture
+def cpu(torch_path: None) -> str:
+    """The same without a GPU."""
+    return "cpu"
 
 
 @pytest.fixture(params=DEVICES)

@@ -65,8 +65,10 @@ def make_weights(B: int, M: int, seed: int = 0, device: str = "cpu") -> Tensor:
     return weights.to(device)
 
 
-def assert_agrees(logits: Sequence[Tensor], weights: object, seed: object = 7, **options: object) -> None:
-    """guided_sample and guided_log_probs give what the oracles give: same tokens, log-probs to float32's accuracy."""
+def assert_sample_agrees(
+    logits: Sequence[Tensor], weights: object, seed: object = 7, **options: object
+) -> genarm_kernels.GuidedSample:
+    """guided_sample gives what the oracle gives: the same tokens, log-probs to float32's accuracy."""
     ours = genarm_kernels.guided_sample(logits, weights, seed=seed, return_logprobs=True, **options)
     theirs = reference.guided_sample(logits, weights, seed=seed, return_logprobs=True, **options)
     assert ours.tokens.dtype == torch.int64 and ours.status.dtype == torch.int32
@@ -74,6 +76,12 @@ def assert_agrees(logits: Sequence[Tensor], weights: object, seed: object = 7, *
     torch.testing.assert_close(ours.tokens, theirs.tokens)
     torch.testing.assert_close(ours.logprobs, theirs.logprobs, rtol=1e-5, atol=3e-5, equal_nan=True)
     torch.testing.assert_close(ours.model_logprobs, theirs.model_logprobs, rtol=1e-5, atol=3e-5, equal_nan=True)
+    return ours
+
+
+def assert_agrees(logits: Sequence[Tensor], weights: object, seed: object = 7, **options: object) -> None:
+    """And without log-probs the same tokens, and the oracle's distribution."""
+    ours = assert_sample_agrees(logits, weights, seed, **options)
     plain = genarm_kernels.guided_sample(logits, weights, seed=seed, **options)
     assert plain.logprobs is None and plain.model_logprobs is None
     assert torch.equal(plain.tokens[ours.status == 0], ours.tokens[ours.status == 0])
@@ -109,6 +117,12 @@ def draw_many(logits: Sequence[Tensor], weights: object, draws: int, **options: 
     sample = genarm_kernels.guided_sample(many, weights, **options)
     assert not bool(sample.status.any())
     return sample.tokens
+
+
+def at(z: Tensor, stride: int, start: int = 0) -> Tensor:
+    """The same values with rows `stride` apart in memory, from element `start` on, NaN between them."""
+    memory = z.new_full((z.shape[0] * stride + start,), torch.nan)
+    return memory.as_strided(z.shape, (stride, 1), start).copy_(z)
 
 
 # Checks that a mutant is held against. Each takes the device and the draws it can afford.

@@ -15,7 +15,7 @@ from genarm.engine import memory
 from genarm.engine import run as branches
 from genarm.engine.run import Run
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")
+pytestmark = pytest.mark.device
 PROMPTS = [row.cuda() if torch.cuda.is_available() else row for row in random_prompts([6, 11, 3, 1, 17, 4, 9, 2, 5])]
 EOS = list(range(3, 15))
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "seed": 3, "return_logprobs": True, "eos_token_id": EOS}

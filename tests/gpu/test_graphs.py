@@ -8,7 +8,7 @@ from kernel_cases import assert_same_bits, make_logits, make_weights
 
 from genarm_kernels import GuidedSample, guided_sample, reference, row_seeds
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")
+pytestmark = pytest.mark.device
 CUDA = "cuda"
 
 

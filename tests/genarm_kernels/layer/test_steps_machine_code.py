@@ -1,16 +1,14 @@
 """The element-wise steps' own launches, specialised by Triton as for a GPU and compiled without one."""
 
 import re
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import step_cases as cases
 import torch
-from compiled_launches import compile_only, on
+from compiled_launches import compile_only, in_registers, loads, on, swept
 from triton.compiler import CompiledKernel
 
-from bench.machine_code import _dump, _instructions, read
 from genarm_kernels import add_rms_norm, rotary_store, swiglu
 from genarm_kernels.layer import activation, norm, rotary
 
@@ -53,11 +51,6 @@ def rotary_step(
     rotary_store(z, *cases.make_angles(T, N), positions, *caches, 32, adapters, positions, *weights)
 
 
-def loads(kernel: CompiledKernel) -> Counter[str]:
-    found = re.findall(r"\b(LDG\.E\S*)", "\n".join(text for _, text in _instructions(_dump(kernel.asm["cubin"])[0])))
-    return Counter(found)
-
-
 # Step, and the registers of a lane: 512 lanes of 128 fill an SM's.
 STEPS: dict[str, tuple[Callable[..., None], int]] = {
     "norm": (norm_step, 128),
@@ -66,28 +59,28 @@ STEPS: dict[str, tuple[Callable[..., None], int]] = {
 }
 
 
-@pytest.mark.parametrize("rank", [0, 3, 16, 64])
-@pytest.mark.parametrize("name", STEPS)
-def test_a_step_keeps_to_registers(launched: list[CompiledKernel], name: str, rank: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "rank", "dtype"),
+    [("norm", 16, BF16), ("swiglu", 16, BF16), ("rotary", 16, BF16), ("norm", 64, torch.float32),
+     ("swiglu", 0, torch.float32), ("rotary", 3, BF16),
+     *(swept(name, rank, dtype) for name in STEPS for rank in (0, 3, 16, 64) for dtype in (BF16, torch.float32))],
+    ids=str,
+)  # fmt: skip
+def test_a_step_keeps_to_registers(launched: list[CompiledKernel], name: str, rank: int, dtype: torch.dtype) -> None:
     step, limit = STEPS[name]
-    for dtype in (torch.bfloat16, torch.float32):
-        step(A=min(rank, 1), rank=max(rank, 1), dtype=dtype)
-        code = read(launched[-1])
-        assert code.stack == code.local == 0
-        if dtype == torch.bfloat16:
-            assert code.registers <= limit
+    step(A=min(rank, 1), rank=max(rank, 1), dtype=dtype)
+    in_registers(launched[-1], limit if dtype == BF16 else 255)
 
 
 @pytest.mark.parametrize(
-    ("step", "N"), [(norm_step, 1024), (norm_step, 5120), (norm_step, 8192), (norm_step, 16384), (rotary_step, 64),
-                    (rotary_step, 96), (rotary_step, 256), (swiglu_step, 2816)],
+    ("step", "N"), [(norm_step, 16384), (rotary_step, 96), swept(norm_step, 1024), swept(norm_step, 5120),
+                    swept(norm_step, 8192), swept(rotary_step, 64), swept(rotary_step, 256), swept(swiglu_step, 2816)],
 )  # fmt: skip
 def test_a_step_keeps_to_registers_at_every_size(
     launched: list[CompiledKernel], step: Callable[..., None], N: int
 ) -> None:
     step(N=N)
-    code = read(launched[-1])
-    assert code.stack == code.local == 0
+    in_registers(launched[-1])
 
 
 def test_rows_come_in_16_byte_loads_and_b_all_at_once(launched: list[CompiledKernel]) -> None:
@@ -112,15 +105,13 @@ def test_rows_come_in_16_byte_loads_and_b_all_at_once(launched: list[CompiledKer
 def test_rows_that_start_anywhere_are_taken_by_the_element(launched: list[CompiledKernel], name: str) -> None:
     STEPS[name][0](A=0, layout="narrow")
     assert loads(launched[-1])["LDG.E.U16"] >= 16
-    assert read(launched[-1]).local == 0
+    in_registers(launched[-1])
 
 
 def test_the_heads_norms_take_few_registers(launched: list[CompiledKernel]) -> None:
     for A in (0, 1):
         rotary_step(A=A, normed=True)
-        code = read(launched[-1])
-        assert code.stack == code.local == 0
-        assert code.registers <= 96
+        in_registers(launched[-1], 96)
 
 
 def test_a_norm_is_summed_in_one_order_whatever_is_known_of_the_alignment(launched: list[CompiledKernel]) -> None:
@@ -150,8 +141,10 @@ def test_another_cache_length_compiles_nothing(launched: list[CompiledKernel]) -
     assert len({kernel.hash for kernel in launched}) == 1
 
 
-@pytest.mark.parametrize("capability", [80, 100])
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [("norm", 80), ("swiglu", 100), ("rotary", 80), swept("norm", 100), swept("swiglu", 80), swept("rotary", 100)],
+)
 def test_a_step_compiles_elsewhere(
     launched: list[CompiledKernel], monkeypatch: pytest.MonkeyPatch, name: str, capability: int
 ) -> None:

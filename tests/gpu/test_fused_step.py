@@ -16,7 +16,8 @@ from genarm import GuidedDecoder
 from genarm.models.fused import network
 from genarm_kernels.native import linear
 
-STEPS = 3
+pytestmark = pytest.mark.interpreter
+STEPS = 2
 SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "head_dim": 16}
 # What a step calls in each layer, and once
 A_LAYER = {"add_rms_norm": 2, "skinny_linear": 4, "rotary_store": 1, "decode_attention": 1, "swiglu": 1}

@@ -1,4 +1,4 @@
-"""Broken variants of the kernels, each killed by the check named beside it, which the sound kernels pass."""
+"""Broken variants of the sampling kernels: masks, noise, weights, exponentials."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,13 +8,13 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from mutations import Mutation, assert_killed
+from mutations import Mutation, proofs
 
 from genarm_kernels import noise, reference
 from genarm_kernels.sampling import combine, draw, groups, sample
 from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [pytest.mark.mutants, pytest.mark.interpreter]
 
 INFINITY = groups.INFINITY
 prepare, sound_noise = sample.prepare, noise.noise_kernel
@@ -86,20 +86,6 @@ def uniforms_that_reach_1(words):
     return -tl.log(1.0 - (words.to(tl.float32) + 0.5) * 2.3283064365386963e-10)
 
 
-@triton.jit
-def exponentials_kernel(words, out, N: tl.constexpr):
-    ids = tl.arange(0, N)
-    tl.store(out + ids, noise.exponential_kernel(tl.load(words + ids).to(tl.uint32)))
-
-
-def exponentials(words: torch.Tensor) -> torch.Tensor:
-    N = triton.next_power_of_2(len(words))
-    padded, out = torch.zeros(N, dtype=torch.int64), torch.empty(N)
-    padded[: len(words)] = words
-    exponentials_kernel[(1,)](padded, out, N=N)
-    return out[: len(words)]
-
-
 def rows_and_positions_draw_their_own_noise() -> None:
     checks.check_rows_and_positions_draw_their_own_noise(draws=6)
 
@@ -112,15 +98,15 @@ def group_and_token_noise_are_the_oracle_s() -> None:
 
 
 def exponentials_keep_every_bit() -> None:
-    checks.check_exponentials_keep_every_bit(exponentials)
+    checks.check_exponentials_keep_every_bit(checks.kernel_exponentials)
 
 
 def exponentials_have_their_tail() -> None:
-    checks.check_exponentials_have_their_tail(exponentials)
+    checks.check_exponentials_have_their_tail(checks.kernel_exponentials)
 
 
 def exponentials_are_finite_and_positive() -> None:
-    checks.check_exponentials_are_finite_and_positive(exponentials)
+    checks.check_exponentials_are_finite_and_positive(checks.kernel_exponentials)
 
 
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
@@ -155,17 +141,4 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     ),
     "u = 1": (swap("exponential_kernel", uniforms_that_reach_1, noise), exponentials_are_finite_and_positive),
 }
-
-
-@pytest.mark.parametrize(
-    "check", dict.fromkeys(check for _, check in MUTANTS.values()), ids=lambda check: check.__name__
-)
-def test_the_sound_kernels_pass(check: Callable[[], None]) -> None:
-    check()
-
-
-@pytest.mark.parametrize(("mutate", "check"), MUTANTS.values(), ids=MUTANTS.keys())
-def test_a_mutant_is_killed_by_its_check(
-    monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Callable[[], None]
-) -> None:
-    assert_killed(monkeypatch, mutate, check)
+test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)

@@ -4,10 +4,18 @@ import re
 from dataclasses import replace
 
 import pytest
+from compiled_launches import in_registers, swept
 
-from bench.machine_code import Configuration, compile_kernel, group_configuration, read, shipped
+from bench.machine_code import FEATURES, Configuration, compile_kernel, group_configuration, shipped
 
 SHIPPED = shipped()
+AROUND = [name for name in SHIPPED if not name.startswith("group")]
+USUAL = [
+    *(f"group, M=2, bf16, {feature}, wide" for feature in FEATURES),
+    "group, M=2, bf16, plain, narrow", "group, M=2, bf16, all, narrow", "group, M=1, bf16, plain, wide",
+    "group, M=4, bf16, plain, wide", "group, M=4, bf16, log-probs, wide", "group, M=8, bf16, all, wide",
+    "group, M=2, fp32, plain, wide", "group, M=3, mixed, all, narrow", *AROUND,
+]  # fmt: skip
 # Instructions an id of the plain way through a group, counted in the machine code for sm_90: at most this many.
 INSTRUCTIONS = {
     ("plain", 1): 12,
@@ -23,20 +31,24 @@ INSTRUCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [name if name in USUAL else swept(name) for name in SHIPPED])
 def test_kernel_keeps_to_registers_on_sm_90(name: str) -> None:
-    code = read(compile_kernel(SHIPPED[name]))
-    assert (code.stack, code.local) == (0, 0)
-    assert 0 < code.registers <= 255
+    code = in_registers(compile_kernel(SHIPPED[name]))
     if name.startswith("group"):
         loads = set(code.plain_loads)
         assert loads == {"LDG.E.128"} if name.endswith("wide") else loads <= {"LDG.E.U16", "LDG.E"} and loads
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize(("feature", "M"), INSTRUCTIONS)
+USUAL_FEATURES = [("plain", 2), ("plain", 4), ("filters", 2), ("base filter", 2), ("log-probs", 2), ("bias", 2)]
+
+
+@pytest.mark.parametrize(
+    ("feature", "M", "dtype"),
+    [(*key, "bf16") if key in USUAL_FEATURES else swept(*key, "bf16") for key in INSTRUCTIONS]
+    + [swept(*key, "fp32") for key in INSTRUCTIONS],
+)
 def test_the_main_loop_takes_few_instructions_an_id(feature: str, M: int, dtype: str) -> None:
-    code = read(compile_kernel(group_configuration(dtype, M, feature)))
+    code = in_registers(compile_kernel(group_configuration(dtype, M, feature)))
     assert code.plain_an_id <= INSTRUCTIONS[feature, M]
     # A lane's 32 ids of M models and no more: nothing is read twice, the scores and bias aside.
     loads = code.plain_loads["LDG.E.128"]
@@ -46,12 +58,22 @@ def test_the_main_loop_takes_few_instructions_an_id(feature: str, M: int, dtype:
 
 def test_the_usual_draw_fills_the_chip() -> None:
     # 64 registers a lane leave an SM its 32 one-warp programs, 96 two thirds of them.
-    assert read(compile_kernel(group_configuration("bf16", 2))).registers <= 64
-    assert read(compile_kernel(group_configuration("bf16", 4))).registers <= 96
+    in_registers(compile_kernel(group_configuration("bf16", 2)), 64)
+    in_registers(compile_kernel(group_configuration("bf16", 4)), 96)
 
 
-@pytest.mark.parametrize("capability", [80, 100])
-@pytest.mark.parametrize("name", [name for name in SHIPPED if "M=2, bf16" in name or "group" not in name])
+ELSEWHERE = [
+    (name, capability) for name in SHIPPED for capability in (80, 100) if "M=2, bf16" in name or name in AROUND
+]
+USUAL_ELSEWHERE = [
+    ("group, M=2, bf16, plain, wide", 80), ("group, M=2, bf16, plain, wide", 100), ("select", 80),
+    ("draw, M=2, plain", 100),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"), [case if case in USUAL_ELSEWHERE else swept(*case) for case in ELSEWHERE]
+)
 def test_kernel_compiles(name: str, capability: int) -> None:
     assert compile_kernel(SHIPPED[name], capability).asm["cubin"]
 
@@ -75,8 +97,17 @@ def sums(configuration: Configuration) -> set[tuple[str, str]]:
 ONE_VALUE_A_LANE = "#ttg.blocked<{sizePerThread = [1], threadsPerWarp = [32], warpsPerCTA = [1], order = [0]}>"
 
 
-@pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("name", [name for name in SHIPPED if "M=2" in name and "group" in name] + ["regroup"])
+SUMMED = [(name, aligned) for name in SHIPPED for aligned in (True, False) if "group" in name and "M=2" in name]
+USUAL_SUMMED = [
+    ("group, M=2, bf16, plain, wide", True), ("group, M=2, bf16, all, narrow", False),
+    ("group, M=2, fp32, plain, wide", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "aligned"),
+    [("regroup", False), *(case if case in USUAL_SUMMED else swept(*case) for case in SUMMED)],
+)
 def test_a_group_is_summed_in_one_order_by_every_variant(name: str, aligned: bool) -> None:
     # Row independence rests on it. Down to one value a lane the tree is written out, addition by addition; the rest
     # goes over the lanes in order, whatever the variant and whatever the launcher knows of the alignment.

@@ -1,4 +1,4 @@
-"""Broken variants of the torch path, each killed by the check named beside it, which the sound path passes."""
+"""Broken variants of the torch path."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import group_cases
 import kernel_cases as checks
 import pytest
 import torch
-from mutations import Mutation, assert_killed, edited
+from mutations import Mutation, edited, proofs
 from torch import Tensor
 
 from genarm_kernels import noise
@@ -19,8 +19,7 @@ from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 pad_groups, noise_words, prepare = filters.pad_groups, noise.noise_words, sample.prepare
 race, group_masses, weighted_sum, combine = cpu._race, cpu._group_masses, cpu._weighted_sum, cpu._combine
 
-
-pytestmark = pytest.mark.usefixtures("torch_path")
+pytestmark = [pytest.mark.mutants, pytest.mark.usefixtures("torch_path")]
 
 
 def swap(target: object, name: str, value: object) -> Mutation:
@@ -197,18 +196,4 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         filter_cases.min_p_is_relative_to_the_largest_that_is_left,
     ),
 }
-
-
-CHECKS = dict.fromkeys(check for _, check in MUTANTS.values())
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_sound_path_passes(check: Callable[[], None]) -> None:
-    check()
-
-
-@pytest.mark.parametrize(("mutate", "check"), MUTANTS.values(), ids=MUTANTS.keys())
-def test_a_mutant_is_killed_by_its_check(
-    monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Callable[[], None]
-) -> None:
-    assert_killed(monkeypatch, mutate, check)
+test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)
