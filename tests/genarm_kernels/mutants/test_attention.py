@@ -34,15 +34,12 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "splits not rescaled": (edited(combine, "peak - tl.max(peak, 0)", "peak - peak"), cases.check_many_splits),
     "sums not rescaled": (edited(split, "total * kept[:, None]", "total"), cases.check_many_splits),
     "values not rescaled": (edited(split, "weighted * kept[:, None]", "weighted"), cases.check_many_splits),
-    "heads and tokens swapped": (
-        edited(split, "head * G + m % G", "head + m % G * (H // G)"),
-        cases.check_heads_and_tokens_keep_their_places,
-    ),
+    "heads and tokens swapped":
+        (edited(split, "head * G + m % G", "head + m % G * (H // G)"), cases.check_heads_and_tokens_keep_their_places),
     "a token's head for its place": (edited(split, "m // G, head", "m % Q, head"), cases.check_windows),
     "window one too wide": (edited(split, "at > place", "at + 1 > place"), cases.check_windows),
     "window from the last token": (edited(parts, "length - Q + 1 - window", "length - window"), cases.check_windows),
-    "splits by the cache's length": (
-        edited(parts, "tl.cdiv(blocks, _SPLITS)", "tl.cdiv(positions, 140)"), bits_follow_the_row_alone
-    ),
+    "splits by the cache's length":
+        (edited(parts, "tl.cdiv(blocks, _SPLITS)", "tl.cdiv(positions, 140)"), bits_follow_the_row_alone),
 }  # fmt: skip
 test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)

@@ -112,33 +112,21 @@ def exponentials_are_finite_and_positive() -> None:
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "off-by-one mask": (swap("prepare", mask_off_by_one, sample), checks.check_the_last_id_is_reached),
     "dropped last tile": (last_tile_dropped, checks.check_the_last_id_is_reached),
-    "short last group read as full": (
-        swap("prepare", short_group_read_as_full, sample),
-        checks.check_nothing_beyond_the_vocabulary_exists,
-    ),
+    "short last group read as full":
+        (swap("prepare", short_group_read_as_full, sample), checks.check_nothing_beyond_the_vocabulary_exists),
     "reused seed": (swap("noise_kernel", seed_reused, draw), rows_and_positions_draw_their_own_noise),
     "ignored position": (swap("noise_kernel", position_ignored, draw), rows_and_positions_draw_their_own_noise),
-    "32 bits of seed and position": (
-        swap("noise_kernel", high_words_left_out, draw),
-        rows_and_positions_draw_their_own_noise,
-    ),
-    "group noise reused as token noise": (
-        swap("noise_kernel", purpose_left_out, draw),
-        group_and_token_noise_are_the_oracle_s,
-    ),
-    "swapped weight": (
-        swap("load_weights", weights_swapped, combine, draw),
-        checks.check_weights_belong_to_their_models,
-    ),
-    "all-masked group giving NaN": (
-        swap("add_block", empty_group_gives_nan, combine),
-        checks.check_an_excluded_group_is_passed_over,
-    ),
+    "32 bits of seed and position":
+        (swap("noise_kernel", high_words_left_out, draw), rows_and_positions_draw_their_own_noise),
+    "group noise reused as token noise":
+        (swap("noise_kernel", purpose_left_out, draw), group_and_token_noise_are_the_oracle_s),
+    "swapped weight":
+        (swap("load_weights", weights_swapped, combine, draw), checks.check_weights_belong_to_their_models),
+    "all-masked group giving NaN":
+        (swap("add_block", empty_group_gives_nan, combine), checks.check_an_excluded_group_is_passed_over),
     "24-bit uniforms": (swap("exponential_kernel", uniforms_of_24_bits, noise), exponentials_keep_every_bit),
-    "24-bit uniforms, by their tail": (
-        swap("exponential_kernel", uniforms_of_24_bits, noise),
-        exponentials_have_their_tail,
-    ),
+    "24-bit uniforms, by their tail":
+        (swap("exponential_kernel", uniforms_of_24_bits, noise), exponentials_have_their_tail),
     "u = 1": (swap("exponential_kernel", uniforms_that_reach_1, noise), exponentials_are_finite_and_positive),
-}
+}  # fmt: skip
 test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)

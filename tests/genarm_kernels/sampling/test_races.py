@@ -114,19 +114,6 @@ def test_a_tail_that_is_lost_shows() -> None:
 
 
 @pytest.mark.usefixtures("torch_path")
-@pytest.mark.parametrize("injected", [(0, 1, 2**32 - 1), (0, 2**31), (2**31 - 1,)])
-def test_injected_words_draw_the_oracle_s_tokens(monkeypatch: pytest.MonkeyPatch, injected: tuple[int, ...]) -> None:
-    def words(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
-        return torch.tensor(injected)[(ids * 7 + seeds[:, None] + purpose) % len(injected)]
-
-    monkeypatch.setattr(philox, "noise_words", words)
-    flat = [torch.zeros(8, 3000)]
-    for logits in (flat, make_logits(8, 3000, 1)):
-        ours = guided_sample(logits, [1.0], seed=torch.arange(8))
-        assert torch.equal(ours.tokens, reference.guided_sample(logits, [1.0], seed=torch.arange(8)).tokens)
-
-
-@pytest.mark.usefixtures("torch_path")
 @pytest.mark.parametrize("purpose", PURPOSES.values(), ids=PURPOSES.keys())
 def test_the_low_8_bits_decide_a_race(purpose: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # All words of a race agree in their upper 24 bits: the smallest wins.
@@ -148,12 +135,15 @@ def test_the_low_8_bits_decide_a_race(purpose: int, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("torch_path")
-@pytest.mark.parametrize("purpose", PURPOSES.values(), ids=PURPOSES.keys())
-def test_outermost_words_at_one_level_draw_the_oracle_s_tokens(purpose: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def words(seeds: Tensor, positions: Tensor, ids: Tensor, asked: int) -> Tensor:
-        if asked != purpose:
-            return noise_words(seeds, positions, ids, asked)
-        return torch.tensor(OUTERMOST)[(ids * 7 + seeds[:, None]) % 3]
+@pytest.mark.parametrize("injected", [OUTERMOST, (0, 2**31), (2**31 - 1,)], ids=str)
+@pytest.mark.parametrize("level", [(1, 2), (1,), (2,)], ids=["both", "groups", "tokens"])
+def test_injected_words_draw_the_oracle_s_tokens(
+    level: tuple[int, ...], injected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+        if purpose not in level:
+            return noise_words(seeds, positions, ids, purpose)
+        return torch.tensor(injected)[(ids * 7 + seeds[:, None] + purpose) % len(injected)]
 
     monkeypatch.setattr(philox, "noise_words", words)
     seeds = torch.arange(12)
