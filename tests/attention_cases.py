@@ -73,12 +73,12 @@ def check_many_splits(device: str = "cpu") -> None:
 
 def check_heads_and_tokens_keep_their_places(device: str = "cpu") -> None:
     for Q, H, H_kv in ((1, 1, 1), (1, 6, 2), (3, 7, 1), (8, 8, 2), (5, 3, 3)):
-        assert_agrees(*Case(1, Q, H, H_kv, 16, 70).make([66], torch.float32, device=device))
+        assert_agrees(*Case(1, Q, H, H_kv, 16, 40).make([36], torch.float32, device=device))
 
 
 def check_windows(device: str = "cpu") -> None:
     for window in (1, 5, 64, 90, 500):
-        assert_agrees(*Case(3, 4, 2, 1, 16, 200).make([200, 90, 3], torch.float32, device=device), window=window)
+        assert_agrees(*Case(2, 4, 2, 1, 16, 150).make([150, 3], torch.float32, device=device), window=window)
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:

@@ -118,19 +118,19 @@ def alignment_changes_no_bit(device: str = "cpu") -> None:
 
 @check
 def a_row_does_not_depend_on_bad_or_filtered_neighbours(device: str = "cpu") -> None:
-    B = 4
+    B = 3
     logits = make_logits(B, V, 2, device=device)
     # Masks make a plain group of the third row; what is wrong with its neighbours is looked at id by id.
     logits[0][2, 100:200] = -INF
-    logits[0][1, 5], logits[1][3, 1500] = NAN, INF
+    logits[0][1, 5], logits[1][1, 1500] = NAN, INF
     options = {
         "seed": row_seeds(3, B, device),
-        "top_k": torch.tensor([50, 5, 0, 0], device=device),
-        "top_p": torch.tensor([0.5, 1.0, 1.0, 0.9], device=device),
-        "base_min_p": torch.tensor([0.1, 0.0, 0.0, 0.0], device=device),
+        "top_k": torch.tensor([50, 5, 0], device=device),
+        "top_p": torch.tensor([0.5, 0.9, 1.0], device=device),
+        "base_min_p": torch.tensor([0.1, 0.0, 0.0], device=device),
     }
     whole = guided_sample(logits, [1.0, -0.5], return_logprobs=True, **options)
-    assert [status != 0 for status in whole.status.tolist()] == [False, True, False, True]
+    assert [status != 0 for status in whole.status.tolist()] == [False, True, False]
     for b in range(B):
         cut = {name: value[b : b + 1] for name, value in options.items()}
         alone = guided_sample([z[b : b + 1] for z in logits], [1.0, -0.5], return_logprobs=True, **cut)

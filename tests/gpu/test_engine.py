@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import make_model, random_prompts, save_adapter
+from gpu_cases import waiting_for_nothing
 
 from genarm import CacheMemoryError, GenerationOutput, GuidedDecoder
 from genarm.engine import memory
@@ -122,11 +123,8 @@ def test_a_step_waits_for_nothing(engine: Any, tmp_path: Path, monkeypatch: pyte
     def launch(run: Run, step: int) -> torch.Tensor:
         if step < 2:  # the prefill, and where nothing is captured a step that compiles
             return own(run, step)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with waiting_for_nothing():
             return own(run, step)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
     decoder = make_pair(tmp_path, torch.bfloat16)[engine == "eager"]
     decoder.generate(PROMPTS[:3], **OPTIONS)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, make_model, random_prompts
+from gpu_cases import captured, waiting_for_nothing
 from torch import Tensor
 
 from genarm.models.causal import make_model as stream_model
@@ -33,11 +34,8 @@ def test_steps_are_full_forward_passes_and_wait_for_nothing(family: str) -> None
     tokens = torch.arange(5, 9, device="cuda")
     session.decode(tokens)  # compiles
     session.prefill([rows])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_for_nothing():
         found += [session.decode(tokens + step)[0] for step in range(6)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for step, logits in enumerate(found):
         torch.testing.assert_close(logits, full_logits(plain, prompts), atol=1e-3, rtol=0)
         prompts = longer(prompts, tokens + step)
@@ -51,14 +49,7 @@ def test_a_replayed_step_follows_its_lengths(family: str) -> None:
     session = HFBackbone(stream_model("m", plain), 0).session(4, 40)
     tokens = torch.arange(5, 9, device="cuda")
     session.prefill([rows])
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        session.decode(tokens)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        (logits,) = session.decode(tokens)
+    graph, (logits,) = captured(lambda: session.decode(tokens))
     for prompts in (rows, rows[::-1]):
         session.prefill([prompts])
         for step in range(5):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from compiled_launches import SHARED_BYTES, compile_only, in_registers, loads, multiplying_loop, on, swept
+from compiled_launches import SHARED_BYTES, in_registers, loads, multiplying_loop, on, swept
 from triton.compiler import CompiledKernel
 
 from genarm_kernels.layer import attention
@@ -26,12 +26,6 @@ SHAPES = {
     (FP32, 8, 32, 8, 64): 128,
     (FP32, 4, 16, 8, 256): 128,
 }
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
-    """Every kernel that a call would have launched."""
-    return compile_only(monkeypatch)
 
 
 def call(

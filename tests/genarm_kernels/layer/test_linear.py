@@ -7,6 +7,7 @@ import linear_cases as cases
 import pytest
 import torch
 import torch.nn.functional as F
+from gpu_cases import captured
 from linear_cases import DTYPES
 from torch import Tensor
 
@@ -217,12 +218,7 @@ def test_float32_keeps_its_accuracy() -> None:
 @pytest.mark.device
 def test_a_replayed_graph_follows_its_inputs() -> None:
     x, weight, bias = normal(4, 14336, seed=1), normal(512, 14336, seed=2), normal(512, seed=3)
-    out = torch.empty(4, 512, dtype=x.dtype, device=CUDA)
-    linear.linear_by_kernel(x, weight, bias, out)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        linear.linear_by_kernel(x, weight, bias, out)
+    graph, out = captured(lambda: linear.linear_by_kernel(x, weight, bias))
     for seed in (4, 5):
         x.copy_(normal(4, 14336, seed=seed))
         graph.replay()

@@ -1,10 +1,9 @@
 """The element-wise steps on a GPU, all three together: real sizes, rows in any batch, graphs."""
 
-from collections.abc import Callable
-
 import pytest
 import step_cases as cases
 import torch
+from gpu_cases import captured
 from torch import Tensor
 
 from genarm_kernels import Lora, add_rms_norm, rotary_store, swiglu
@@ -84,12 +83,7 @@ def test_a_row_without_an_adapter_is_as_without_any() -> None:
 
 def test_a_replayed_graph_follows_its_inputs() -> None:
     steps = Steps(4, 2)
-    step: Callable[[], list[Tensor]] = steps
-    step()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = step()
+    graph, out = captured(steps)
     for turn in range(3):
         for z in steps.z.values():
             z.mul_(0.5).add_(turn)
@@ -97,7 +91,7 @@ def test_a_replayed_graph_follows_its_inputs() -> None:
         for lora in steps.adapters.values():
             lora.adapters.copy_(lora.adapters.roll(1))
         graph.replay()
-        for ours, theirs in zip(out, step(), strict=True):
+        for ours, theirs in zip(out, steps(), strict=True):
             assert torch.equal(ours, theirs)
 
 

@@ -8,6 +8,7 @@ import logprobs_cases as cases
 import pytest
 import torch
 import torch.nn.functional as F
+from gpu_cases import captured, waiting_for_nothing
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -206,23 +207,14 @@ def test_nothing_waits_for_the_device() -> None:
         return cases.results(token_logprobs, hidden, lm_head, bias, grads=grads, token_ids=token_ids)
 
     call()
-    torch.cuda.synchronize()
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_for_nothing():
         call()
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
 
 
 @pytest.mark.device
 def test_a_replayed_graph_follows_its_inputs() -> None:
     hidden, lm_head, token_ids, _ = cases.case(40, 3000, 64, torch.bfloat16, CUDA)
-    token_logprobs(hidden, lm_head, token_ids)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        logprobs = token_logprobs(hidden, lm_head, token_ids)
+    graph, logprobs = captured(lambda: token_logprobs(hidden, lm_head, token_ids))
     for seed in (4, 5):
         other = cases.case(40, 3000, 64, torch.bfloat16, CUDA, seed)
         hidden.copy_(other.hidden)

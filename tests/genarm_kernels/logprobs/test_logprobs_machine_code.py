@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from compiled_launches import compile_only, in_registers, loops, on, sass, swept
+from compiled_launches import in_registers, loops, on, sass, swept
 from triton.compiler import CompiledKernel
 
 from genarm_kernels.logprobs import kernels
@@ -15,12 +15,6 @@ MOST_REGISTERS, MOST_REGISTERS_OF_PARTS = 64, 96
 # A lane's logits in a block.
 LOGITS_A_LANE = {torch.bfloat16: 32, torch.float16: 32, torch.float32: 16}
 MOST_INSTRUCTIONS = {"sums": 13, "slopes": 18}
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
-    """Every kernel that a call would have launched."""
-    return compile_only(monkeypatch)
 
 
 def rows(C: int, V: int, dtype: torch.dtype, slopes: bool = True) -> None:

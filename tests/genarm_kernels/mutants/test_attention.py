@@ -1,6 +1,5 @@
 """Broken variants of decode_attention's kernels."""
 
-import math
 from collections.abc import Callable
 
 import attention_cases as cases
@@ -10,13 +9,7 @@ from mutations import Mutation, edited, proofs
 
 from genarm_kernels.layer import attention
 
-pytestmark = [pytest.mark.mutants, pytest.mark.interpreter]
-empty = torch.empty
-
-
-@pytest.fixture(autouse=True)
-def what_is_not_written_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(math.nan))
+pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtures("stale_memory")]
 
 
 def bits_follow_the_row_alone() -> None:

@@ -5,17 +5,10 @@ from collections.abc import Callable
 import filter_cases as cases
 import pytest
 from mutations import Mutation, edited, proofs, replaced
-from torch import Tensor
 
 from genarm_kernels.sampling import filters, search
 
-pytestmark = [pytest.mark.mutants, pytest.mark.interpreter]
-new_empty = Tensor.new_empty
-
-
-@pytest.fixture(autouse=True)
-def what_is_not_written_is_7(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(7))
+pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtures("stale_memory")]
 
 
 BEFORE_THE_BASE_S_FILTER = "partials.unfiltered_peaks if partials.unfiltered_peaks.numel() else partials.peaks"

@@ -6,17 +6,10 @@ import group_cases as cases
 import pytest
 from filter_cases import groups_have_the_mass_of_what_is_left_at_its_temperature
 from mutations import Mutation, edited, proofs
-from torch import Tensor
 
 from genarm_kernels.sampling import combine, draw, groups
 
-pytestmark = [pytest.mark.mutants, pytest.mark.interpreter]
-new_empty = Tensor.new_empty
-
-
-@pytest.fixture(autouse=True)
-def what_is_not_written_is_7(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(7))
+pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtures("stale_memory")]
 
 
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {

@@ -5,17 +5,10 @@ from collections.abc import Callable
 import linear_cases as cases
 import pytest
 from mutations import Mutation, edited, proofs
-from torch import Tensor
 
 from genarm_kernels.layer import linear
 
-pytestmark = [pytest.mark.mutants, pytest.mark.interpreter]
-new_empty = Tensor.new_empty
-
-
-@pytest.fixture(autouse=True)
-def what_is_not_written_is_77(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(cases.SENTINEL))
+pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtures("stale_memory")]
 
 
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {

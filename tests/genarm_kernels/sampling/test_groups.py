@@ -6,17 +6,11 @@ import group_cases as cases
 import pytest
 import torch
 from kernel_cases import assert_same_bits, make_logits
-from torch import Tensor
 
 from genarm_kernels import guided_sample
 from genarm_kernels.sampling import combine
 
-new_empty = Tensor.new_empty
-
-
-@pytest.fixture(autouse=True)
-def what_is_not_written_is_7(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(7))
+pytestmark = pytest.mark.usefixtures("stale_memory")
 
 
 @pytest.mark.parametrize("check", cases.CHECKS, ids=lambda check: check.__name__)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gpu_cases import waiting_for_nothing
 from kernel_cases import assert_same_bits, at, make_logits, make_weights
 from torch import Tensor
 
@@ -25,19 +26,19 @@ def only_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.interpreter
 @pytest.mark.usefixtures("only_kernels")
 def test_a_value_that_no_host_could_check_costs_its_row_alone() -> None:
-    logits = make_logits(4, 40, 1)
+    logits = make_logits(3, 40, 1)
     good = guided_sample(logits, [1.0])
-    assert good.status.tolist() == [0] * 4
+    assert good.status.tolist() == [0] * 3
     for name, values in (
-        ("weights", torch.tensor([[1.0], [torch.nan], [torch.inf], [1.0]])),
-        ("temperature", torch.tensor([1.0, torch.nan, -1.0, 1.0])),
+        ("weights", torch.tensor([[1.0], [torch.nan], [torch.inf]])),
+        ("temperature", torch.tensor([1.0, torch.nan, -1.0])),
     ):
         sample = guided_sample(logits, **{"weights": [1.0], name: values})
-        assert sample.status.tolist() == [0, 256, 256, 0]
-        assert sample.tokens[[0, 3]].tolist() == good.tokens[[0, 3]].tolist()
+        assert sample.status.tolist() == [0, 256, 256]
+        assert sample.tokens[0] == good.tokens[0]
         assert sample.tokens[[1, 2]].tolist() == logits[0].argmax(1)[[1, 2]].tolist()
         filtered = guided_sample(logits, **{"weights": [1.0], "top_p": 0.9, "min_p": 0.01, name: values})
-        assert filtered.status.tolist() == [0, 256, 256, 0]
+        assert filtered.status.tolist() == [0, 256, 256]
 
 
 @pytest.mark.interpreter
@@ -77,13 +78,13 @@ def test_every_output_is_written_and_nothing_unwritten_is_read(
 def test_aligned_and_unaligned_rows_give_the_same_bits(
     dtypes: tuple[torch.dtype, ...], filters: dict[str, float]
 ) -> None:
-    V, weights = 2100, make_weights(2, 3)
+    V, weights = 1100, make_weights(2, 3)
     logits = make_logits(2, V, 3, dtypes)
     logits[1][0, 5:50], logits[2][1, 3] = -torch.inf, -torch.inf
     if filters.pop("bias", False):
         filters = {**filters, "bias": torch.randn(2, V, generator=torch.Generator().manual_seed(3))}
     samples = []
-    for stride, start in ((2104, 0), (2105, 0)) if filters else ((2104, 0), (2104, 1), (2105, 0)):
+    for stride, start in ((1104, 0), (1105, 0)) if filters else ((1104, 0), (1104, 1), (1105, 0)):
         moved = [at(z, stride, start) for z in logits]
         assert groups.starts_rows_at_16_bytes(*moved) == (stride % 8 == 0 and start == 0)
         samples.append(guided_sample(moved, weights, return_logprobs=True, **filters))
@@ -123,13 +124,10 @@ def test_nothing_waits_for_the_device() -> None:
     weights = make_weights(4, 2, device=CUDA)
     options = {"temperature": torch.ones(4, device=CUDA), "top_p": 0.9, "top_k": 5, "min_p": 0.01, "base_min_p": 0.01}
     guided_sample(logits, weights, return_logprobs=True, **options)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_for_nothing():
         guided_sample(logits, weights, return_logprobs=True, **options)
         guided_sample(logits, weights, temperature=0.5, seed=3, position=7)
         guided_log_probs(logits, weights, **options)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.device

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from compiled_launches import compile_only, in_registers, swept
+from compiled_launches import in_registers, swept
 from kernel_cases import at, make_logits
 from torch import Tensor
 from triton.compiler import CompiledKernel
@@ -16,12 +16,6 @@ SETTINGS = {
     "bias": None, "seed": 0, "position": 0, "vocab_size": None,
 }  # fmt: skip
 ALL = {"top_k": 50, "top_p": 0.9, "min_p": 0.01, "base_min_p": 0.1, "base_top_p": 0.9}
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
-    """Every kernel that a call would have launched."""
-    return compile_only(monkeypatch)
 
 
 def call(logits: list[Tensor], return_logprobs: bool = False, **settings: object) -> None:
