@@ -1,4 +1,4 @@
-"""Outputs: whole lines only, one a prompt, and never those of another run."""
+"""Outputs: whole lines only, one per prompt, and never those of another run."""
 
 from __future__ import annotations
 
@@ -58,10 +58,16 @@ def test_nothing_is_created_before_the_run_begins(path: Path) -> None:
     output.begin()
     assert names(path) == ["out.jsonl", "out.jsonl.meta.json"]
     assert json.loads(output.sidecar.read_text())["settings"] == SETTINGS
+    with pytest.raises(ValueError):  # rows are strict JSON
+        output.write({**row(1), "sum": float("nan")})
     output.close()
+    assert path.read_bytes() == b""
+    output.sidecar.unlink()
+    opened(path).close()  # an empty file is no output yet
+    assert names(path) == ["out.jsonl", "out.jsonl.meta.json"]
 
 
-def test_rows_are_taken_up_with_whether_they_failed(path: Path) -> None:
+def test_finished_rows_are_kept_with_whether_they_failed(path: Path) -> None:
     before = written(path, row(1), row("three", "error"))
     output = opened(path)
     assert output.finished == {1: False, "three": True}
@@ -76,25 +82,18 @@ def test_rows_are_taken_up_with_whether_they_failed(path: Path) -> None:
 )
 def test_a_torn_last_line_is_cut_off(path: Path, tail: bytes) -> None:
     whole = written(path, row(1))
-    path.write_bytes(whole + tail)
-    output = opened(path)
-    assert output.finished == {1: False}
-    assert path.read_bytes() == whole
-    output.close()
-
-
-def test_an_output_of_nothing_but_a_torn_line_starts_anew(path: Path) -> None:
-    path.write_bytes(written(path, row(1))[:9])
-    output = opened(path)
-    assert output.finished == {} and path.read_bytes() == b""
-    output.close()
+    for rows, finished in ((whole, {1: False}), (b"", {})):
+        path.write_bytes(rows + tail)
+        output = opened(path)
+        assert output.finished == finished and path.read_bytes() == rows
+        output.close()
 
 
 @pytest.mark.parametrize("line", [b"junk\n", json.dumps(row(7)).encode() + b"\n", json.dumps(row(1)).encode() + b"\n"])
 def test_a_line_amid_the_rows_that_is_none_of_this_run_is_refused_and_kept(path: Path, line: bytes) -> None:
     whole = written(path, row(1), row(2)).splitlines(keepends=True)
     path.write_bytes(whole[0] + line + whole[1])
-    with pytest.raises(RunError, match="line 2 is no row of this run, or a second one of its prompt: pass --overwrite"):
+    with pytest.raises(RunError, match="line 2 is not a row of this run, or repeats one: pass --overwrite"):
         opened(path)
     assert path.read_bytes() == whole[0] + line + whole[1]
 
@@ -102,7 +101,6 @@ def test_a_line_amid_the_rows_that_is_none_of_this_run_is_refused_and_kept(path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": 4}, "seed: 0 then, 4 now"),
         ({"weights": {"art": 2.0}}, "weights: {'art': 1.0} then, {'art': 2.0} now"),
         ({"new": True}, "new: None then, True now"),
         ({"seed": "sha256:1"}, "seed has changed"),
@@ -120,7 +118,7 @@ def test_other_settings_are_refused_by_name_unless_overwritten(path: Path, chang
 
 
 @pytest.mark.parametrize("sidecar", [None, "", "[]", '{"settings": 3}', "{}"])
-def test_rows_whose_making_is_unknown_are_refused_unless_overwritten(path: Path, sidecar: str | None) -> None:
+def test_rows_of_unknown_settings_are_refused_unless_overwritten(path: Path, sidecar: str | None) -> None:
     before = written(path, row(1))
     beside = path.with_name("out.jsonl.meta.json")
     beside.unlink() if sidecar is None else beside.write_text(sidecar)
@@ -129,12 +127,6 @@ def test_rows_whose_making_is_unknown_are_refused_unless_overwritten(path: Path,
     assert path.read_bytes() == before
     opened(path, overwrite=True).close()
     assert path.read_bytes() == b""
-
-
-def test_an_empty_file_is_no_output_yet(path: Path) -> None:
-    path.touch()
-    opened(path).close()
-    assert names(path) == ["out.jsonl", "out.jsonl.meta.json"]
 
 
 def test_a_second_process_is_kept_off_whether_the_file_was_there_before_or_not(path: Path) -> None:
@@ -152,23 +144,20 @@ def test_a_second_process_is_kept_off_whether_the_file_was_there_before_or_not(p
 
 
 def test_a_place_that_cannot_hold_an_output_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = path.with_name("link.jsonl")
+    link.symlink_to(path.with_name("gone.jsonl"))
     for place, reason in (
         (path.parent, "is a directory"),
         (path.parent / "no" / "out.jsonl", "there is no directory"),
         (Path("/dev/null"), "is not a regular file"),
+        (link, "links to a file that is not there"),
+        (Path("/proc/out.jsonl"), r"/proc/out.jsonl.*cannot be written"),
     ):
         with pytest.raises(RunError, match=reason):
-            OutputFile(place, SETTINGS).inspect(IDS)
+            opened(place)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(RunError, match="cannot be written to: choose another --output"):
-        OutputFile(path, SETTINGS).inspect(IDS)
-
-
-def test_a_file_that_cannot_be_created_is_refused() -> None:
-    output = OutputFile(Path("/proc/out.jsonl"), SETTINGS)
-    with pytest.raises(RunError, match=r"/proc/out.jsonl.*cannot be written"):
-        output.inspect(IDS)
-        output.begin()
+        opened(path)
 
 
 def test_an_output_whose_sidecar_cannot_be_written_leaves_nothing(path: Path) -> None:
@@ -189,22 +178,12 @@ def test_a_row_is_one_write_and_a_short_one_is_taken_back(path: Path, monkeypatc
         sizes.append(len(data))
         return real(descriptor, data[:5])
 
-    monkeypatch.setattr(os, "write", short)
-    with pytest.raises(RunError, match="the disk is full"):
-        output.write(row(2))
-    assert len(sizes) == 1 and path.read_bytes() == whole and 2 not in output.finished
-
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(RunError, match="No space left on device"):
-        output.write(row(2))
-    output.close()
-
-
-def test_rows_are_strict_json(path: Path) -> None:
-    output = opened(path)
-    with pytest.raises(ValueError):
-        output.write({**row(1), "sum": float("nan")})
+    for write, words in ((short, "the disk is full"), (full, "No space left on device")):
+        monkeypatch.setattr(os, "write", write)
+        with pytest.raises(RunError, match=words):
+            output.write(row(2))
+        assert len(sizes) == 1 and path.read_bytes() == whole and 2 not in output.finished
     output.close()

@@ -1,4 +1,4 @@
-"""Rows into results: batches, seeds, chat, text, and what becomes of rows that cannot be decoded."""
+"""Rows into results: batches, seeds, text, and what becomes of rows that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from chat_families import BYTE_VOCAB, byte_tokenizer
 from families import make_model
 
 import genarm_kernels
@@ -15,8 +16,6 @@ from genarm import GenARMError, GuidedDecoder
 from genarm.errors import NumericalError, RunError
 from genarm.runs.rows import Row, continuation, encode
 from genarm.runs.run import Task, run
-
-from .conftest import VOCAB, byte_tokenizer
 
 TEXTS = ["short", "a much longer prompt than the others", "", "middle sized", "x" * 300, "naïve café"]
 ROWS = [Row(index, f"r{index}", text) for index, text in enumerate(TEXTS)]
@@ -28,22 +27,20 @@ class Memory:
 
     finished: dict[Any, bool] = field(default_factory=dict)
     rows: dict[Any, dict[str, Any]] = field(default_factory=dict)
-    order: list[Any] = field(default_factory=list)
     syncs: int = 0
 
     def write(self, row: Mapping[str, Any]) -> None:
         self.finished[row["id"]] = row["finish_reason"] == "error"
         self.rows[row["id"]] = dict(row)
-        self.order.append(row["id"])
 
     def sync(self) -> None:
         self.syncs += 1
 
 
 def decoder(batch_size: int = 2, **settings: Any) -> GuidedDecoder:
-    rewards = {"a": make_model("llama", seed=1, vocab=VOCAB), "b": make_model("llama", seed=2, vocab=VOCAB)}
+    base, first, second = (make_model("llama", seed=seed, vocab=BYTE_VOCAB) for seed in range(3))
     settings = {"max_length": 200, "tokenizer": byte_tokenizer(), **settings}
-    return GuidedDecoder(make_model("llama", vocab=VOCAB), rewards, max_batch_size=batch_size, **settings)
+    return GuidedDecoder(base, {"a": first, "b": second}, max_batch_size=batch_size, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +52,12 @@ def outcome(task: Task, rows: list[Row], **finished: bool) -> Memory:
     sink = Memory(finished=dict(finished))
     reported: list[str] = []
     run(task, rows, sink, lambda result: reported.append(result["id"]))
-    assert reported == sink.order
+    assert reported == list(sink.rows)
     return sink
+
+
+def texts(sink: Memory) -> dict[Any, str | None]:
+    return {key: row.get("text") for key, row in sink.rows.items()}
 
 
 def test_a_result_says_what_was_drawn_and_what_each_model_thought_of_it(task: Task) -> None:
@@ -73,20 +74,14 @@ def test_a_result_says_what_was_drawn_and_what_each_model_thought_of_it(task: Ta
 
 
 def test_a_result_depends_on_neither_batch_size_nor_which_rows_are_done(task: Task) -> None:
-    whole = outcome(task, ROWS).rows
-    large = outcome(replace(task, decoder=decoder(8)), ROWS).rows
-    rest = outcome(task, ROWS, r1=False, r5=False).rows
-    assert {key: row.get("text") for key, row in large.items()} == {key: row.get("text") for key, row in whole.items()}
-    assert rest.keys() == whole.keys() - {"r1", "r5"}
-    assert all(rest[key].get("text") == whole[key].get("text") for key in rest)
-    other = outcome(replace(task, seed=6), ROWS).rows
-    assert other["r0"]["text"] != whole["r0"]["text"]
-
-
-def test_the_longest_prompts_are_decoded_first_and_rows_that_cannot_be_come_before_them(task: Task) -> None:
-    sink = outcome(task, ROWS)
-    assert sink.order == ["r2", "r4", "r1", "r3", "r5", "r0"]
-    assert sink.syncs == 4  # the unusable rows, and three batches of two
+    whole = outcome(task, ROWS)
+    # the longest prompts first, and before them the rows that cannot be decoded
+    assert list(whole.rows) == ["r2", "r4", "r1", "r3", "r5", "r0"]
+    assert whole.syncs == 4  # the unusable rows, and three batches of two
+    assert texts(outcome(replace(task, decoder=decoder(8)), ROWS)) == texts(whole)
+    rest = texts(outcome(task, ROWS, r1=False, r5=False))
+    assert rest == {key: text for key, text in texts(whole).items() if key not in ("r1", "r5")}
+    assert texts(outcome(replace(task, seed=6), ROWS))["r0"] != texts(whole)["r0"]
 
 
 def test_a_rows_own_weights_take_the_place_of_the_defaults_it_names(task: Task) -> None:
@@ -96,32 +91,28 @@ def test_a_rows_own_weights_take_the_place_of_the_defaults_it_names(task: Task) 
     assert found["r1"]["text"] == found["r2"]["text"] != found["r0"]["text"]
 
 
-@pytest.mark.parametrize(
-    ("prompt", "weights", "error"),
-    [
-        ("", None, "the prompt is empty: give it some text"),
-        ("x" * 200, None, "the base prompt has 201 tokens, with 5 new ones over max_length = 200: shorten it"),
-        ("x", {"c": 1.0}, "weights names 'c', which is not loaded: the reward models are a, b"),
-        ("x", {"a": float("nan")}, "the weight of 'a' is nan: weights are finite numbers"),
-        ("x", {"a": "1"}, "the weight of 'a' is '1': weights are finite numbers"),
-        ("x", {"a": True}, "the weight of 'a' is True: weights are finite numbers"),
-        ("x", {"a": 10**400}, "the weight of 'a' is 1000"),
-        ("x", {"a": 1e300}, "the weight of 'a'"),
-        ("x", [1, 2], "weights is [1, 2]: write an object of names and numbers"),
-    ],
-)
-def test_a_row_that_cannot_be_decoded_says_why_and_the_rest_is_done(
-    task: Task, prompt: str, weights: Any, error: str
-) -> None:
-    found = outcome(task, [ROWS[0], Row(1, "bad", prompt, weights), ROWS[1]]).rows
-    bad = found.pop("bad")
-    assert {key: bad[key] for key in ("id", "prompt", "finish_reason")} == {
-        "id": "bad",
-        "prompt": prompt,
-        "finish_reason": "error",
-    }
-    assert bad["error"].startswith(error) and "\n" not in bad["error"]
-    assert [row["finish_reason"] for row in found.values()] == ["length", "length"]
+BAD = [
+    ("", None, "the prompt is empty: give it some text"),
+    ("x" * 200, None, "the base prompt has 201 tokens, with 5 new ones over max_length = 200: shorten it"),
+    ("x", {"c": 1.0}, "weights names 'c', which is not loaded: the reward models are a, b"),
+    ("x", {"a": float("nan")}, "the weight of 'a' is nan: weights are finite numbers"),
+    ("x", {"a": "1"}, "the weight of 'a' is '1': weights are finite numbers"),
+    ("x", {"a": True}, "the weight of 'a' is True: weights are finite numbers"),
+    ("x", {"a": 10**400}, "the weight of 'a' is 1000"),
+    ("x", {"a": 1e300}, "the weight of 'a'"),
+    ("x", [1, 2], "weights is [1, 2]: write an object of names and numbers"),
+]
+
+
+def test_a_row_that_cannot_be_decoded_says_why_and_the_rest_is_done(task: Task) -> None:
+    bad = [Row(3 + index, index, prompt, weights) for index, (prompt, weights, _) in enumerate(BAD)]
+    found = outcome(task, [ROWS[0], *bad, ROWS[1]]).rows
+    for key in ("r0", "r1"):
+        assert found.pop(key)["finish_reason"] == "length"
+    for index, (prompt, _, error) in enumerate(BAD):
+        said = found[index].pop("error")
+        assert found[index] == {"id": index, "prompt": prompt, "finish_reason": "error"}
+        assert said.startswith(error) and "\n" not in said
 
 
 def test_a_batch_whose_every_row_fails_costs_no_other_batch_its_rows(task: Task) -> None:
@@ -137,12 +128,18 @@ def test_a_model_that_yields_nan_is_named_in_every_row(task: Task) -> None:
     assert all("new token 0: the logits of 'b' hold NaN" in row["error"] for row in found.values())
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate\nmemory: 9 GB")])
-def test_running_out_of_memory_ends_the_run_with_advice_and_keeps_what_is_done(
-    task: Task, monkeypatch: pytest.MonkeyPatch, error: Exception
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (MemoryError(), RunError, "a batch of 2 rows.*lower --batch-size and run the same command again"),
+        (RuntimeError("can't allocate\nmemory: 9 GB"), RunError, "lower --batch-size and run the same command again"),
+        (NumericalError("all wrong"), NumericalError, "all wrong"),
+    ],
+)
+def test_an_error_that_is_no_rows_own_ends_the_run_and_keeps_what_is_done(
+    task: Task, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception], words: str
 ) -> None:
-    failing = decoder()
-    real, calls = failing.generate, []
+    real, calls = GuidedDecoder.generate, []
 
     def generate(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
@@ -150,12 +147,11 @@ def test_running_out_of_memory_ends_the_run_with_advice_and_keeps_what_is_done(
             raise error
         return real(*arguments, **options)
 
-    monkeypatch.setattr(failing, "generate", generate)
+    monkeypatch.setattr(GuidedDecoder, "generate", generate)
     sink = Memory()
-    with pytest.raises(RunError, match="lower --batch-size and run the same command again") as caught:
-        run(replace(task, decoder=failing), ROWS, sink, lambda result: None)
-    assert "a batch of 2 rows" in str(caught.value) and "\n" not in str(caught.value)
-    assert sink.order == ["r2", "r4", "r1"]
+    with pytest.raises(raised, match=words) as caught:
+        run(task, ROWS, sink, lambda result: None)
+    assert "\n" not in str(caught.value) and list(sink.rows) == ["r2", "r4", "r1"]
 
 
 def test_a_call_that_is_wrong_for_every_row_is_raised_before_anything_is_written(task: Task) -> None:
@@ -165,60 +161,14 @@ def test_a_call_that_is_wrong_for_every_row_is_raised_before_anything_is_written
         replace(task, decoder=decoder(tokenizer=None)).check()
 
 
-def test_an_error_that_names_no_rows_is_passed_on(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing = decoder()
-
-    def generate(*_: Any, **__: Any) -> Any:
-        raise NumericalError("all wrong")
-
-    monkeypatch.setattr(failing, "generate", generate)
-    with pytest.raises(NumericalError, match="all wrong"):
-        run(replace(task, decoder=failing), ROWS, Memory(), lambda result: None)
-
-
 def test_a_sum_that_is_not_finite_is_null(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = decoder()
-    real = odd.generate
+    real = GuidedDecoder.generate
 
     def generate(*arguments: Any, **options: Any) -> Any:
         out = real(*arguments, **options)
         out.model_logprobs[0, 1, 2] = -torch.inf
         return out
 
-    monkeypatch.setattr(odd, "generate", generate)
-    sums = outcome(replace(task, decoder=odd), ROWS[:1]).rows["r0"]["logprob_sums"]
+    monkeypatch.setattr(GuidedDecoder, "generate", generate)
+    sums = outcome(task, ROWS[:1]).rows["r0"]["logprob_sums"]
     assert sums["b"] is None and sums["a"] < 0
-
-
-def test_chat_renders_one_user_turn_with_one_bos() -> None:
-    tokenizer = byte_tokenizer()
-    ids = encode(tokenizer, ["hi"], chat=True)[0]
-    assert ids.count(tokenizer.bos_token_id) == 1
-    assert tokenizer.decode(ids) == "<bos>[user]hi[assistant]"
-    assert tokenizer.decode(encode(tokenizer, ["hi"], chat=False)[0]) == "<bos>hi"
-
-
-def test_chat_without_a_usable_template_is_an_error_that_says_what_to_do() -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = "{{ raise_exception('no users here') }}"
-    with pytest.raises(GenARMError, match=r"fails on a single user turn .no users here.: repair it"):
-        encode(tokenizer, ["hi"], chat=True)
-    tokenizer.chat_template = None
-    with pytest.raises(GenARMError, match="has no chat template: leave --chat out"):
-        encode(tokenizer, ["hi"], chat=True)
-
-
-def test_text_is_what_the_new_tokens_add_to_the_prompt() -> None:
-    tokenizer = byte_tokenizer()
-    prompt = encode(tokenizer, ["one"], chat=False)[0]
-    tokens = [*encode(tokenizer, [" two é"], chat=False)[0][1:], tokenizer.eos_token_id]
-    assert continuation(tokenizer, prompt, tokens) == " two é"
-
-
-def test_text_keeps_the_space_that_a_decoder_strips_at_the_start() -> None:
-    class Strips:
-        def decode(self, ids: list[int], **_: Any) -> str:
-            return "".join(" ab"[index] for index in ids).lstrip(" ")
-
-    assert continuation(Strips(), [1], [0, 2]) == " b"
-    assert continuation(Strips(), [0], [1]) == "a"
