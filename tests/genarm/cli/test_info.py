@@ -38,7 +38,14 @@ TORCH, NOT_USED = "torch operations", "not used"
 MACHINES = [
     # devices, interpreted, kernels in C, flash-attn; what runs the sampling, a CPU's steps, prompts, CUDA graphs
     (0, False, False, None, [TORCH, TORCH, NOT_USED, NOT_USED], "not installed"),
-    (0, False, True, "2.8", [f"{TORCH}, kernels in C", "kernels in C", NOT_USED, NOT_USED], "2.8 is installed; no CUDA"),
+    (
+        0,
+        False,
+        True,
+        "2.8",
+        [f"{TORCH}, kernels in C", "kernels in C", NOT_USED, NOT_USED],
+        "2.8 is installed; no CUDA",
+    ),
     (0, True, False, None, ["Triton interpreter", TORCH, NOT_USED, NOT_USED], "not installed"),
     (1, False, False, "2.8", ["Triton kernels", TORCH, "prompts", "one per step"], "2.8 is installed; bfloat16 and"),
 ]
