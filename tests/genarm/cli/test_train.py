@@ -65,8 +65,8 @@ def test_options_reach_the_settings(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(train_report, "run", lambda *given: seen.append(given) or 0)
     options = (
         "--base some/base --data d --where topic=x --where n=1 --limit 9 --eval-data e --eval-share 0.2 --beta 0.7 "
-        "--center-rewards 0.1 --rank 2 --alpha 4 --dropout 0.1 --target-module q_proj --target-module v_proj --epochs 2 "
-        "--max-steps 2 --learning-rate 3e-3 --schedule linear --warmup 1 --weight-decay 0.2 --batch-size 4 "
+        "--center-rewards 0.1 --rank 2 --alpha 4 --dropout 0.1 --target-module q_proj --target-module v_proj "
+        "--epochs 2 --max-steps 2 --learning-rate 3e-3 --schedule linear --warmup 1 --weight-decay 0.2 --batch-size 4 "
         "--micro-batch-size 2 --max-length 64 --precision fp32 --gradient-checkpointing --seed 4 --device cpu "
         "--save-every 5 --log-every 6 --eval-every 7 --trust-remote-code --objective joy --output out"
     )
