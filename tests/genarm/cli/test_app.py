@@ -1,20 +1,15 @@
 """The command line itself: help, usage errors, warnings and exit statuses."""
 
-from __future__ import annotations
-
 import errno
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from genarm.cli import generate
 from genarm.errors import InvalidArgumentError, RunError
-
-from .conftest import Cli
 
 # An option of each command.
 COMMANDS = {
@@ -28,7 +23,7 @@ COMMANDS = {
 }
 
 
-def test_help_names_every_command() -> None:
+def test_help_names_every_command():
     code = "import sys; from genarm.cli.app import main\n"
     code += f"for command in {list(COMMANDS)}: assert main([*command.split(), '--help']) == 0\n"
     code += "assert not {'torch', 'transformers', 'trl', 'datasets'} & sys.modules.keys()"
@@ -37,7 +32,7 @@ def test_help_names_every_command() -> None:
     assert [option for option in COMMANDS.values() if option not in done.stdout] == []
 
 
-def test_a_group_alone_shows_its_commands(cli: Cli) -> None:
+def test_a_group_alone_shows_its_commands(cli):
     for arguments, names in (((), ("generate", "info")), (("evaluate",), ("accuracy", "rewards"))):
         found = cli(*arguments)
         assert (found.status, found.errors) == (0, []) and all(name in found.text for name in names)
@@ -46,19 +41,19 @@ def test_a_group_alone_shows_its_commands(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("line", "words"), [("nonsense", "nonsense"), ("generate --sharp", "--sharp"), ("train ppo", "trajectory-rm")]
 )
-def test_a_usage_error_is_one_line(cli: Cli, line: str, words: str) -> None:
+def test_a_usage_error_is_one_line(cli, line, words):
     cli(*line.split()).assert_refused(2, words)
 
 
 @pytest.fixture
-def options(monkeypatch: pytest.MonkeyPatch) -> list[generate.GenerateOptions]:
+def options(monkeypatch):
     """The options of every run, which is not made."""
     seen: list[generate.GenerateOptions] = []
     monkeypatch.setattr(generate, "generate", lambda given: seen.append(given) or 0)
     return seen
 
 
-def test_every_option_arrives(cli: Cli, options: list[generate.GenerateOptions]) -> None:
+def test_every_option_arrives(cli, options):
     text = "--base b --reward a=b:1 --reward c --prompt p --prompt q --max-new-tokens 7 --temperature 0.5 --top-k 3"
     text += " --top-p 0.9 --min-p 0.1 --seed 4 --batch-size 2 --max-length 99 --dtype float16 --device cpu --chat"
     text += " --overwrite --trust-remote-code --beta 2 --base-weight 0.5 --output o"
@@ -71,9 +66,7 @@ def test_every_option_arrives(cli: Cli, options: list[generate.GenerateOptions])
     assert options == [generate.GenerateOptions(**given, **flags)]
 
 
-def test_the_defaults_are_the_plain_distribution_and_no_remote_code(
-    cli: Cli, options: list[generate.GenerateOptions]
-) -> None:
+def test_the_defaults_are_the_plain_distribution_and_no_remote_code(cli, options):
     assert cli("generate").status == 0
     decoding = options[0].decoding
     assert decoding["temperature"] == decoding["top_p"] == decoding["beta"] == decoding["base_weight"] == 1.0
@@ -90,10 +83,8 @@ def test_the_defaults_are_the_plain_distribution_and_no_remote_code(
         (KeyboardInterrupt(), 130, []),
     ],
 )
-def test_an_error_is_one_line_and_a_status(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, lines: list[str]
-) -> None:
-    def fail(_: Any) -> int:
+def test_an_error_is_one_line_and_a_status(cli, monkeypatch, error, status, lines):
+    def fail(_):
         raise error
 
     monkeypatch.setattr(generate, "generate", fail)
@@ -101,6 +92,6 @@ def test_an_error_is_one_line_and_a_status(
     assert (found.status, found.errors) == (status, lines)
 
 
-def test_a_warning_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_is_one_line(cli, monkeypatch):
     monkeypatch.setattr(generate, "generate", lambda _: warnings.warn("mind\nthe gap", stacklevel=1))
     assert cli("generate", "--prompt", "a").line == "genarm: warning: mind the gap"

@@ -1,7 +1,5 @@
 """`genarm bench`: a table, figures as JSON, a trace; errors in one line."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -9,12 +7,10 @@ import pytest
 from genarm.cli.bench import rotate
 from genarm.embedded import BASE, REWARDS
 
-from .conftest import Cli
-
 SHORT = ["bench", "--context", "8", "--new-tokens", "3", "--rounds", "2", "--device", "cpu"]
 
 
-def test_plain_and_guided_decoding_are_measured_and_written(cli: Cli) -> None:
+def test_plain_and_guided_decoding_are_measured_and_written(cli):
     figures, trace = cli.folder / "bench.json", cli.folder / "trace.json"
     rewards = ["--reward", "risk", "--reward", f"own={REWARDS['art']}", "--batch-size", "2"]
     found = cli(*SHORT, *rewards, "--json", figures, "--trace", trace)
@@ -30,7 +26,7 @@ def test_plain_and_guided_decoding_are_measured_and_written(cli: Cli) -> None:
     assert {"prefill", "step"} <= names
 
 
-def test_a_base_without_reward_models_is_measured_alone(cli: Cli) -> None:
+def test_a_base_without_reward_models_is_measured_alone(cli):
     found = cli(*SHORT, "--base", BASE)
     assert found.status == 0 and "plain" in found.text and "guided" not in found.text
 
@@ -44,11 +40,11 @@ def test_a_base_without_reward_models_is_measured_alone(cli: Cli) -> None:
         (["--json", "no/such/folder/bench.json"], 1, "No such file"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(cli: Cli, arguments: list[str], status: int, words: str) -> None:
+def test_what_cannot_be_measured_is_one_line(cli, arguments, status, words):
     cli(*SHORT, *arguments).assert_refused(status, words)
 
 
-def test_each_round_starts_with_another_contender() -> None:
+def test_each_round_starts_with_another_contender():
     order: list[str] = []
     found = rotate({name: lambda name=name: order.append(name) or len(order) for name in "abc"}, 4)
     assert "".join(order) == "abcbcacababc"

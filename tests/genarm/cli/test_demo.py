@@ -1,23 +1,15 @@
 """The demo on the embedded models, cut short."""
 
-from __future__ import annotations
-
 import io
 import json
-from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from genarm.cli import demo
 from genarm.embedded import REWARDS
 
-from .conftest import Cli
 
-
-def test_the_demo_shows_texts_and_rewards_and_writes_a_page_a_plot_and_figures(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_demo_shows_texts_and_rewards_and_writes_a_page_a_plot_and_figures(monkeypatch, tmp_path):
     for name, value in {"COPIES": 4, "SWEEP_COPIES": 4, "NEW_TOKENS": 12, "SWEEP": (0.0, 1.0)}.items():
         monkeypatch.setattr(demo, name, value)
     screen, out = io.StringIO(), tmp_path / "new" / "out"
@@ -37,5 +29,5 @@ def test_the_demo_shows_texts_and_rewards_and_writes_a_page_a_plot_and_figures(
         assert high > low
 
 
-def test_an_output_folder_that_cannot_be_created_is_said_before_any_work(cli: Cli) -> None:
+def test_an_output_folder_that_cannot_be_created_is_said_before_any_work(cli):
     cli("demo", "--output", cli.file("file", "in the way") / "out").assert_refused(1, "pass another --output")

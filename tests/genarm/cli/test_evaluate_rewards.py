@@ -1,18 +1,15 @@
 """`genarm evaluate rewards`: one page of token rewards; errors in one line."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
 
-from .conftest import Cli
 from .test_evaluate_accuracy import PAIRS
 
 REWARDS = ["evaluate", "rewards", "--device", "cpu", "--output"]
 
 
-def test_the_command_writes_one_page_without_scripts(cli: Cli) -> None:
+def test_the_command_writes_one_page_without_scripts(cli):
     page = cli.folder / "page.html"
     found = cli(*REWARDS, page, "--reward", "art", "--reward", "risk", "--data", cli.file("few.jsonl", PAIRS))
     assert found.status == 0
@@ -30,7 +27,7 @@ def test_the_command_writes_one_page_without_scripts(cli: Cli) -> None:
         (["--data", "FILE", "--where", "kind=stance", "--limit", "1"], "boring"),
     ],
 )
-def test_one_given_or_chosen_pair_makes_a_page(cli: Cli, arguments: list[str], shown: str) -> None:
+def test_one_given_or_chosen_pair_makes_a_page(cli, arguments, shown):
     page, file = cli.folder / "page.html", str(cli.file("few.jsonl", PAIRS))
     found = cli(*REWARDS, page, "--reward", "art", *(file if text == "FILE" else text for text in arguments))
     assert found.status == 0 and "art: 1 of 1 pairs" in found.text
@@ -48,6 +45,6 @@ def test_one_given_or_chosen_pair_makes_a_page(cli: Cli, arguments: list[str], s
         ("--reward art --data no/such.jsonl", "no such file"),
     ],
 )
-def test_what_cannot_be_shown_is_one_line(cli: Cli, line: str, words: str) -> None:
+def test_what_cannot_be_shown_is_one_line(cli, line, words):
     file = str(cli.file("few.jsonl", PAIRS))
     cli(*REWARDS, cli.folder / "page.html", *line.replace("FILE", file).split()).assert_refused(2, words)

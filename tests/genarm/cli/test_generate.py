@@ -1,7 +1,5 @@
 """`genarm generate` from the outside: files in, files out, whatever happens in between."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
@@ -9,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
 
 import pytest
 import torch
@@ -18,14 +15,10 @@ from genarm import GuidedDecoder
 from genarm.cli import generate as command
 from genarm.runs.output import OutputFile
 
-from .conftest import Cli
-
 ROWS = [{"id": f"row {index}", "prompt": "so it goes " * (1 + index % 4)} for index in range(10)]
 
 
-def test_a_file_of_prompts_becomes_a_file_of_rows_that_is_then_left_alone(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_prompts_becomes_a_file_of_rows_that_is_then_left_alone(cli, monkeypatch):
     rows = [*ROWS, {"id": "own", "prompt": "x", "weights": {"second": 3}, "source": "elsewhere"}]
     source = cli.file("in.jsonl.gz", gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     found = cli.generate("--input", source, "--output", cli.output)
@@ -45,7 +38,7 @@ def test_a_file_of_prompts_becomes_a_file_of_rows_that_is_then_left_alone(
     assert cli.output.read_bytes() == before
 
 
-def test_a_torn_output_is_completed_with_the_rows_it_would_have_had(cli: Cli) -> None:
+def test_a_torn_output_is_completed_with_the_rows_it_would_have_had(cli):
     source = cli.file("in.jsonl", ROWS)
     cli.generate("--input", source, "--output", cli.output)
     whole, expected = cli.output.read_bytes(), cli.rows()
@@ -56,7 +49,7 @@ def test_a_torn_output_is_completed_with_the_rows_it_would_have_had(cli: Cli) ->
         assert cli.rows() == expected
 
 
-def test_a_killed_run_started_again_ends_with_exactly_one_row_per_prompt(cli: Cli) -> None:
+def test_a_killed_run_started_again_ends_with_exactly_one_row_per_prompt(cli):
     source = cli.file("in.jsonl", [{"prompt": "word " * (1 + index % 7)} for index in range(40)])
     arguments = ["--input", str(source), "--max-new-tokens", "8", "--batch-size", "2"]
     code = "import sys; from genarm.cli.app import main; sys.exit(main())"
@@ -83,11 +76,11 @@ def test_a_killed_run_started_again_ends_with_exactly_one_row_per_prompt(cli: Cl
     assert cli.rows() == cli.rows(other) and set(cli.rows()) == set(range(1, 41))
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_resume(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_resume(cli, monkeypatch):
     source = cli.file("in.jsonl", ROWS)
     real, calls = GuidedDecoder.generate, []
 
-    def generate(*arguments: Any, **options: Any) -> Any:
+    def generate(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -108,10 +101,8 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_resume(cli: Cli, monkeypa
         (torch.OutOfMemoryError("9\nGiB"), 1, "genarm: error: the models do not fit into memory (9 GiB): choose a"),
     ],
 )
-def test_a_run_that_ends_before_the_first_row_leaves_nothing(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, line: str
-) -> None:
-    def load(*_: Any, **__: Any) -> Any:
+def test_a_run_that_ends_before_the_first_row_leaves_nothing(cli, monkeypatch, error, status, line):
+    def load(*_, **__):
         raise error
 
     monkeypatch.setattr(GuidedDecoder, "from_pretrained", load)
@@ -120,7 +111,7 @@ def test_a_run_that_ends_before_the_first_row_leaves_nothing(
     assert cli.left() == ["in.txt"]
 
 
-def test_failed_rows_are_kept_and_counted_on_every_run(cli: Cli) -> None:
+def test_failed_rows_are_kept_and_counted_on_every_run(cli):
     rows = [{"prompt": "fine"}, {"id": "long", "prompt": "x" * 600}, "{broken"]
     rows += [{"id": "odd", "prompt": "x", "weights": {"third": 1}}, {"id": "long", "prompt": ""}]
     source = cli.file("in.jsonl", "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
@@ -144,9 +135,7 @@ def test_failed_rows_are_kept_and_counted_on_every_run(cli: Cli) -> None:
     assert again.errors == [*found.errors[:2], done]
 
 
-def test_an_output_of_another_run_is_refused_by_what_differs_and_replaced_on_demand(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_output_of_another_run_is_refused_by_what_differs_and_replaced_on_demand(cli, monkeypatch):
     source = cli.file("in.txt", "a\n")
     arguments = ("--input", source, "--output", cli.output)
     assert cli.generate(*arguments).status == 0
@@ -167,7 +156,7 @@ def test_an_output_of_another_run_is_refused_by_what_differs_and_replaced_on_dem
     assert "content of base has changed" in cli.generate(*arguments).line
 
 
-def test_two_runs_do_not_write_to_one_output(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_do_not_write_to_one_output(cli, monkeypatch):
     cli.generate("--prompt", "a", "--output", cli.output)
     other = OutputFile(cli.output, {}, overwrite=True)
     other.inspect([])
@@ -183,7 +172,7 @@ def test_two_runs_do_not_write_to_one_output(cli: Cli, monkeypatch: pytest.Monke
     assert cli.output.read_text() == "mine" and cli.left() == ["out.jsonl"]
 
 
-def test_prompts_are_shown_in_order_with_their_texts_and_figures(cli: Cli) -> None:
+def test_prompts_are_shown_in_order_with_their_texts_and_figures(cli):
     prompts = ["--prompt", "hello [bold]", "--prompt", "", "--prompt", "ccc", "--prompt", "dd dd"]
     found = cli.generate(*prompts, "--chat", "--max-new-tokens", 2, "--batch-size", 1)
     assert found.status == 1 and found.text.startswith("hello [bold]")
@@ -193,18 +182,18 @@ def test_prompts_are_shown_in_order_with_their_texts_and_figures(cli: Cli) -> No
     assert found.errors[1].startswith("genarm: 6 tokens in ")
 
 
-def test_text_cannot_drive_the_terminal(cli: Cli) -> None:
+def test_text_cannot_drive_the_terminal(cli):
     found = cli.generate("--prompt", "a\x1b[31m\x9bb\u200d\n\u00a0c", "--max-new-tokens", 1)
     assert found.text.startswith("a\ufffd[31m\ufffdb\u200d\n\u00a0c")
 
 
-def test_rows_of_an_input_without_an_output_go_to_the_standard_output(cli: Cli) -> None:
+def test_rows_of_an_input_without_an_output_go_to_the_standard_output(cli):
     found = cli.generate("--input", cli.file("in.txt", "one\ntwo\n"))
     assert sorted(json.loads(line)["prompt"] for line in found.text.splitlines()) == ["one", "two"]
     assert found.status == 0 and len(found.errors) == 1
 
 
-def test_the_base_alone_needs_no_reward_model(cli: Cli) -> None:
+def test_the_base_alone_needs_no_reward_model(cli):
     arguments = ["--base", cli.models / "base", "--prompt", "one", "--prompt", "two", "--max-new-tokens", 3]
     assert cli("generate", *arguments, "--output", cli.output).status == 0
     assert {key: row["prompt"] for key, row in cli.rows().items()} == {1: "one", 2: "two"}

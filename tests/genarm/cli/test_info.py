@@ -1,7 +1,5 @@
 """`genarm info`: what runs here, and why."""
 
-from __future__ import annotations
-
 import json
 import platform
 from types import SimpleNamespace
@@ -12,16 +10,14 @@ from rich.console import Console
 
 from genarm.cli import info
 
-from .conftest import Cli
 
-
-def test_it_prints_versions_devices_and_backends(cli: Cli) -> None:
+def test_it_prints_versions_devices_and_backends(cli):
     found = cli("info")
     words = (torch.__version__, platform.python_version(), "transformers", "CUDA devices", "sampling", "flash-attn")
     assert found.status == 0 and all(word in found.text for word in words)
 
 
-def test_it_prints_json_for_machines(cli: Cli) -> None:
+def test_it_prints_json_for_machines(cli):
     found = json.loads(cli("info", "--json").text)
     assert set(found) == {"versions", "devices", "backends"}
     assert set(found["versions"]) == {"genarm", "python", "torch", "triton", "transformers", "peft"}
@@ -52,16 +48,7 @@ MACHINES = [
 
 
 @pytest.mark.parametrize(("devices", "interpreted", "in_c", "flash", "uses", "why"), MACHINES)
-def test_backends_follow_the_machine(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    devices: int,
-    interpreted: bool,
-    in_c: bool,
-    flash: str | None,
-    uses: list[str],
-    why: str,
-) -> None:
+def test_backends_follow_the_machine(monkeypatch, capsys, devices, interpreted, in_c, flash, uses, why):
     properties = SimpleNamespace(name="Imaginary", total_memory=3 * 2**30, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)

@@ -1,9 +1,5 @@
 """Models as a command line names them."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from genarm.errors import GenARMError
@@ -23,14 +19,12 @@ from genarm.models.sources import RewardChoice, fingerprint, model_path, parse_r
         ("art", ("art", str(sources.REWARDS["art"]), 1.0)),
     ],
 )
-def test_a_reward_is_split_at_its_last_colon_if_a_number_follows(
-    text: str, choice: tuple[str, str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reward_is_split_at_its_last_colon_if_a_number_follows(text, choice, monkeypatch):
     monkeypatch.setattr(sources, "model_path", lambda path: path)
     assert parse_reward(text) == RewardChoice(*choice)
 
 
-def test_a_folder_that_was_trained_is_named_by_its_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_was_trained_is_named_by_its_objective(tmp_path, monkeypatch):
     folder = tmp_path / "run=7"
     folder.mkdir()
     monkeypatch.chdir(tmp_path)
@@ -59,17 +53,17 @@ def test_a_folder_that_was_trained_is_named_by_its_objective(tmp_path: Path, mon
         ("help=no/where/here", "no/where/here: no such folder"),
     ],
 )
-def test_a_reward_that_cannot_be_read_is_refused_with_the_forms_there_are(text: str, reason: str) -> None:
+def test_a_reward_that_cannot_be_read_is_refused_with_the_forms_there_are(text, reason):
     with pytest.raises(GenARMError, match=reason):
         parse_reward(text)
 
 
-def test_two_rewards_need_two_names() -> None:
+def test_two_rewards_need_two_names():
     with pytest.raises(GenARMError, match="names 'a' twice"):
         parse_rewards(["a=x/y", "b=x/y", "a=x/z:3"])
 
 
-def test_paths_are_absolute_and_hub_ids_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_absolute_and_hub_ids_are_left_alone(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -77,7 +71,7 @@ def test_paths_are_absolute_and_hub_ids_are_left_alone(tmp_path: Path, monkeypat
     assert model_path("org/model") == "org/model"
 
 
-def test_a_fingerprint_is_that_of_the_files_not_of_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fingerprint_is_that_of_the_files_not_of_the_place(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SAMPLE", 4)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

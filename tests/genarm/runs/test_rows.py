@@ -1,29 +1,25 @@
 """Inputs: what becomes a row, what is said about the lines that do not, and how texts become tokens and back."""
 
-from __future__ import annotations
-
 import gzip
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from chat_families import byte_tokenizer
 
 from genarm.errors import GenARMError, RunError
-from genarm.runs.rows import Row, RunInput, continuation, encode, prompt_rows, read_input
+from genarm.runs.rows import Row, continuation, encode, prompt_rows, read_input
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Any:
-    def read(name: str, content: str | bytes) -> RunInput:
+def read(tmp_path):
+    def read(name, content):
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         return read_input(tmp_path / name)
 
     return read
 
 
-def test_plain_text_is_one_prompt_per_line(read: Any) -> None:
+def test_plain_text_is_one_prompt_per_line(read):
     found = read("prompts.txt", "one\n two \n\nfour\n")
     assert found.rows == [Row(0, 1, "one"), Row(1, 2, " two "), Row(2, 3, ""), Row(3, 4, "four")]
     assert found.problems == []
@@ -33,14 +29,14 @@ def test_plain_text_is_one_prompt_per_line(read: Any) -> None:
         assert read("p.txt", line).rows == [Row(0, 1, line)]
 
 
-def test_only_a_newline_ends_a_line(read: Any) -> None:
+def test_only_a_newline_ends_a_line(read):
     prompt = "a\u2028b\x0bc\x85d"
     assert read("prompts.txt", prompt).rows[0].prompt == prompt
     line = json.dumps({"prompt": prompt}, ensure_ascii=False)
     assert read("prompts.jsonl", line).rows[0].prompt == prompt
 
 
-def test_a_row_of_jsonl_has_its_own_id_or_its_lines_number(read: Any) -> None:
+def test_a_row_of_jsonl_has_its_own_id_or_its_lines_number(read):
     lines = ['{"prompt": "a"}', "", '{"id": "x", "prompt": "b", "source": 1}']
     lines += ['{"id": 9, "prompt": "c", "weights": {}}']
     found = read("prompts.jsonl", "\n".join(lines))
@@ -48,7 +44,7 @@ def test_a_row_of_jsonl_has_its_own_id_or_its_lines_number(read: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.JSONL.gz", "p", "p.txt"])
-def test_jsonl_is_known_by_its_name_or_its_first_line_and_gzip_by_its_content(read: Any, name: str) -> None:
+def test_jsonl_is_known_by_its_name_or_its_first_line_and_gzip_by_its_content(read, name):
     content = b'\n{"prompt": "a"}\n'
     plain, packed = read(name, content), read(name, gzip.compress(content))
     assert plain.rows == packed.rows == [Row(1, 2, "a")]
@@ -71,7 +67,7 @@ def test_jsonl_is_known_by_its_name_or_its_first_line_and_gzip_by_its_content(re
         ('{"prompt": "c", "id": 3}', "has the id 3 of line 3"),
     ],
 )
-def test_a_line_that_is_no_row_is_named_and_the_others_are_read(read: Any, line: str, reason: str) -> None:
+def test_a_line_that_is_no_row_is_named_and_the_others_are_read(read, line, reason):
     found = read("p.jsonl", f'{{"prompt": "a", "id": "x"}}\n\n{{"prompt": "b"}}\n{line}\n{{"prompt": "e"}}')
     assert [row.prompt for row in found.rows] == ["a", "b", "e"]
     assert len(found.problems) == 1 and found.problems[0].startswith(f"{found.name} line 4 {reason}")
@@ -87,23 +83,23 @@ def test_a_line_that_is_no_row_is_named_and_the_others_are_read(read: Any, line:
         (b"\x1f\x8bnonsense", "cut short or corrupt"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_with_the_reason(read: Any, content: bytes, reason: str) -> None:
+def test_a_file_that_cannot_be_used_is_refused_with_the_reason(read, content, reason):
     with pytest.raises(RunError, match=reason):
         read("p.txt", content)
 
 
-def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
     for path, reason in ((tmp_path / "none", "no such file"), (tmp_path, r"cannot be read .Is a directory")):
         with pytest.raises(RunError, match=reason):
             read_input(path)
 
 
-def test_prompts_of_the_command_line_are_numbered_from_one() -> None:
+def test_prompts_of_the_command_line_are_numbered_from_one():
     assert prompt_rows(["a", "b"]).rows == [Row(0, 1, "a"), Row(1, 2, "b")]
     assert prompt_rows(["a", "b"]).digest != prompt_rows(["a\nb"]).digest
 
 
-def test_chat_renders_one_user_turn_with_one_bos() -> None:
+def test_chat_renders_one_user_turn_with_one_bos():
     tokenizer = byte_tokenizer()
     (chat,), (plain,) = (encode(tokenizer, ["hi"], chat=chat) for chat in (True, False))
     assert tokenizer.decode(chat) == "<bos>[user]hi[assistant]" and chat.count(tokenizer.bos_token_id) == 1
@@ -118,16 +114,16 @@ def test_chat_renders_one_user_turn_with_one_bos() -> None:
             encode(tokenizer, ["hi"], chat=True)
 
 
-def test_text_is_what_the_new_tokens_add_to_the_prompt() -> None:
+def test_text_is_what_the_new_tokens_add_to_the_prompt():
     tokenizer = byte_tokenizer()
     prompt = encode(tokenizer, ["one"], chat=False)[0]
     tokens = [*encode(tokenizer, [" two é"], chat=False)[0][1:], tokenizer.eos_token_id]
     assert continuation(tokenizer, prompt, tokens) == " two é"
 
 
-def test_text_keeps_the_space_that_a_decoder_strips_at_the_start() -> None:
+def test_text_keeps_the_space_that_a_decoder_strips_at_the_start():
     class Strips:
-        def decode(self, ids: list[int], **_: Any) -> str:
+        def decode(self, ids, **_):
             return "".join(" ab"[index] for index in ids).lstrip(" ")
 
     assert continuation(Strips(), [1], [0, 2]) == " b"

@@ -1,8 +1,5 @@
 """Rows into results: batches, seeds, text, and what becomes of rows that cannot be decoded."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,26 +26,26 @@ class Memory:
     rows: dict[Any, dict[str, Any]] = field(default_factory=dict)
     syncs: int = 0
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row):
         self.finished[row["id"]] = row["finish_reason"] == "error"
         self.rows[row["id"]] = dict(row)
 
-    def sync(self) -> None:
+    def sync(self):
         self.syncs += 1
 
 
-def decoder(batch_size: int = 2, **settings: Any) -> GuidedDecoder:
+def decoder(batch_size=2, **settings):
     base, first, second = (make_model("llama", seed=seed, vocab=BYTE_VOCAB) for seed in range(3))
     settings = {"max_length": 200, "tokenizer": byte_tokenizer(), **settings}
     return GuidedDecoder(base, {"a": first, "b": second}, max_batch_size=batch_size, **settings)
 
 
 @pytest.fixture(scope="module")
-def task() -> Task:
+def task():
     return Task(decoder(), {"a": 1.0, "b": 0.5}, seed=5, options={"max_new_tokens": 5})
 
 
-def outcome(task: Task, rows: list[Row], **finished: bool) -> Memory:
+def outcome(task, rows, **finished):
     sink = Memory(finished=dict(finished))
     reported: list[str] = []
     run(task, rows, sink, lambda result: reported.append(result["id"]))
@@ -56,11 +53,11 @@ def outcome(task: Task, rows: list[Row], **finished: bool) -> Memory:
     return sink
 
 
-def texts(sink: Memory) -> dict[Any, str | None]:
+def texts(sink):
     return {key: row.get("text") for key, row in sink.rows.items()}
 
 
-def test_a_result_says_what_was_drawn_and_what_each_model_thought_of_it(task: Task) -> None:
+def test_a_result_says_what_was_drawn_and_what_each_model_thought_of_it(task):
     result = outcome(task, ROWS[:1]).rows["r0"]
     seed = genarm_kernels.row_seeds(5, 1)
     ids = encode(task.decoder.tokenizer, ["short"], False)
@@ -73,7 +70,7 @@ def test_a_result_says_what_was_drawn_and_what_each_model_thought_of_it(task: Ta
     assert result["finish_reason"] == "length"
 
 
-def test_a_result_depends_on_neither_batch_size_nor_which_rows_are_done(task: Task) -> None:
+def test_a_result_depends_on_neither_batch_size_nor_which_rows_are_done(task):
     whole = outcome(task, ROWS)
     # the longest prompts first, and before them the rows that cannot be decoded
     assert list(whole.rows) == ["r2", "r4", "r1", "r3", "r5", "r0"]
@@ -84,7 +81,7 @@ def test_a_result_depends_on_neither_batch_size_nor_which_rows_are_done(task: Ta
     assert texts(outcome(replace(task, seed=6), ROWS))["r0"] != texts(whole)["r0"]
 
 
-def test_a_rows_own_weights_take_the_place_of_the_defaults_it_names(task: Task) -> None:
+def test_a_rows_own_weights_take_the_place_of_the_defaults_it_names(task):
     rows = [Row(0, "r0", "short", {"b": 2}), Row(0, "r1", "short", {"a": 1, "b": 0.5}), Row(0, "r2", "short")]
     found = outcome(task, rows).rows
     assert found["r0"]["weights"] == {"a": 1.0, "b": 2}
@@ -104,7 +101,7 @@ BAD = [
 ]
 
 
-def test_a_row_that_cannot_be_decoded_says_why_and_the_rest_is_done(task: Task) -> None:
+def test_a_row_that_cannot_be_decoded_says_why_and_the_rest_is_done(task):
     bad = [Row(3 + index, index, prompt, weights) for index, (prompt, weights, _) in enumerate(BAD)]
     found = outcome(task, [ROWS[0], *bad, ROWS[1]]).rows
     for key in ("r0", "r1"):
@@ -115,12 +112,12 @@ def test_a_row_that_cannot_be_decoded_says_why_and_the_rest_is_done(task: Task) 
         assert said.startswith(error) and "\n" not in said
 
 
-def test_a_batch_whose_every_row_fails_costs_no_other_batch_its_rows(task: Task) -> None:
+def test_a_batch_whose_every_row_fails_costs_no_other_batch_its_rows(task):
     rows = [Row(index, f"r{index}", "x" * (250 if index < 2 else 3)) for index in range(4)]
     assert outcome(task, rows).finished == {"r0": True, "r1": True, "r2": False, "r3": False}
 
 
-def test_a_model_that_yields_nan_is_named_in_every_row(task: Task) -> None:
+def test_a_model_that_yields_nan_is_named_in_every_row(task):
     broken = decoder()
     with torch.no_grad():
         broken.models[2].module.lm_head.weight[5] = torch.nan
@@ -136,12 +133,10 @@ def test_a_model_that_yields_nan_is_named_in_every_row(task: Task) -> None:
         (NumericalError("all wrong"), NumericalError, "all wrong"),
     ],
 )
-def test_an_error_that_is_no_rows_own_ends_the_run_and_keeps_what_is_done(
-    task: Task, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception], words: str
-) -> None:
+def test_an_error_that_is_no_rows_own_ends_the_run_and_keeps_what_is_done(task, monkeypatch, error, raised, words):
     real, calls = GuidedDecoder.generate, []
 
-    def generate(*arguments: Any, **options: Any) -> Any:
+    def generate(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
             raise error
@@ -154,17 +149,17 @@ def test_an_error_that_is_no_rows_own_ends_the_run_and_keeps_what_is_done(
     assert "\n" not in str(caught.value) and list(sink.rows) == ["r2", "r4", "r1"]
 
 
-def test_a_call_that_is_wrong_for_every_row_is_raised_before_anything_is_written(task: Task) -> None:
+def test_a_call_that_is_wrong_for_every_row_is_raised_before_anything_is_written(task):
     with pytest.raises(GenARMError, match="top_p is nan"):
         replace(task, options={"top_p": float("nan")}).check()
     with pytest.raises(GenARMError, match="has no tokenizer"):
         replace(task, decoder=decoder(tokenizer=None)).check()
 
 
-def test_a_sum_that_is_not_finite_is_null(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sum_that_is_not_finite_is_null(task, monkeypatch):
     real = GuidedDecoder.generate
 
-    def generate(*arguments: Any, **options: Any) -> Any:
+    def generate(*arguments, **options):
         out = real(*arguments, **options)
         out.model_logprobs[0, 1, 2] = -torch.inf
         return out

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
 from training_cases import run_settings, write_pairs
@@ -61,22 +60,15 @@ def test_pairs_are_tokens_and_facts_of_the_file(tmp_path):
     both = [*pairs.train, *pairs.held_out]
     lengths = [len(pair["prompt_ids"]) + len(pair[side]) for pair in both for side in ("chosen_ids", "rejected_ids")]
     assert pairs.longest == max(lengths)
+    with pytest.raises(InvalidArgumentError, match="there is no column objective"):
+        load(data, where={"objective": "luck"})
+    assert len(load(data, limit=4).train) == 4
 
 
 def test_held_out_pairs_can_come_from_a_file_of_their_own(data, held_out):
     pairs = load(data, eval_data=held_out, eval_share=0.5)
     assert (len(pairs.train), len(pairs.held_out)) == (20, 7)
     assert pairs.facts["eval_data_sha256"] == content_hash(held_out)
-
-
-def test_conditions_and_limits_choose_rows(tmp_path):
-    path = tmp_path / "both.jsonl"
-    parts = [write_pairs(tmp_path / f"{name}.jsonl", 10, objective=name) for name in ("art", "risk")]
-    path.write_text("".join(Path(part).read_text() for part in parts))
-    for changes, count in (({}, 20), ({"where": {"objective": "risk"}}, 10), ({"limit": 4}, 4)):
-        assert len(load(path, **changes).train) == count
-    with pytest.raises(InvalidArgumentError, match="objective is one of art, risk"):
-        load(path, where={"objective": "luck"})
 
 
 def test_what_is_cut_is_said(data, tmp_path):

@@ -37,13 +37,6 @@ def test_lora_is_on_every_linear_layer_but_the_head_and_starts_as_the_base(model
         model(target_modules=("attention",))
 
 
-@pytest.mark.parametrize("kind", ["arm", "trajectory-rm"])
-def test_what_is_new_is_drawn_from_the_seed(model, kind):
-    first, again, other = (trainable(model(kind=kind, seed=seed)) for seed in (3, 3, 4))
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not any(torch.equal(first[name], other[name]) for name in first if "lora_A" in name or "score" in name)
-
-
 def test_what_is_trained_is_float32_and_a_frozen_base_in_bfloat16_where_matrices_are(model):
     whole = model(rank=0, precision="bf16")
     assert not hasattr(whole, "peft_config") and len(trainable(whole)) == len(list(whole.parameters()))
@@ -52,21 +45,6 @@ def test_what_is_trained_is_float32_and_a_frozen_base_in_bfloat16_where_matrices
     assert {weight.dtype for weight in made.parameters() if not weight.requires_grad} == {torch.bfloat16}
     assert {weight.dtype for weight in trainable(made).values()} == {torch.float32}
     assert {weight.dtype for weight in model().parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_trajectory_rm_has_a_score_that_is_trained(model, base, rank):
-    made = model(kind="trajectory-rm", rank=rank)
-    assert [weight.shape for name, weight in trainable(made).items() if "score" in name] == [(1, 16)]
-    assert made.config.num_labels == 1 and made.config.pad_token_id == pair_tokenizer(base).pad_token_id
-
-
-def test_gradients_reach_adapters_through_checkpoints(model):
-    made = model(gradient_checkpointing=True)
-    made.gradient_checkpointing_enable()
-    made(IDS).logits.sum().backward()
-    grads = [weight.grad for name, weight in trainable(made).items() if "lora_B" in name]
-    assert grads and all(grad is not None and grad.abs().sum() > 0 for grad in grads)
 
 
 def test_short_sequences_attend_by_plain_products_and_those_over_the_positions_are_refused(model):

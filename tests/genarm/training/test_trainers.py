@@ -12,7 +12,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from genarm.errors import GenARMError, InvalidArgumentError
 from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.collate import IGNORED
-from genarm.preferences.scoring import pair_rewards, sequence_scores
 from genarm.training.dataset import load_pairs
 from genarm.training.models import trained_model
 from genarm.training.trainers import TRAINERS
@@ -59,27 +58,7 @@ def test_the_trajectory_rm_s_loss_is_of_the_scores_at_the_ends(make, center, ran
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_dpo_starts_at_ln_2_and_its_reference_stays_the_base(make, rank):
-    trainer = make("dpo", rank=rank, learning_rate=3e-2)
-    if rank:  # a policy is one adapter
-        assert list(trainer.model.peft_config) == ["default"]
-    batch = next(iter(trainer.get_train_dataloader()))
-    assert loss_of(trainer, batch) == pytest.approx(math.log(2), abs=1e-6)
-    held_out = list(trainer.eval_dataset)
-    pad = trainer.processing_class.pad_token_id
-    before = pair_rewards(trainer.model, held_out, pad)
-    trainer.train()
-    gained = pair_rewards(trainer.model, held_out, pad) - before
-    margins = 0.5 * (gained[:, 0] - gained[:, 1])
-    measured = trainer.evaluate()
-    assert margins.abs().max() > 0.05
-    assert measured["eval_loss"] == pytest.approx(float(-logsigmoid(margins).mean()), rel=1e-3)
-    assert measured["eval_rewards/margins"] == pytest.approx(float(margins.mean()), rel=1e-3)
-    assert measured["eval_rewards/accuracies"] == pytest.approx(float((margins > 0).double().mean()))
-
-
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_base_with_dropout_of_its_own_is_the_same_reference_at_every_pass(rank, base, make, tmp_path):
+def test_dpo_starts_at_ln_2_also_on_a_base_with_dropout_of_its_own(rank, base, make, tmp_path):
     vocab = len(pair_tokenizer(base))
     config = GPT2Config(vocab_size=vocab, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.5)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
@@ -87,21 +66,8 @@ def test_a_base_with_dropout_of_its_own_is_the_same_reference_at_every_pass(rank
     assert loss_of(trainer, next(iter(trainer.get_train_dataloader()))) == pytest.approx(math.log(2), abs=1e-6)
     modules = trainer.model.modules()
     assert any(isinstance(module, torch.nn.Dropout) and module.p == 0.3 for module in modules) == bool(rank)
-
-
-def test_a_trajectory_rm_s_accuracy_counts_every_pair_once(make):
-    trainer = make("trajectory-rm", seed=2)
-    trainer.train()
-    pairs = [
-        {"prompt_ids": pair["chosen_ids"][:1], **{side: pair[side][1:] for side in ("chosen_ids", "rejected_ids")}}
-        for pair in trainer.eval_dataset
-    ]
-    scores = sequence_scores(trainer.model, pairs, trainer.processing_class.pad_token_id)
-    measured = trainer.evaluate()
-    margins = scores[:, 0] - scores[:, 1]
-    assert measured["eval_margin"] == pytest.approx(float(margins.mean()), rel=1e-3)
-    assert measured["eval_accuracy"] == pytest.approx(float((margins > 0).double().mean()))
-    assert measured["eval_loss"] == pytest.approx(float(-logsigmoid(margins).mean()), rel=1e-3)
+    if rank:  # a policy is one adapter
+        assert list(trainer.model.peft_config) == ["default"]
 
 
 def test_without_trl_the_extra_is_named_and_the_ar_rm_trains(make, monkeypatch):
