@@ -42,16 +42,11 @@ def test_pairs_share_their_prompt_or_without_one_their_chosen_response():
     assert a == b != c
 
 
-def test_a_set_holds_what_where_keeps_up_to_the_limit(read):
+def test_a_set_holds_what_where_limit_and_truncation_keep_and_counts_what_is_dropped(read):
     found = read(ROWS, where={"kind": "y"}, by="level")
     assert len(found.pairs) == len(found.clusters) == 2 and found.values == ["2", "2"]
     assert found.lengths.tolist() == [[len(pair["chosen_ids"]), len(pair["rejected_ids"])] for pair in found.pairs]
-    assert found.dropped == 0 and found.note == ""
-    limited = read(ROWS, limit=3)
-    assert limited.values is None and len(limited.pairs) == 3
-
-
-def test_pairs_that_truncation_drops_are_counted_and_leave_no_trace(read):
+    assert (found.dropped, found.note, len(read(ROWS, limit=3).pairs)) == (0, "", 3)
     long = "I like art and music and painting and reading and physics and "
     row = {"chosen": long + "sports", "rejected": long + "games", "prompt": "", "kind": "z"}
     found = read([row, *ROWS[:2]], max_length=8, by="kind")
@@ -59,9 +54,5 @@ def test_pairs_that_truncation_drops_are_counted_and_leave_no_trace(read):
     assert len(found.pairs) == 2 and found.values == ["x", "y"] and len(found.clusters) == 2
     with pytest.raises(InvalidArgumentError, match="no pair is left at --max-length 8"):
         read([row], max_length=8)
-
-
-def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(read):
-    for option in ("by", "cluster"):
-        with pytest.raises(InvalidArgumentError, match=r"no column 'sort'.*kind, level"):
-            read(ROWS, **{option: "sort"})
+    with pytest.raises(InvalidArgumentError, match=r"no column 'sort'.*kind, level"):
+        read(ROWS, cluster="sort")

@@ -87,14 +87,11 @@ def test_a_turn_ends_with_one_eos_however_its_template_ends_it(name, end, ends):
         assert tokenizer.decode(encode(tokenizer, CONVERSATION, answer(text))["chosen_ids"]) == text + ends
 
 
-def test_earlier_thoughts_are_left_out_and_the_response_s_own_kept():
+def test_earlier_thoughts_are_left_out_and_the_response_s_own_begins_where_the_prompt_opens_none():
     tokenizer = make_tokenizer(FAMILIES["thinking"])
     pair = encode(tokenizer, CONVERSATION, answer("<think>hm</think>yes"))
     assert "greeting" not in tokenizer.decode(pair["prompt_ids"])
     assert tokenizer.decode(pair["chosen_ids"]) == "<think>hm</think>yes<|im_end|>"
-
-
-def test_a_response_that_continues_an_opened_thought_begins_after_it():
     tokenizer = make_tokenizer(FAMILIES["opening"])
     thoughts = [answer(f"<think>\nhm</think>{text}") for text in ("yes", "no")]
     pair = encode(tokenizer, CONVERSATION, *thoughts)
