@@ -54,8 +54,10 @@ def test_what_was_saved_orders_the_held_out_pairs_as_the_record_says(kind, rank,
     if kind == "dpo":
         scores -= pair_rewards(AutoModelForCausalLM.from_pretrained(base), pairs, tokenizer.pad_token_id)
     margins = (1.0 if kind == "trajectory-rm" else 0.5) * (scores[:, 0] - scores[:, 1])
-    metrics = record["metrics"]
+    metrics, logged = record["metrics"], next(logs for logs in reversed(record["history"]) if "eval_loss" in logs)
+    margin = logged["eval_rewards/margins" if kind == "dpo" else "eval_margin"]
     assert margins.abs().max() > 0.02  # of seven pairs in batches of four and three each counts once
+    assert margin == pytest.approx(float(margins.mean()), rel=1e-3)
     assert metrics["eval_accuracy"] == pytest.approx(float((margins > 0).double().mean()))
     assert metrics["eval_loss"] == pytest.approx(float(-torch.nn.functional.logsigmoid(margins).mean()), rel=1e-3)
 
