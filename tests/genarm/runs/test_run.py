@@ -83,9 +83,10 @@ def test_a_result_depends_on_neither_batch_size_nor_which_rows_are_done(task):
 
 def test_a_rows_own_weights_take_the_place_of_the_defaults_it_names(task):
     rows = [Row(0, "r0", "short", {"b": 2}), Row(0, "r1", "short", {"a": 1, "b": 0.5}), Row(0, "r2", "short")]
-    found = outcome(task, rows).rows
+    found = outcome(task, [*rows, Row(1, "r3", "short")]).rows
     assert found["r0"]["weights"] == {"a": 1.0, "b": 2}
     assert found["r1"]["text"] == found["r2"]["text"] != found["r0"]["text"]
+    assert found["r3"]["text"] != found["r2"]["text"]  # another line, another seed
 
 
 BAD = [
