@@ -39,7 +39,11 @@ def models() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def decoder(models: list[Any]) -> GuidedDecoder:
-    return GuidedDecoder(models[0], {"a": models[1], "b": models[2]}, max_batch_size=DRAWS)
+    return made(models)
+
+
+def made(models: list[Any], engine: Any = "auto") -> GuidedDecoder:
+    return GuidedDecoder(models[0], {"a": models[1], "b": models[2]}, max_batch_size=DRAWS, engine=engine)
 
 
 def next_probs(
@@ -75,62 +79,36 @@ def draws(decoder: GuidedDecoder, prompt: Tensor = PROMPT, count: int = DRAWS, *
     return out.sequences[:, -3:]
 
 
-@pytest.mark.parametrize(("temperature", "seed"), [(1.0, 0), (1.3, 1), (0.7, 2)])
-def test_the_first_and_third_token_have_the_guided_distribution(
-    decoder: GuidedDecoder, models: list[Any], temperature: float, seed: int
+def assert_first_and_third(tokens: Tensor, expected: tuple[Tensor, Tensor]) -> None:
+    assert_drawn_from(tokens[:, 0], expected[0])
+    assert_drawn_from(tokens[:, 2], expected[1])
+
+
+@pytest.mark.parametrize(("engine", "temperature", "seed"), [("auto", 0.7, 2), ("hf", 1.3, 1)])
+def test_tokens_have_the_guided_distribution_and_none_of_slightly_wrong_weights(
+    models: list[Any], engine: str, temperature: float, seed: int
 ) -> None:
-    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=temperature, seed=seed)
-    first, third = marginals(models, WEIGHTS, temperature)
-    assert_drawn_from(tokens[:, 0], first)
-    assert_drawn_from(tokens[:, 2], third)
-
-
-@pytest.fixture(scope="module")
-def sharp_tokens(decoder: GuidedDecoder) -> Tensor:
-    return draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=0.7, seed=3)
-
-
-@pytest.mark.parametrize("wrong", [[1.0, 1.0, -0.3], [1.0, 0.8, -0.5], [1.2, 1.0, -0.5], [1.0, -0.5, 1.0]])
-def test_the_statistic_rejects_a_slightly_wrong_weight(
-    sharp_tokens: Tensor, models: list[Any], wrong: list[float]
-) -> None:
-    first, third = marginals(models, wrong, 0.7)
-    with pytest.raises(AssertionError):
-        assert_drawn_from(sharp_tokens[:, 0], first)
-        assert_drawn_from(sharp_tokens[:, 2], third)
-
-
-def test_beta_divides_the_reward_weights_and_not_the_base(decoder: GuidedDecoder, models: list[Any]) -> None:
-    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, beta=2.0, base_weight=0.6, seed=4)
-    first, third = marginals(models, [0.6, 0.5, -0.25])
-    assert_drawn_from(tokens[:, 0], first)
-    assert_drawn_from(tokens[:, 2], third)
-    assert_not_drawn_from(tokens[:, 0], marginals(models, [0.3, 0.5, -0.25])[0])
-
-
-def test_the_base_can_have_a_negative_weight(decoder: GuidedDecoder, models: list[Any]) -> None:
-    tokens = draws(decoder, weights={"a": 1.0, "b": 0.5}, base_weight=-0.5, seed=5)
-    first, third = marginals(models, [-0.5, 1.0, 0.5])
-    assert_drawn_from(tokens[:, 0], first)
-    assert_drawn_from(tokens[:, 2], third)
+    tokens = draws(made(models, engine), weights={"a": 1.0, "b": -0.5}, temperature=temperature, seed=seed)
+    assert_first_and_third(tokens, marginals(models, WEIGHTS, temperature))
+    for wrong in ([1.0, 1.0, -0.3], [1.0, 0.8, -0.5], [1.2, 1.0, -0.5], [1.0, -0.5, 1.0]):
+        if temperature < 1:  # sharp enough to tell
+            with pytest.raises(AssertionError):
+                assert_first_and_third(tokens, marginals(models, wrong, temperature))
 
 
 def test_each_row_is_drawn_with_its_own_weights_beta_and_temperature(models: list[Any], decoder: GuidedDecoder) -> None:
-    settings = [([1.0, 2.0, 0.0], 1.0), ([0.5, -1.0, 1.5], 2.0)]  # base, a, b and the temperature
-    rows = [settings[row % 2] for row in range(DRAWS)]
+    """Beta divides the reward weights and not the base's, which may be negative."""
+    settings = [([0.6, 0.5, -0.25], 1.0), ([-0.5, 1.0, 0.5], 1.0), ([0.5, -1.0, 1.5], 2.0)]  # base, a, b; temperature
+    rows = [settings[row % 3] for row in range(DRAWS)]
     tokens = draws(
-        decoder,
-        weights=[{"a": w[1] * 4.0, "b": w[2] * 4.0} for w, _ in rows],
-        beta=[4.0] * DRAWS,
-        base_weight=[w[0] for w, _ in rows],
-        temperature=torch.tensor([t for _, t in rows]),
-        seed=6,
-    )
+        decoder, weights=[{"a": w[1] * 4.0, "b": w[2] * 4.0} for w, _ in rows], beta=[4.0] * DRAWS,
+        base_weight=[w[0] for w, _ in rows], temperature=torch.tensor([t for _, t in rows]), seed=6,
+    )  # fmt: skip
     for offset, (weights, temperature) in enumerate(settings):
-        first, third = marginals(models, weights, temperature)
-        assert_drawn_from(tokens[offset::2, 0], first)
-        assert_drawn_from(tokens[offset::2, 2], third)
-        assert_not_drawn_from(tokens[1 - offset :: 2, 0], first)
+        expected = marginals(models, weights, temperature)
+        assert_first_and_third(tokens[offset::3], expected)
+        assert_not_drawn_from(tokens[(offset + 1) % 3 :: 3, 0], expected[0])
+    assert_not_drawn_from(tokens[0::3, 0], marginals(models, [0.15, 0.5, -0.25])[0])  # as if beta divided it
 
 
 def top_k(count: int) -> Any:
@@ -159,22 +137,16 @@ def top_k_then_top_p_then_min_p(probs: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("options", "keep"),
-    [
-        ({"top_k": 4}, top_k(4)),
-        ({"top_p": 0.7}, top_p(0.7)),
-        ({"min_p": 0.2}, min_p(0.2)),
-        ({"top_k": 8, "top_p": 0.9, "min_p": 0.15}, top_k_then_top_p_then_min_p),
-    ],
-    ids=["top_k", "top_p", "min_p", "all three"],
+    [({"top_p": 0.7}, top_p(0.7)), ({"top_k": 8, "top_p": 0.9, "min_p": 0.15}, top_k_then_top_p_then_min_p)],
+    ids=["top_p", "all three"],
 )
 def test_filters_cut_the_tempered_distribution(
     decoder: GuidedDecoder, models: list[Any], options: dict[str, Any], keep: Any
 ) -> None:
     tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=1.5, seed=7, **options)
-    first, third = marginals(models, WEIGHTS, 1.5, keep=keep)
-    assert int((first == 0).sum()) > 0, "the filter is to cut something"
-    assert_drawn_from(tokens[:, 0], first)
-    assert_drawn_from(tokens[:, 2], third)
+    expected = marginals(models, WEIGHTS, 1.5, keep=keep)
+    assert int((expected[0] == 0).sum()) > 0, "the filter is to cut something"
+    assert_first_and_third(tokens, expected)
 
 
 @pytest.mark.parametrize(
@@ -183,21 +155,18 @@ def test_filters_cut_the_tempered_distribution(
 def test_base_filters_look_at_the_base_alone_at_temperature_one(
     decoder: GuidedDecoder, models: list[Any], options: dict[str, Any], keep: Any
 ) -> None:
-    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=1.5, seed=8, **options)
-    allowed = keep(next_probs(models[:1], [1.0], PROMPT[None], 1.0))[0]
-    expected = next_probs(models, WEIGHTS, PROMPT[None], 1.5)[0] * allowed
-    assert_drawn_from(tokens[:, 0], expected)
-    assert_not_drawn_from(tokens[:, 0], next_probs(models, WEIGHTS, PROMPT[None], 1.5)[0])
+    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=1.5, seed=8, max_new_tokens=1, **options)
+    whole = next_probs(models, WEIGHTS, PROMPT[None], 1.5)[0]
+    assert_drawn_from(tokens[:, -1], whole * keep(next_probs(models[:1], [1.0], PROMPT[None], 1.0))[0])
+    assert_not_drawn_from(tokens[:, -1], whole)
 
 
 def test_a_stream_with_its_own_prompt_keeps_it_for_every_token(models: list[Any]) -> None:
     """Classifier-free guidance: the base itself as a reward model that does not see the first part of the prompt."""
     base, own = models[0], PROMPT[2:]
     decoder = GuidedDecoder(base, {"unconditional": base}, max_batch_size=DRAWS)
-    prompts = [own] * DRAWS
-    tokens = draws(
-        decoder, weights={"unconditional": -0.6}, base_weight=1.6, reward_prompts={"unconditional": prompts}, seed=9
-    )
+    prompts = {"unconditional": [own] * DRAWS}
+    tokens = draws(decoder, weights={"unconditional": -0.6}, base_weight=1.6, reward_prompts=prompts, seed=9)
 
     def probs(prefix: Tensor) -> Tensor:
         with torch.no_grad():
@@ -206,26 +175,20 @@ def test_a_stream_with_its_own_prompt_keeps_it_for_every_token(models: list[Any]
         return scores.softmax(-1)
 
     first = probs(torch.empty(1, 0, dtype=torch.int64))[0]
-    ones = torch.arange(V)[:, None]
     twos = torch.cartesian_prod(torch.arange(V), torch.arange(V))
-    third = torch.einsum("a,ab,abc->c", first, probs(ones), probs(twos).view(V, V, V))
-    assert_drawn_from(tokens[:, 0], first)
-    assert_drawn_from(tokens[:, 2], third)
+    third = torch.einsum("a,ab,abc->c", first, probs(torch.arange(V)[:, None]), probs(twos).view(V, V, V))
+    assert_first_and_third(tokens, (first, third))
     assert_not_drawn_from(tokens[:, 0], next_probs([base], [1.0], PROMPT[None], 1.0)[0])
 
 
-def test_left_padding_among_other_rows_does_not_change_the_distribution(
-    decoder: GuidedDecoder, models: list[Any]
-) -> None:
+@pytest.mark.parametrize("engine", ["auto", "hf"])
+def test_left_padding_among_other_rows_does_not_change_the_distribution(models: list[Any], engine: str) -> None:
     """Half of the rows are long, so the others are padded."""
     long = torch.tensor([4, 8, 12, 5, 6, 7, 3, 9, 10])
     rows = [PROMPT if row % 2 else long for row in range(DRAWS)]
-    out = decoder.generate(rows, weights={"a": 1.0, "b": -0.5}, eos_token_id=[], max_new_tokens=3, seed=10)
-    tokens = out.sequences[:, -3:]
+    out = made(models, engine).generate(rows, weights={"a": 1.0, "b": -0.5}, eos_token_id=[], max_new_tokens=3, seed=10)
     for offset, prompt in ((0, long), (1, PROMPT)):
-        first, third = marginals(models, WEIGHTS, prompt=prompt)
-        assert_drawn_from(tokens[offset::2, 0], first)
-        assert_drawn_from(tokens[offset::2, 2], third)
+        assert_first_and_third(out.sequences[offset::2, -3:], marginals(models, WEIGHTS, prompt=prompt))
 
 
 def test_a_row_ends_with_the_probability_of_eos(decoder: GuidedDecoder, models: list[Any]) -> None:
@@ -244,26 +207,21 @@ def test_bias_and_allowed_tokens_shift_the_scores_before_the_temperature(
 ) -> None:
     allowed = [0, 3, 4, 6, 7, 8, 12]
     tokens = draws(
-        decoder,
-        weights={"a": 1.0, "b": -0.5},
-        temperature=1.4,
-        logit_bias={3: 1.5, 7: -2.0},
-        allowed_tokens=allowed,
-        seed=12,
-    )
+        decoder, weights={"a": 1.0, "b": -0.5}, temperature=1.4, logit_bias={3: 1.5, 7: -2.0}, allowed_tokens=allowed,
+        max_new_tokens=1, seed=12,
+    )  # fmt: skip
     log_probs = next_probs(models, WEIGHTS, PROMPT[None], 1.0)[0].log()
     log_probs[3] += 1.5
     log_probs[7] -= 2.0
     expected = torch.zeros(V, dtype=torch.float64)
     expected[allowed] = (log_probs / 1.4).softmax(-1)[allowed]
-    assert_drawn_from(tokens[:, 0], expected)
+    assert_drawn_from(tokens[:, -1], expected)
 
 
 def test_one_call_with_unseeded_draws_follows_torch(models: list[Any]) -> None:
     def tokens() -> Tensor:
-        return genarm.generate(
-            models[0], PROMPT.expand(8, -1), [models[1]], [0.5], max_new_tokens=6, seed=None
-        ).sequences
+        call: Any = {"reward_models": [models[1]], "weights": [0.5], "max_new_tokens": 6, "seed": None}
+        return genarm.generate(models[0], PROMPT.expand(8, -1), **call).sequences
 
     torch.manual_seed(0)
     one, two = tokens(), tokens()
