@@ -7,21 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from families import make_model, random_prompts
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast, TextIteratorStreamer, TextStreamer
+from families import make_model, random_prompts, word_tokenizer
+from transformers import TextIteratorStreamer, TextStreamer
 
 from genarm import GuidedDecoder, InvalidArgumentError, NumericalError, PromptError, RewardNameError, StreamStep
 
 PROMPTS = random_prompts([6, 11, 3], seed=1)
+SETTINGS: dict[str, Any] = {"max_new_tokens": 6, "seed": 3, "eos_token_id": []}
 
 
-def make_decoder(max_batch_size: int = 8) -> GuidedDecoder:
-    return GuidedDecoder(
-        make_model("llama", seed=1), {"r": make_model("llama", seed=2, hidden=16)}, max_batch_size=max_batch_size
-    )
+def make_decoder(max_batch_size: int = 8, engine: Any = "auto") -> GuidedDecoder:
+    reward = make_model("llama", seed=2, hidden=16)
+    return GuidedDecoder(make_model("llama", seed=1), {"r": reward}, max_batch_size=max_batch_size, engine=engine)
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +28,12 @@ def decoder() -> GuidedDecoder:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    words = {f"w{index}": index for index in range(97)}
-    base = Tokenizer(WordLevel(words, unk_token="w0"))
-    base.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=base, unk_token="w0", eos_token="w2")
+    return word_tokenizer(unk_token="w0", eos_token="w2")
 
 
-@pytest.mark.parametrize("max_batch_size", [8, 2, 1])
-def test_the_steps_add_up_to_generate(max_batch_size: int) -> None:
-    decoder = make_decoder(max_batch_size)
+@pytest.mark.parametrize(("max_batch_size", "engine"), [(8, "auto"), (2, "hf")])
+def test_the_steps_add_up_to_generate(max_batch_size: int, engine: str) -> None:
+    decoder = make_decoder(max_batch_size, engine)
     rows: list[Any] = [PROMPTS[0], [], PROMPTS[1], PROMPTS[2]]
     settings: dict[str, Any] = {"max_new_tokens": 12, "seed": 3, "eos_token_id": list(range(3, 15)), "top_k": 40}
     expected = decoder.generate(rows, **settings)
@@ -86,27 +80,21 @@ def test_errors_in_the_arguments_are_raised_before_the_first_step(decoder: Guide
         assert "\n" not in str(caught.value)
 
 
-def test_no_new_tokens_are_no_steps(decoder: GuidedDecoder) -> None:
-    assert list(decoder.stream(PROMPTS, max_new_tokens=0)) == []
-
-
 def test_a_text_streamer_prints_what_is_generated(
     decoder: GuidedDecoder, tokenizer: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings: dict[str, Any] = {"max_new_tokens": 6, "seed": 3, "eos_token_id": []}
-    expected = decoder.generate(PROMPTS[:1], **settings)
-    out = decoder.generate(PROMPTS[:1], streamer=TextStreamer(tokenizer, skip_prompt=True), **settings)
+    expected = decoder.generate(PROMPTS[:1], **SETTINGS)
+    out = decoder.generate(PROMPTS[:1], streamer=TextStreamer(tokenizer, skip_prompt=True), **SETTINGS)
     assert torch.equal(out.sequences, expected.sequences)
     assert capsys.readouterr().out.split() == tokenizer.decode(expected.tokens[0]).split()
-    decoder.generate(PROMPTS[:1], streamer=TextStreamer(tokenizer), **settings)
+    decoder.generate(PROMPTS[:1], streamer=TextStreamer(tokenizer), **SETTINGS)
     assert capsys.readouterr().out.split() == tokenizer.decode(expected.sequences[0]).split()
 
 
 def test_an_iterator_streamer_is_read_in_another_thread(decoder: GuidedDecoder, tokenizer: Any) -> None:
-    settings: dict[str, Any] = {"max_new_tokens": 6, "seed": 3, "eos_token_id": []}
-    expected = decoder.generate(PROMPTS[:1], **settings)
+    expected = decoder.generate(PROMPTS[:1], **SETTINGS)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
-    thread = threading.Thread(target=decoder.generate, args=(PROMPTS[:1],), kwargs={"streamer": streamer, **settings})
+    thread = threading.Thread(target=decoder.generate, args=(PROMPTS[:1],), kwargs={"streamer": streamer, **SETTINGS})
     thread.start()
     assert "".join(streamer).split() == tokenizer.decode(expected.tokens[0]).split()
     thread.join()
