@@ -92,7 +92,8 @@ def test_a_compiled_model_is_seen_through(decoder: GuidedDecoder) -> None:
     compiled = GuidedDecoder(module, [make_model("llama", seed=2, hidden=16)], engine="hf")
     assert compiled.generation_config is base.generation_config
     assert compiled.max_length == 512
-    assert torch.equal(run(compiled).sequences, run(decoder).sequences)
+    with torch.compiler.set_stance("force_eager"):  # what is compiled makes no difference here, and takes its time
+        assert torch.equal(run(compiled).sequences, run(decoder).sequences)
 
 
 def test_positions_limit_max_length_to_the_shortest_model() -> None:
