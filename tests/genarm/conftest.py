@@ -1,10 +1,24 @@
-"""The path that decoders take where a test makes none for itself."""
+"""Decoders that many tests share, and the path that decoders take where a test makes none for itself."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from families import make_model
 
 from genarm import GuidedDecoder
+
+
+@pytest.fixture(scope="session")
+def pair() -> tuple[Any, Any]:
+    """A base and a reward model, for tests that leave them as they are."""
+    return make_model("llama", seed=1), make_model("llama", seed=2, hidden=16)
+
+
+@pytest.fixture(scope="session")
+def decoder(pair: tuple[Any, Any]) -> GuidedDecoder:
+    return GuidedDecoder(pair[0], {"r": pair[1]})
 
 
 @pytest.fixture(params=["auto", "hf"])

@@ -15,7 +15,6 @@ from chi_square import assert_drawn_from, assert_not_drawn_from
 from families import make_model
 from torch import Tensor
 
-import genarm
 from genarm import GuidedDecoder
 
 V = 13
@@ -111,54 +110,26 @@ def test_each_row_is_drawn_with_its_own_weights_beta_and_temperature(models: lis
     assert_not_drawn_from(tokens[0::3, 0], marginals(models, [0.15, 0.5, -0.25])[0])  # as if beta divided it
 
 
-def top_k(count: int) -> Any:
-    return lambda probs: probs >= probs.sort(-1, descending=True).values[:, count - 1 : count]
+def kept(probs: Tensor) -> Tensor:
+    """Top-k, then top-p and min-p, each of what the one before has left."""
+    probs = torch.where(probs >= probs.sort(-1, descending=True).values[:, 7:8], probs, 0.0)
+    ordered, ids = (probs / probs.sum(-1, keepdim=True)).sort(-1, descending=True)
+    nucleus = torch.zeros_like(probs, dtype=torch.bool).scatter(-1, ids, ordered.cumsum(-1) - ordered < 0.9)
+    probs = torch.where(nucleus, probs, 0.0)
+    return probs >= 0.15 * probs.amax(-1, keepdim=True)
 
 
-def top_p(mass: float) -> Any:
-    def keep(probs: Tensor) -> Tensor:
-        ordered, ids = probs.sort(-1, descending=True)
-        return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, ids, ordered.cumsum(-1) - ordered < mass)
-
-    return keep
-
-
-def min_p(share: float) -> Any:
-    return lambda probs: probs >= share * probs.amax(-1, keepdim=True)
-
-
-def top_k_then_top_p_then_min_p(probs: Tensor) -> Tensor:
-    for keep in (top_k(8), top_p(0.9), min_p(0.15)):
-        kept = keep(probs)
-        probs = torch.where(kept, probs, 0.0)
-        probs = probs / probs.sum(-1, keepdim=True)
-    return kept
-
-
-@pytest.mark.parametrize(
-    ("options", "keep"),
-    [({"top_p": 0.7}, top_p(0.7)), ({"top_k": 8, "top_p": 0.9, "min_p": 0.15}, top_k_then_top_p_then_min_p)],
-    ids=["top_p", "all three"],
-)
-def test_filters_cut_the_tempered_distribution(
-    decoder: GuidedDecoder, models: list[Any], options: dict[str, Any], keep: Any
+def test_filters_cut_the_tempered_distribution_and_the_bases_own_look_at_it_alone(
+    decoder: GuidedDecoder, models: list[Any]
 ) -> None:
-    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=1.5, seed=7, **options)
-    expected = marginals(models, WEIGHTS, 1.5, keep=keep)
+    common: dict[str, Any] = {"weights": {"a": 1.0, "b": -0.5}, "temperature": 1.5}
+    expected = marginals(models, WEIGHTS, 1.5, keep=kept)
     assert int((expected[0] == 0).sum()) > 0, "the filter is to cut something"
-    assert_first_and_third(tokens, expected)
-
-
-@pytest.mark.parametrize(
-    ("options", "keep"), [({"base_min_p": 0.3}, min_p(0.3)), ({"base_top_p": 0.6}, top_p(0.6))], ids=["min_p", "top_p"]
-)
-def test_base_filters_look_at_the_base_alone_at_temperature_one(
-    decoder: GuidedDecoder, models: list[Any], options: dict[str, Any], keep: Any
-) -> None:
-    tokens = draws(decoder, weights={"a": 1.0, "b": -0.5}, temperature=1.5, seed=8, max_new_tokens=1, **options)
-    whole = next_probs(models, WEIGHTS, PROMPT[None], 1.5)[0]
-    assert_drawn_from(tokens[:, -1], whole * keep(next_probs(models[:1], [1.0], PROMPT[None], 1.0))[0])
-    assert_not_drawn_from(tokens[:, -1], whole)
+    assert_first_and_third(draws(decoder, top_k=8, top_p=0.9, min_p=0.15, seed=7, **common), expected)
+    base, whole = (next_probs(models[:n], WEIGHTS[:n], PROMPT[None], t)[0] for n, t in ((1, 1.0), (3, 1.5)))
+    tokens = draws(decoder, base_min_p=0.3, seed=8, **common)[:, 0]
+    assert_drawn_from(tokens, whole * (base >= 0.3 * base.max()))
+    assert_not_drawn_from(tokens, whole)
 
 
 def test_a_stream_with_its_own_prompt_keeps_it_for_every_token(models: list[Any]) -> None:
@@ -189,42 +160,3 @@ def test_left_padding_among_other_rows_does_not_change_the_distribution(models: 
     out = made(models, engine).generate(rows, weights={"a": 1.0, "b": -0.5}, eos_token_id=[], max_new_tokens=3, seed=10)
     for offset, prompt in ((0, long), (1, PROMPT)):
         assert_first_and_third(out.sequences[offset::2, -3:], marginals(models, WEIGHTS, prompt=prompt))
-
-
-def test_a_row_ends_with_the_probability_of_eos(decoder: GuidedDecoder, models: list[Any]) -> None:
-    out = decoder.generate(
-        PROMPT.expand(DRAWS, -1), weights={"a": 1.0, "b": -0.5}, eos_token_id=[2, 11], max_new_tokens=2, seed=11
-    )
-    first = next_probs(models, WEIGHTS, PROMPT[None], 1.0)[0]
-    ended_at_once = torch.tensor([len(row) == 1 for row in out.tokens]).long()
-    stop = first[2] + first[11]
-    assert_drawn_from(ended_at_once, torch.stack([1 - stop, stop]))
-    assert all(reason == "eos" for row, reason in zip(out.tokens, out.finish_reasons, strict=True) if len(row) == 1)
-
-
-def test_bias_and_allowed_tokens_shift_the_scores_before_the_temperature(
-    decoder: GuidedDecoder, models: list[Any]
-) -> None:
-    allowed = [0, 3, 4, 6, 7, 8, 12]
-    tokens = draws(
-        decoder, weights={"a": 1.0, "b": -0.5}, temperature=1.4, logit_bias={3: 1.5, 7: -2.0}, allowed_tokens=allowed,
-        max_new_tokens=1, seed=12,
-    )  # fmt: skip
-    log_probs = next_probs(models, WEIGHTS, PROMPT[None], 1.0)[0].log()
-    log_probs[3] += 1.5
-    log_probs[7] -= 2.0
-    expected = torch.zeros(V, dtype=torch.float64)
-    expected[allowed] = (log_probs / 1.4).softmax(-1)[allowed]
-    assert_drawn_from(tokens[:, -1], expected)
-
-
-def test_one_call_with_unseeded_draws_follows_torch(models: list[Any]) -> None:
-    def tokens() -> Tensor:
-        call: Any = {"reward_models": [models[1]], "weights": [0.5], "max_new_tokens": 6, "seed": None}
-        return genarm.generate(models[0], PROMPT.expand(8, -1), **call).sequences
-
-    torch.manual_seed(0)
-    one, two = tokens(), tokens()
-    torch.manual_seed(0)
-    assert torch.equal(tokens(), one)
-    assert not torch.equal(one, two)
