@@ -36,26 +36,16 @@ def test_every_form_of_weights_means_the_same() -> None:
         [{"a": 2.0, "b": -1.0}] * 3,
     ):
         assert matrix(weights) == [[1.0, 2.0, -1.0]] * 3
-
-
-def test_weights_can_differ_from_row_to_row() -> None:
-    rows = [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {"b": 3.0, "a": 2.0}]
-    expected = [[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [1.0, 2.0, 3.0]]
-    assert matrix(rows) == expected
-    assert matrix(torch.tensor(expected)[:, 1:]) == expected
-
-
-def test_the_default_weight_is_one_each() -> None:
-    assert matrix(None) == [[1.0, 1.0, 1.0]] * 3
+    assert matrix(None) == [[1.0, 1.0, 1.0]] * 3, "the default is 1 each"
     assert matrix(None, names=()) == matrix({}, names=()) == matrix([], names=()) == [[1.0]] * 3
 
 
-def test_beta_divides_the_reward_weights_only() -> None:
+def test_weights_may_differ_from_row_to_row_and_beta_divides_all_but_the_bases() -> None:
+    rows = [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {"b": 3.0, "a": 2.0}]
+    expected = [[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [1.0, 2.0, 3.0]]
+    assert matrix(rows) == matrix(torch.tensor(expected)[:, 1:]) == expected
     for beta in (0.5, torch.tensor(0.5), [0.5, 0.5, 0.5], torch.tensor([0.5, 0.5, 0.5])):
         assert matrix({"a": 2.0, "b": -1.0}, beta) == [[1.0, 4.0, -2.0]] * 3
-
-
-def test_the_base_weight_is_a_number_or_one_a_row() -> None:
     assert matrix([1.0, 1.0], 2.0, -0.5) == [[-0.5, 0.5, 0.5]] * 3
     assert matrix([1.0, 1.0], 1.0, [0.0, -1.0, 2.0]) == [[0.0, 1.0, 1.0], [-1.0, 1.0, 1.0], [2.0, 1.0, 1.0]]
 
@@ -91,6 +81,10 @@ def test_a_seed_is_a_batch_seed_and_a_tensor_holds_row_seeds() -> None:
         assert seed_rows(seed, 3, CPU).tolist() == expected
     assert seed_rows(-5, 3, CPU).tolist() == genarm_kernels.row_seeds(-5, 3).tolist()
     assert len(set(seed_rows(None, 64, CPU).tolist())) == 64
+    torch.manual_seed(0)
+    one, two = (seed_rows(None, 3, CPU).tolist() for _ in range(2))
+    torch.manual_seed(0)
+    assert seed_rows(None, 3, CPU).tolist() == one != two, "what is not seeded follows torch"
 
 
 def test_top_k_beyond_the_vocabulary_is_off_however_large() -> None:
@@ -100,34 +94,24 @@ def test_top_k_beyond_the_vocabulary_is_off_however_large() -> None:
     assert limited.tolist() == [5, 97]
 
 
-@pytest.fixture(scope="module")
-def models() -> tuple[Any, Any]:
-    return make_model("llama", seed=1), make_model("llama", seed=2, hidden=16)
-
-
-@pytest.fixture(scope="module")
-def pair(models: tuple[Any, Any]) -> GuidedDecoder:
-    return GuidedDecoder(models[0], {"r": models[1]})
-
-
 def greedy(decoder: GuidedDecoder, **options: Any) -> list[list[int]]:
     prompts = random_prompts([5, 9], seed=1)
     out = decoder.generate(prompts, **{"temperature": 0.0, "max_new_tokens": 6, "eos_token_id": [], **options})
     return [row.tolist() for row in out.tokens]
 
 
-def test_logit_bias_takes_ids_or_rows(pair: GuidedDecoder) -> None:
-    free = greedy(pair)
+def test_logit_bias_takes_ids_or_rows(decoder: GuidedDecoder) -> None:
+    free = greedy(decoder)
     banned = dict.fromkeys(free[0], -INF)
     rows = torch.zeros(2, 97)
     rows[0, list(banned)] = -INF
-    first = greedy(pair, logit_bias=rows)
+    first = greedy(decoder, logit_bias=rows)
     assert not set(first[0]) & set(banned)
     assert first[1] == free[1]
-    both = greedy(pair, logit_bias=banned)
+    both = greedy(decoder, logit_bias=banned)
     assert both[0] == first[0]
-    assert both == greedy(pair, logit_bias=rows[0]) == greedy(pair, logit_bias=rows[0].double())
-    assert greedy(pair, logit_bias={5: 1000.0}) == [[5] * 6] * 2
+    assert both == greedy(decoder, logit_bias=rows[0]) == greedy(decoder, logit_bias=rows[0].double())
+    assert greedy(decoder, logit_bias={5: 1000.0}) == [[5] * 6] * 2
 
 
 def test_a_bias_for_the_vocabulary_is_not_taken_for_rows() -> None:
@@ -138,18 +122,18 @@ def test_a_bias_for_the_vocabulary_is_not_taken_for_rows() -> None:
     assert [row.tolist() for row in out.tokens] == [[5, 5]] * 13
 
 
-def test_allowed_tokens_are_the_only_ones_drawn(pair: GuidedDecoder) -> None:
+def test_allowed_tokens_are_the_only_ones_drawn(decoder: GuidedDecoder) -> None:
     for allowed in ([4, 9, 11], torch.tensor([4, 9, 11]), (4, 9, 11), range(4, 12)):
-        drawn = greedy(pair, allowed_tokens=allowed, temperature=2.0)
-        assert {token for row in drawn for token in row} <= set(torch.as_tensor(list(allowed)).tolist())
-    assert greedy(pair, allowed_tokens=[4, 9], logit_bias={4: -INF}) == [[9] * 6] * 2
+        drawn = greedy(decoder, allowed_tokens=allowed, temperature=2.0)
+        assert {token for row in drawn for token in row} <= set(map(int, allowed))
+    assert greedy(decoder, allowed_tokens=[4, 9], logit_bias={4: -INF}) == [[9] * 6] * 2
 
 
-def test_a_row_with_nothing_left_to_draw_fails_alone(pair: GuidedDecoder) -> None:
+def test_a_row_with_nothing_left_to_draw_fails_alone(decoder: GuidedDecoder) -> None:
     bias = torch.zeros(2, 97)
     bias[1, [4, 9]] = -INF
     ids = torch.tensor([[5, 6], [7, 8]])
-    out = pair.generate(ids, allowed_tokens=[4, 9], logit_bias=bias, max_new_tokens=4, eos_token_id=[])
+    out = decoder.generate(ids, allowed_tokens=[4, 9], logit_bias=bias, max_new_tokens=4, eos_token_id=[])
     assert out.finish_reasons == ["length", "error"]
     assert list(out.errors) == [1]
     text = str(out.errors[1])
@@ -157,11 +141,11 @@ def test_a_row_with_nothing_left_to_draw_fails_alone(pair: GuidedDecoder) -> Non
     assert "\n" not in text
 
 
-def test_the_repetition_penalty_is_a_number_or_one_a_row(pair: GuidedDecoder) -> None:
-    plain, strong = greedy(pair), greedy(pair, repetition_penalty=3.0)
+def test_the_repetition_penalty_is_a_number_or_one_a_row(decoder: GuidedDecoder) -> None:
+    plain, strong = greedy(decoder), greedy(decoder, repetition_penalty=3.0)
     assert plain[0] != strong[0] and plain[1] != strong[1]
-    assert greedy(pair, repetition_penalty=[1.0, 3.0]) == [plain[0], strong[1]]
-    assert greedy(pair, repetition_penalty=torch.tensor([3.0, 1.0])) == [strong[0], plain[1]]
+    assert greedy(decoder, repetition_penalty=[1.0, 3.0]) == [plain[0], strong[1]]
+    assert greedy(decoder, repetition_penalty=torch.tensor([3.0, 1.0])) == [strong[0], plain[1]]
 
 
 def test_a_masked_token_of_a_weighted_model_is_excluded_whatever_the_sign() -> None:
@@ -188,10 +172,10 @@ def test_a_masked_token_of_a_weighted_model_is_excluded_whatever_the_sign() -> N
         hook.remove()
 
 
-def test_temperature_zero_is_greedy_row_by_row_and_the_lowest_id_wins_a_tie(pair: GuidedDecoder) -> None:
-    mixed = greedy(pair, temperature=[0.0, 1.0], seed=3)
-    assert mixed[0] == greedy(pair)[0]
-    assert mixed[1] == greedy(pair, temperature=1.0, seed=3)[1] != greedy(pair)[1]
+def test_temperature_zero_is_greedy_row_by_row_and_the_lowest_id_wins_a_tie(decoder: GuidedDecoder) -> None:
+    mixed = greedy(decoder, temperature=[0.0, 1.0], seed=3)
+    assert mixed[0] == greedy(decoder)[0]
+    assert mixed[1] == greedy(decoder, temperature=1.0, seed=3)[1] != greedy(decoder)[1]
     flat = make_model("llama", seed=1)
     with torch.no_grad():
         flat.lm_head.weight.zero_()

@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from families import make_model
 
-from genarm import GenARMError, GuidedDecoder, InvalidArgumentError
+from genarm import GenARMError, GuidedDecoder
 
 NAN, INF = math.nan, math.inf
 HUGE = 10**400  # more than any float
-
-
-@pytest.fixture(scope="module")
-def decoder() -> GuidedDecoder:
-    return GuidedDecoder(make_model("llama", seed=1), {"r": make_model("llama", seed=2, hidden=16)})
 
 
 @pytest.mark.parametrize(
@@ -85,14 +79,6 @@ def test_bad_options_are_named_in_one_line(option: str, value: Any, cause: str, 
         decoder.generate(torch.tensor([[5, 6], [7, 8]]), **{"max_new_tokens": 2, option: value})
     assert cause in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_wrong_number_is_a_value_error_and_a_wrong_name_a_key_error(decoder: GuidedDecoder) -> None:
-    with pytest.raises(ValueError, match="temperature"):
-        decoder.generate([[5]], temperature=-0.5)
-    with pytest.raises(KeyError, match="'x'"):
-        decoder.generate([[5]], weights={"x": 1.0})
-    assert issubclass(InvalidArgumentError, GenARMError)
 
 
 def test_numpy_integers_are_integers(decoder: GuidedDecoder) -> None:

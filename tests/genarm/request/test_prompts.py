@@ -9,7 +9,7 @@ import torch
 from families import left_padded, make_model, random_prompts, right_padded
 
 from genarm import GenARMError, GuidedDecoder, InvalidArgumentError, PromptError
-from genarm.request.prompts import pad_left, read_prompts
+from genarm.request.prompts import read_prompts
 
 CPU = torch.device("cpu")
 PROMPTS = random_prompts([6, 11, 1], seed=1)
@@ -27,20 +27,25 @@ def assert_one_line(error: BaseException, *parts: str) -> None:
         assert part in text, text
 
 
-def test_both_paddings_and_lists_give_the_same_tokens(decoder: GuidedDecoder) -> None:
-    inputs: list[tuple[Any, ...]] = [
+def test_prompts_are_read_from_every_form_of_them() -> None:
+    masked = torch.tensor([[0, 1, 0, 1]])
+    ids = torch.tensor([[4, 5, 6, 7]])
+    forms: list[tuple[Any, ...]] = [
         left_padded(PROMPTS),
         right_padded(PROMPTS),
-        (PROMPTS,),
-        ([row.tolist() for row in PROMPTS],),
-        ([row.int() for row in PROMPTS],),
-        ([row.numpy() for row in PROMPTS],),
-        (tuple(PROMPTS),),
+        (PROMPTS, None),
+        ([row.tolist() for row in PROMPTS], None),
+        ([row.int() for row in PROMPTS], None),
+        ([row.numpy() for row in PROMPTS], None),
+        (tuple(PROMPTS), None),
     ]
-    first, *others = [decoder.generate(*call, max_new_tokens=6, seed=4) for call in inputs]
-    for out in others:
-        assert all(map(torch.equal, out.tokens, first.tokens))
-    assert torch.equal(others[1].sequences[:, :11], left_padded(PROMPTS)[0]), "a list comes back padded on the left"
+    for form in forms:
+        prompts = read_prompts(*form, 0, CPU)
+        assert all(map(torch.equal, prompts.rows, PROMPTS))
+        assert prompts.lengths == [6, 11, 1]
+        assert torch.equal(prompts.columns, form[0] if isinstance(form[0], torch.Tensor) else forms[0][0])
+    for dtype in (torch.int64, torch.float32, torch.bool):  # a mask may have holes
+        assert read_prompts(ids, masked.to(dtype), 0, CPU).rows[0].tolist() == [5, 7]
 
 
 def test_sequences_are_the_prompt_columns_as_given_then_new_tokens_then_padding(decoder: GuidedDecoder) -> None:
@@ -57,26 +62,6 @@ def test_sequences_are_the_prompt_columns_as_given_then_new_tokens_then_padding(
             assert torch.equal(row[: len(tokens)], tokens)
             assert bool((row[len(tokens) :] == 0).all())
         assert len({len(row) for row in out.tokens}) > 1, "rows are to end at different lengths"
-
-
-def test_without_a_mask_every_column_is_a_token() -> None:
-    ids = torch.tensor([[0, 0, 5], [7, 0, 5]])
-    assert [row.tolist() for row in read_prompts(ids, None, 0, CPU).rows] == ids.tolist()
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
-def test_a_mask_of_any_dtype_with_holes_strips_what_it_masks(dtype: torch.dtype) -> None:
-    ids = torch.tensor([[4, 5, 6, 7]])
-    prompts = read_prompts(ids, torch.tensor([[0, 1, 0, 1]]).to(dtype), 0, CPU)
-    assert prompts.rows[0].tolist() == [5, 7]
-    assert prompts.lengths == [2]
-    assert torch.equal(prompts.columns, ids)
-
-
-def test_padding_on_the_left_leaves_empty_rows_empty() -> None:
-    ids, mask = pad_left([torch.tensor([5, 6]), torch.tensor([], dtype=torch.int64)], 9)
-    assert ids.tolist() == [[5, 6], [9, 9]]
-    assert mask.tolist() == [[1, 1], [0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +98,7 @@ def test_prompts_of_the_wrong_kind_are_refused_in_one_line(
 
 BAD_ROWS: list[tuple[list[int], str]] = [
     ([], "row 1: the base prompt is empty"),
-    (list(range(3, 43)), "row 1: the base prompt has 40 tokens, with 6 new ones over max_length = 40"),
+    (list(range(3, 38)), "row 1: the base prompt has 35 tokens, with 6 new ones over max_length = 40"),
     ([5, 97, 6], "row 1: the base prompt holds token id 97, outside the shared vocabulary of 97"),
     ([5, -1, 6], "row 1: the base prompt holds token id -1"),
 ]
@@ -140,12 +125,6 @@ def test_a_bad_row_is_an_error_row_and_the_others_finish(decoder: GuidedDecoder,
     assert out.stats.prompt_tokens == 15
 
 
-def test_a_row_without_room_for_every_new_token_is_too_long(decoder: GuidedDecoder) -> None:
-    fits, over = torch.arange(3, 37), torch.arange(3, 38)
-    out = decoder.generate([fits, over], max_new_tokens=6)
-    assert list(out.errors) == [1]
-
-
 def test_the_call_fails_with_all_errors_when_every_row_is_bad(decoder: GuidedDecoder) -> None:
     rows = [bad for bad, _ in BAD_ROWS]
     for call in (decoder.generate, decoder.stream):
@@ -154,14 +133,10 @@ def test_the_call_fails_with_all_errors_when_every_row_is_bad(decoder: GuidedDec
         assert sorted(caught.value.rows) == [0, 1, 2, 3]
         assert all(isinstance(error, GenARMError) for error in caught.value.rows.values())
         assert_one_line(caught.value, "row 0: the base prompt is empty")
-
-
-def test_an_all_masked_row_is_empty(decoder: GuidedDecoder) -> None:
-    ids = torch.tensor([[3, 4], [5, 6]])
-    out = decoder.generate(ids, torch.tensor([[1, 1], [0, 0]]), max_new_tokens=2)
-    assert list(out.errors) == [1]
-    with pytest.raises(PromptError):
-        decoder.generate(torch.empty(2, 0, dtype=torch.int64), max_new_tokens=2)
+    for empty in (torch.empty(2, 0, dtype=torch.int64), torch.ones(2, 2, dtype=torch.int64)):
+        with pytest.raises(PromptError):  # without columns, or with none that the mask leaves
+            decoder.generate(empty, torch.zeros_like(empty), max_new_tokens=2)
+    assert not decoder.generate([list(range(3, 37))], max_new_tokens=6).errors, "34 and 6 tokens are 40"
 
 
 def test_a_reward_prompt_is_checked_as_the_base_prompt_is(decoder: GuidedDecoder) -> None:
@@ -202,6 +177,12 @@ def test_a_padded_tensor_without_a_mask_is_stripped_where_the_pad_id_means_nothi
         out = decoder.generate(ids, max_new_tokens=8, seed=4)
         assert torch.equal(out.sequences, decoder.generate(ids, mask, max_new_tokens=8, seed=4).sequences)
         assert all(map(torch.equal, out.tokens, expected.tokens))
+    common: dict[str, Any] = {"max_new_tokens": 5, "seed": 4, "return_logprobs": True}
+    own = decoder.generate(PROMPTS[::-1], reward_prompts={"r": prompts}, **common)
+    for padding in (left_padded, right_padded):
+        out = decoder.generate(PROMPTS[::-1], reward_prompts={"r": padding(prompts)[0]}, **common)
+        assert torch.equal(out.sequences, own.sequences)
+        torch.testing.assert_close(out.model_logprobs, own.model_logprobs, equal_nan=True)
     one = decoder.generate(torch.tensor([[9, 0, 9]]), max_new_tokens=2, seed=4)
     assert one.stats.prompt_tokens == 3, "a pad id between tokens is a token"
 
@@ -211,13 +192,3 @@ def test_a_pad_id_that_is_also_eos_is_a_token_without_a_mask() -> None:
     base.generation_config.pad_token_id = base.generation_config.eos_token_id = 2
     out = GuidedDecoder(base).generate(torch.tensor([[2, 9, 2]]), max_new_tokens=1)
     assert out.stats.prompt_tokens == 3
-
-
-def test_own_prompts_of_a_reward_model_may_be_a_padded_tensor(decoder: GuidedDecoder) -> None:
-    prompts, own = PROMPTS, random_prompts([2, 7, 4], seed=2)
-    common: dict[str, Any] = {"max_new_tokens": 5, "seed": 4, "return_logprobs": True}
-    expected = decoder.generate(prompts, reward_prompts={"r": own}, **common)
-    for padding in (left_padded, right_padded):
-        out = decoder.generate(prompts, reward_prompts={"r": padding(own)[0]}, **common)
-        assert all(map(torch.equal, out.tokens, expected.tokens))
-        torch.testing.assert_close(out.model_logprobs, expected.model_logprobs, equal_nan=True)
