@@ -1,4 +1,4 @@
-"""Decoders that many tests share, and the path that decoders take where a test makes none for itself."""
+"""Models that many tests share, and the path that decoders take where a test makes none for itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from genarm import GuidedDecoder
 
 
 @pytest.fixture(scope="session")
-def pair() -> tuple[Any, Any]:
-    """A base and a reward model, for tests that leave them as they are."""
-    return make_model("llama", seed=1), make_model("llama", seed=2, hidden=16)
+def base() -> Any:
+    """For tests that leave it as it is, as the next two are."""
+    return make_model("llama", seed=1)
+
+
+@pytest.fixture(scope="session")
+def pair(base: Any) -> tuple[Any, Any]:
+    """The base, and a reward model."""
+    return base, make_model("llama", seed=2, hidden=16)
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,6 @@ from families import WORDS, assert_streams_are, make_model, save_adapter, with_a
 from genarm import GuidedDecoder, UnsupportedAdapterError, VocabularyMismatchError
 
 
-@pytest.fixture(scope="module")
-def base() -> Any:
-    return make_model("llama", seed=1)
-
-
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """A model of another base, in a folder."""

@@ -18,11 +18,6 @@ PROMPTS = random_prompts([6, 11], seed=1)
 
 
 @pytest.fixture(scope="module")
-def base() -> Any:
-    return make_model("llama", seed=1)
-
-
-@pytest.fixture(scope="module")
 def saved(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_adapter(base, "llama", tmp_path_factory.mktemp("plain") / "adapter", seed=4)
 

@@ -44,10 +44,10 @@ def test_tokenizers_are_compared_token_by_token() -> None:
     assert "'helpful'" in text and "id 31" in text and "'w32'" in text and "'w31'" in text
     check_vocabularies(97, 97, word_tokenizer(), word_tokenizer(list(WORDS)), "helpful")
     check_vocabularies(97, 97, word_tokenizer(), None, "helpful")
-
-
-def test_tokens_beyond_both_heads_do_not_matter() -> None:
-    check_vocabularies(97, 96, word_tokenizer(), word_tokenizer([*WORDS[:96], "different"]), "helpful")
+    beyond = word_tokenizer([*WORDS[:96], "different"])
+    check_vocabularies(97, 96, word_tokenizer(), beyond, "helpful")  # a token beyond one of the heads
+    with pytest.raises(VocabularyMismatchError, match="50 tokens, the base 97"):
+        check_vocabularies(97, 97, word_tokenizer(), word_tokenizer(WORDS[:50]), "helpful")
 
 
 def test_special_tokens_may_go_by_other_names() -> None:
@@ -57,12 +57,6 @@ def test_special_tokens_may_go_by_other_names() -> None:
         for names in (("<unk>", "<s>", "</s>"), ("[UNK]", "[BOS]", "[EOS]"))
     )
     check_vocabularies(97, 97, base, reward, "helpful")
-
-
-def test_a_tokenizer_of_another_size_is_another_vocabulary() -> None:
-    with pytest.raises(VocabularyMismatchError) as caught:
-        check_vocabularies(97, 97, word_tokenizer(), word_tokenizer(WORDS[:50]), "helpful")
-    assert "50 tokens, the base 97" in str(caught.value)
 
 
 def test_the_decoder_compares_the_tokenizers_it_finds(tmp_path: Path) -> None:
@@ -83,13 +77,10 @@ def test_the_decoder_compares_the_tokenizers_it_finds(tmp_path: Path) -> None:
     GuidedDecoder(base, {"o": tmp_path / "other"})  # nothing to compare with
 
 
-def test_loaded_models_of_different_vocabularies_are_refused() -> None:
-    with pytest.raises(VocabularyMismatchError, match="has 50 tokens, the base 97"):
-        GuidedDecoder(make_model("llama", seed=1), [make_model("llama", seed=2, vocab=50)])
-
-
 def test_the_shared_vocabulary_is_the_smallest() -> None:
     decoder = GuidedDecoder(make_model("llama", seed=1, vocab=104), [make_model("llama", seed=2)])
     assert decoder.vocab_size == 97
     out = decoder.generate(torch.tensor([[5]]), max_new_tokens=3, logit_bias=torch.zeros(97))
     assert len(out.tokens[0]) == 3
+    with pytest.raises(VocabularyMismatchError, match="has 50 tokens, the base 97"):
+        GuidedDecoder(make_model("llama", seed=1), [make_model("llama", seed=2, vocab=50)])
