@@ -12,19 +12,18 @@ from genarm import GuidedDecoder
 
 @pytest.fixture(scope="session")
 def base() -> Any:
-    """For tests that leave it as it is, as the next two are."""
+    """For tests that leave it as it is; so the next two are."""
     return make_model("llama", seed=1)
 
 
 @pytest.fixture(scope="session")
-def pair(base: Any) -> tuple[Any, Any]:
-    """The base, and a reward model."""
-    return base, make_model("llama", seed=2, hidden=16)
+def reward() -> Any:
+    return make_model("llama", seed=2, hidden=16)
 
 
 @pytest.fixture(scope="session")
-def decoder(pair: tuple[Any, Any]) -> GuidedDecoder:
-    return GuidedDecoder(pair[0], {"r": pair[1]})
+def decoder(base: Any, reward: Any) -> GuidedDecoder:
+    return GuidedDecoder(base, {"r": reward})
 
 
 @pytest.fixture(params=["auto", "hf"])

@@ -21,8 +21,8 @@ def run(decoder: GuidedDecoder, **options: Any) -> genarm.GenerationOutput:
     return decoder.generate(PROMPTS, **{"max_new_tokens": 10, "seed": 5, "eos_token_id": [], **options})
 
 
-def test_the_default_is_128_tokens_and_weights_of_one(pair: tuple[Any, Any], decoder: GuidedDecoder) -> None:
-    plain = GuidedDecoder(pair[0])
+def test_the_default_is_128_tokens_and_weights_of_one(base: Any, decoder: GuidedDecoder) -> None:
+    plain = GuidedDecoder(base)
     prompts = random_prompts([5], seed=2)
     out = plain.generate(prompts, eos_token_id=[])
     assert len(out.tokens[0]) == 128
@@ -49,8 +49,7 @@ def test_stats_count_tokens_steps_and_time(decoder: GuidedDecoder) -> None:
 
 
 @pytest.mark.parametrize(("max_batch_size", "engine"), [(1, "auto"), (2, "hf")])
-def test_chunks_give_the_same_result(pair: tuple[Any, Any], max_batch_size: int, engine: Any) -> None:
-    base, reward = pair
+def test_chunks_give_the_same_result(base: Any, reward: Any, max_batch_size: int, engine: Any) -> None:
     whole = GuidedDecoder(base, {"r": reward}, engine=engine)
     chunked = GuidedDecoder(base, {"r": reward}, max_batch_size=max_batch_size, engine=engine)
     options: dict[str, Any] = {
@@ -93,13 +92,13 @@ def test_positions_limit_max_length_to_the_shortest_model() -> None:
     assert not genarm.generate(long, torch.full((1, 120), 5), [short], max_new_tokens=8).errors
 
 
-def test_what_the_decoder_says_of_itself(pair: tuple[Any, Any], decoder: GuidedDecoder) -> None:
+def test_what_the_decoder_says_of_itself(base: Any, reward: Any, decoder: GuidedDecoder) -> None:
     assert decoder.reward_names == ("r",)
     assert decoder.vocab_size == 97
     assert decoder.device == torch.device("cpu")
     assert decoder.tokenizer is None
-    assert decoder.base_model is pair[0]
-    assert GuidedDecoder(pair[0], [pair[1]] * 2).reward_names == ("reward_0", "reward_1")
+    assert decoder.base_model is base
+    assert GuidedDecoder(base, [reward] * 2).reward_names == ("reward_0", "reward_1")
     assert run(decoder).model_names == ("base", "r")
 
 
@@ -122,40 +121,37 @@ def test_what_the_decoder_says_of_itself(pair: tuple[Any, Any], decoder: GuidedD
         ({"reward_models": ["x"] * 8}, "8 reward models"),
     ],
 )
-def test_bad_constructor_arguments_are_named_in_one_line(
-    pair: tuple[Any, Any], arguments: dict[str, Any], cause: str
-) -> None:
+def test_bad_constructor_arguments_are_named_in_one_line(base: Any, arguments: dict[str, Any], cause: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        GuidedDecoder(**{"base_model": pair[0], **arguments})
+        GuidedDecoder(**{"base_model": base, **arguments})
     assert cause in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_flash_attn_is_refused_where_it_is_not_installed_or_does_not_run(
-    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    base: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = importlib.util.find_spec
     present: dict[str, Any] = {"flash_attn": None}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: present.get(name) or own(name, *rest))
     if own("flash_attn") is None:
         with pytest.raises(InvalidArgumentError, match="not installed"):
-            GuidedDecoder(pair[0], attention="flash-attn")
+            GuidedDecoder(base, attention="flash-attn")
     present["flash_attn"] = ModuleSpec("flash_attn", None)
     with pytest.raises(InvalidArgumentError, match=r"the base is torch.float32 on cpu: leave it at 'kernel'"):
-        GuidedDecoder(pair[0], attention="flash-attn")
+        GuidedDecoder(base, attention="flash-attn")
 
 
-def test_models_without_weights_are_refused(pair: tuple[Any, Any]) -> None:
+def test_models_without_weights_are_refused(base: Any) -> None:
     with pytest.raises(UnsupportedModelError, match="has no weights"):
         GuidedDecoder(nn.Identity())
     with pytest.raises(UnsupportedModelError, match="meta"):
         GuidedDecoder(make_model("llama", seed=1).to("meta"))
     with pytest.raises((InvalidArgumentError, UnsupportedModelError), match="meta"):
-        GuidedDecoder(pair[0], [make_model("llama", seed=2).to("meta")])
+        GuidedDecoder(base, [make_model("llama", seed=2).to("meta")])
 
 
-def test_seven_reward_models_fit(pair: tuple[Any, Any]) -> None:
-    base, reward = pair
+def test_seven_reward_models_fit(base: Any, reward: Any) -> None:
     options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 4}
     out = GuidedDecoder(base, [reward] * 7).generate(PROMPTS, weights=[0.1] * 7, **options)
     once = GuidedDecoder(base, [reward]).generate(PROMPTS, weights=[0.7], **options)
