@@ -48,29 +48,6 @@ def test_stats_count_tokens_steps_and_time(decoder: GuidedDecoder) -> None:
     assert (stats.drafted, stats.accepted) == (0, 0)
 
 
-@pytest.mark.parametrize(("max_batch_size", "engine"), [(1, "auto"), (2, "hf")])
-def test_chunks_give_the_same_result(base: Any, reward: Any, max_batch_size: int, engine: Any) -> None:
-    whole = GuidedDecoder(base, {"r": reward}, engine=engine)
-    chunked = GuidedDecoder(base, {"r": reward}, max_batch_size=max_batch_size, engine=engine)
-    options: dict[str, Any] = {
-        "return_logprobs": True,
-        "eos_token_id": int(run(whole).tokens[0][3]),
-        "weights": [{"r": 0.5}, {"r": -1.0}, {"r": 2.0}],
-        "temperature": [1.0, 0.0, 1.5],
-        "top_k": [0, 5, 20],
-        "repetition_penalty": [1.0, 1.5, 1.0],
-        "logit_bias": torch.randn(3, 97, generator=torch.Generator().manual_seed(0)),
-        "reward_prompts": {"r": random_prompts([2, 7, 4], seed=9)},
-    }
-    one, parts = run(whole, **options), run(chunked, **options)
-    assert torch.equal(one.sequences, parts.sequences)
-    assert one.finish_reasons == parts.finish_reasons
-    for found, expected in ((parts.logprobs, one.logprobs), (parts.model_logprobs, one.model_logprobs)):
-        torch.testing.assert_close(found, expected, equal_nan=True, atol=1e-4, rtol=0)
-    assert parts.stats.new_tokens == one.stats.new_tokens
-    assert parts.stats.prompt_tokens == one.stats.prompt_tokens == 20
-
-
 def test_a_compiled_model_is_seen_through(decoder: GuidedDecoder) -> None:
     """Its own forward takes anything, but the model inside says what that is."""
     base = make_model("llama", seed=1)

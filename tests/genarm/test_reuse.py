@@ -28,16 +28,14 @@ OPTIONS: dict[str, Any] = {"max_new_tokens": 5, "seed": 3, "eos_token_id": []}
 
 
 class Counts:
-    """How many decoders were made."""
-
     decoders = 0
-    seconds = 0.0  # that making one takes at least
+    seconds = 0.0
 
 
 @pytest.fixture(autouse=True)
 def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
-    found = Counts()
-    init = GuidedDecoder.__init__
+    """How many decoders were made, and how many seconds making one takes at least."""
+    found, init = Counts(), GuidedDecoder.__init__
 
     def counted(self: GuidedDecoder, *args: Any, **kwargs: Any) -> None:
         found.decoders += 1
@@ -141,13 +139,10 @@ def test_an_adapter_that_was_written_anew_is_read_anew(base: Any, tmp_path: Path
 def test_a_folder_of_the_same_name_elsewhere_is_another(
     base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
     for seed in (4, 5):
-        save_adapter(base, "llama", tmp_path / str(seed) / "a", seed=seed)
-        monkeypatch.chdir(tmp_path / str(seed))
-        found.append(called(base, {"a": "a"}))
-        assert torch.equal(found[-1], fresh(base, {"a": tmp_path / str(seed) / "a"}))
-    assert not torch.equal(*found)
+        folder = save_adapter(base, "llama", tmp_path / str(seed) / "a", seed=seed)
+        monkeypatch.chdir(folder.parent)
+        assert torch.equal(called(base, {"a": "a"}), fresh(base, {"a": folder}))
 
 
 def test_a_failure_is_not_kept(base: Any, tmp_path: Path, counts: Counts) -> None:

@@ -83,3 +83,19 @@ def test_a_padded_base_never_emits_its_padding() -> None:
         base.lm_head.weight[VOCAB:] = 50.0 * base.lm_head.weight[5].sign()
     out = GuidedDecoder(base, [make_model("llama", seed=2)]).generate(random_prompts([5]), max_new_tokens=20, seed=3)
     assert int(out.tokens[0].max()) < VOCAB
+
+
+@pytest.mark.parametrize(
+    ("family", "temperature"), [("llama", 0.9), ("mistral", 0.0), ("qwen2", 0.9), ("qwen3", 0.0), ("gemma3", 0.9)]
+)
+def test_every_engine_draws_the_same_tokens_and_says_what_ran(family: str, temperature: float, tmp_path: Path) -> None:
+    base, other = make_model(family, seed=1), make_model("qwen2", seed=3, hidden=16)
+    folder = save_adapter(base, family, tmp_path / "a", seed=4)
+    options: dict[str, Any] = {"weights": [0.8, -0.4], "temperature": temperature, "seed": 5, "max_new_tokens": 12}
+    outs = {}
+    for engine in ("auto", "eager", "hf"):
+        decoder = GuidedDecoder(base, [folder, other], engine=engine)  # type: ignore[arg-type]
+        outs[engine] = decoder.generate(random_prompts([6, 13, 1], seed=1), **options)
+    fused = "hf+fused" if family == "gemma3" else "fused"
+    assert [out.stats.engine for out in outs.values()] == [fused, fused, "hf"]
+    assert all(torch.equal(out.sequences, outs["auto"].sequences) for out in outs.values())

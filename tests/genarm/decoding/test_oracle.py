@@ -108,6 +108,8 @@ def test_sampling_equals_a_plain_loop_with_the_oracle(case: int, tmp_path: Path)
     assert out.logprobs is not None and out.model_logprobs is not None
     assert out.logprobs.dtype == out.model_logprobs.dtype == torch.float32
     assert out.model_logprobs.shape == (*out.logprobs.shape, 3)
+    assert out.stats.prompt_tokens == sum(map(len, prompts)), "of the base alone, whatever the chunks"
+    assert out.stats.new_tokens == sum(map(len, out.tokens))
     for row in range(BATCH):
         tokens, logprobs, model_logprobs = plain_loop(models, [rows[row] for rows in streams], settings, row, eos)
         assert out.tokens[row].tolist() == tokens, f"row {row}"

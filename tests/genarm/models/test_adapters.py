@@ -31,22 +31,14 @@ def adapter(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "adapter"))
 
 
+PATTERNS = {
+    "alpha_pattern": {"q_proj": 32, "layers.1.mlp.up_proj": 1},
+    "rank_pattern": {"v_proj": 2, "^model.layers.0.self_attn.k_proj": 8},
+}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "plain but for training": (
-        "auto",
-        {"lora_dropout": 0.5, "init_lora_weights": "gaussian", "bias": "all"},  # of biases that are not there
-    ),
-    "patterns": (
-        "auto",
-        {
-            "alpha_pattern": {"q_proj": 32, "layers.1.mlp.up_proj": 1},
-            "rank_pattern": {"v_proj": 2, "^model.layers.0.self_attn.k_proj": 8},
-        },
-    ),
-    "patterns with rslora": (
-        "hf",
-        {"use_rslora": True, "r": 6, "alpha_pattern": {"v_proj": 3}, "rank_pattern": {"v_proj": 2}},
-    ),
+    "plain but for training": ("auto", {"lora_dropout": 0.5, "init_lora_weights": "gaussian", "bias": "all"}),
+    "patterns": ("auto", PATTERNS),
+    "patterns with rslora": ("hf", {"use_rslora": True, "r": 6, **PATTERNS}),
     "bias of its own": ("auto", {"lora_bias": True}),
     "regex": ("hf", {"target_modules": r".*layers\.1.*(q|v)_proj"}),
     "all linear": ("auto", {"target_modules": "all-linear"}),
@@ -149,22 +141,28 @@ def edit_config(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def edit_weights(folder: Path, change: Any) -> None:
+def edit_weights(change: Any) -> Any:
     """``change``: the tensors, and the name of one lora_B among them -> tensors."""
-    state = load_file(folder / WEIGHTS_FILE)
-    save_file(change(state, next(key for key in state if "lora_B" in key)), folder / WEIGHTS_FILE)
+
+    def edit(folder: Path) -> None:
+        state = load_file(folder / WEIGHTS_FILE)
+        save_file(change(state, next(key for key in state if "lora_B" in key)), folder / WEIGHTS_FILE)
+
+    return edit
 
 
 def one_edited(change: Any) -> Any:
-    return lambda folder: edit_weights(folder, lambda state, name: {**state, name: change(state[name])})
+    return edit_weights(lambda state, name: {**state, name: change(state[name])})
+
+
+def without(found: Any) -> Any:
+    return edit_weights(lambda state, name: {key: value for key, value in state.items() if not found(key, name)})
 
 
 def with_lora_on(name: str) -> Any:
-    extra = {
-        f"base_model.model.{name}.lora_A.weight": torch.zeros(2, 32),
-        f"base_model.model.{name}.lora_B.weight": torch.zeros(32, 2),
-    }
-    return lambda folder: edit_weights(folder, lambda state, _: {**state, **extra})
+    halves = {"A": torch.zeros(2, 32), "B": torch.zeros(32, 2)}
+    extra = {f"base_model.model.{name}.lora_{half}.weight": tensor for half, tensor in halves.items()}
+    return edit_weights(lambda state, _: {**state, **extra})
 
 
 def with_magnitudes(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -186,19 +184,13 @@ SPOILT: dict[str, tuple[Any, type[GenARMError], str]] = {
     "pickled": (pickle, UnsafeWeightsError, "pickled weights can run code"),
     "no weights": (lambda f: (f / WEIGHTS_FILE).unlink(), LoadingError, "no such file"),
     "no tensors": (lambda f: save_file({}, f / WEIGHTS_FILE), LoadingError, "holds no LoRA weights"),
-    "missing half": (
-        lambda f: edit_weights(f, lambda state, name: {k: v for k, v in state.items() if k != name}),
-        LoadingError,
-        "lacks a matching pair",
-    ),
+    "missing half": (without(lambda key, name: key == name), LoadingError, "lacks a matching pair"),
     "ranks apart": (one_edited(lambda up: up[:, :2].clone()), LoadingError, "lacks a matching pair"),
     "NaN": (one_edited(lambda up: up * torch.nan), LoadingError, "NaN or infinite"),
     "a layer left out": (
-        lambda f: edit_weights(f, lambda state, _: {k: v for k, v in state.items() if "layers.0" not in k}),
-        UnsupportedAdapterError,
-        "7 modules it has no weights for (model.layers.0.",
+        without(lambda key, _: "layers.0" in key), UnsupportedAdapterError, "7 modules it has no weights for (model.la",
     ),
-    "magnitudes": (lambda f: edit_weights(f, with_magnitudes), UnsupportedAdapterError, "more than plain LoRA"),
+    "magnitudes": (edit_weights(with_magnitudes), UnsupportedAdapterError, "more than plain LoRA"),
     "on a norm": (with_lora_on("model.norm"), UnsupportedAdapterError, "LlamaRMSNorm"),
     "on an embedding": (with_lora_on("model.embed_tokens"), UnsupportedAdapterError, "embedding"),
     "broken JSON": (lambda f: (f / CONFIG_FILE).write_text("{"), LoadingError, "cannot be read as JSON"),
@@ -207,7 +199,7 @@ SPOILT: dict[str, tuple[Any, type[GenARMError], str]] = {
     "targets": (lambda f: edit_config(f, target_modules="(q"), LoadingError, "damaged"),
     "another kind": (lambda f: edit_config(f, peft_type="IA3"), UnsupportedAdapterError, "a IA3 adapter"),
     "a scorer": (lambda f: edit_config(f, task_type="SEQ_CLS"), UnsupportedAdapterError, "SEQ_CLS (a trajectory RM"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("spoil", "error", "cause"), SPOILT.values(), ids=SPOILT.keys())
