@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, left_padded, make_model, random_prompts
+from families import FAMILIES, left_padded, make_model, random_prompts, word_tokenizer
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList, StopStringCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 import genarm
@@ -219,6 +219,16 @@ def test_a_callers_stopping_criterion_stops_where_it_would_in_generate(
     assert sequences[0].shape[1] < 11 + 10, "all rows are to stop early"
     assert criteria[0].scores == criteria[1].scores
     assert criteria[0].scores[0] == (1 if scores else None)
+
+
+def test_stop_strings_work_as_a_criterion(model: Any) -> None:
+    """``stop_strings`` itself needs the tokenizer, which transformers does not hand on to a custom generate."""
+    tokenizer = word_tokenizer([*(f"w{index}" for index in range(96)), "abcdef"])  # which the criterion looks for
+    stop = [f"w{int(model.generate(**GREEDY, max_new_tokens=6)[1, 11 + 3])}"]
+    expected = model.generate(**GREEDY, max_new_tokens=6, stop_strings=stop, tokenizer=tokenizer)
+    criteria = StoppingCriteriaList([StopStringCriteria(tokenizer, stop)])
+    found = model.generate(**GREEDY, max_new_tokens=6, stopping_criteria=criteria, custom_generate=custom_generate)
+    assert torch.equal(found, expected)
 
 
 def test_the_drop_in_may_be_called_without_a_batch_of_defaults(model: Any) -> None:
