@@ -118,7 +118,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scores and logits": {
         "return_dict_in_generate": True, "output_scores": True, "output_logits": True, "repetition_penalty": 1.3,
     },
-    "dict": {"return_dict_in_generate": True},
     "logits": {"return_dict_in_generate": True, "output_logits": True, "suppress_tokens": [74]},
     "no mask": {"input_ids": torch.stack(random_prompts([5, 5], seed=8)), "attention_mask": None},
     "padding without a mask": {"attention_mask": None},

@@ -1,8 +1,7 @@
 """Tokens are drawn from the guided distribution itself: the first and the third, against enumeration.
 
-The third token's distribution sums over all V² ways to the first two, so an error in the cache, the position ids, the
-noise of later steps or a stream's own prompt shows in it. Each test also shows that the statistic rejects a
-distribution with a slightly wrong weight.
+The third token's distribution sums over all V² ways to the first two, so an error in the cache, the position ids or
+the noise of later steps shows in it. The statistic also rejects distributions with slightly wrong weights.
 """
 
 from __future__ import annotations
@@ -130,26 +129,6 @@ def test_filters_cut_the_tempered_distribution_and_the_bases_own_look_at_it_alon
     tokens = draws(decoder, base_min_p=0.3, seed=8, **common)[:, 0]
     assert_drawn_from(tokens, whole * (base >= 0.3 * base.max()))
     assert_not_drawn_from(tokens, whole)
-
-
-def test_a_stream_with_its_own_prompt_keeps_it_for_every_token(models: list[Any]) -> None:
-    """Classifier-free guidance: the base itself as a reward model that does not see the first part of the prompt."""
-    base, own = models[0], PROMPT[2:]
-    decoder = GuidedDecoder(base, {"unconditional": base}, max_batch_size=DRAWS)
-    prompts = {"unconditional": [own] * DRAWS}
-    tokens = draws(decoder, weights={"unconditional": -0.6}, base_weight=1.6, reward_prompts=prompts, seed=9)
-
-    def probs(prefix: Tensor) -> Tensor:
-        with torch.no_grad():
-            scores = 1.6 * base(input_ids=torch.cat([PROMPT.expand(len(prefix), -1), prefix], 1)).logits[:, -1].double()
-            scores -= 0.6 * base(input_ids=torch.cat([own.expand(len(prefix), -1), prefix], 1)).logits[:, -1].double()
-        return scores.softmax(-1)
-
-    first = probs(torch.empty(1, 0, dtype=torch.int64))[0]
-    twos = torch.cartesian_prod(torch.arange(V), torch.arange(V))
-    third = torch.einsum("a,ab,abc->c", first, probs(torch.arange(V)[:, None]), probs(twos).view(V, V, V))
-    assert_first_and_third(tokens, (first, third))
-    assert_not_drawn_from(tokens[:, 0], next_probs([base], [1.0], PROMPT[None], 1.0)[0])
 
 
 @pytest.mark.parametrize("engine", ["auto", "hf"])

@@ -94,14 +94,14 @@ def test_sampling_equals_a_plain_loop_with_the_oracle(case: int, tmp_path: Path)
     models = [base, with_adapter(base, folder), full]
     prompts = random_prompts([dice.randint(1, 14) for _ in range(BATCH)], seed=case)
     own = random_prompts([dice.randint(1, 14) for _ in range(BATCH)], seed=case + 1)
-    streams = [prompts, prompts, own if dice.random() < 0.5 else prompts]
+    streams = [prompts, *dice.choice([(prompts, own), (own, prompts), (own, own), (prompts, prompts)])]
     settings = choose_settings(dice, BATCH)
     eos = dice.choice([[], [2], list(range(3, 20))])
     call: Any = dice.choice([left_padded(prompts), right_padded(prompts), (prompts,)])
     engine: Any = "hf" if case in ON_TRANSFORMERS else "auto"
     rewards: dict[str, Any] = {"lora": folder, "full": full}
     decoder = GuidedDecoder(base, rewards, max_batch_size=dice.choice([2, 8]), engine=engine)
-    reward_prompts = {"full": streams[2]}
+    reward_prompts = {"lora": streams[1], "full": streams[2]}
     common: dict[str, Any] = {"max_new_tokens": STEPS, "eos_token_id": eos, "return_logprobs": True, **settings}
     out = decoder.generate(*call, reward_prompts=reward_prompts, **common)
     assert not out.errors

@@ -1,4 +1,4 @@
-"""With no reward model, or only weights of 0, decoding is the base model's own ``generate``, padding and all."""
+"""With no reward model decoding is the base model's own ``generate``, padding and all."""
 
 from __future__ import annotations
 
@@ -73,19 +73,6 @@ def test_any_causal_lm_decodes_as_its_own_generate(name: str) -> None:
     ids, mask = right_padded(PROMPTS)
     right = decoder.generate(ids, mask, temperature=0.0, max_new_tokens=STEPS)
     assert torch.equal(right.sequences[:, ids.shape[1] :], expected[:, ids.shape[1] :])
-
-
-def test_weights_of_zero_equal_generate() -> None:
-    """A positive weight of the base alone does not change the largest score; reward models are left out whatever
-    they say, NaN included."""
-    model, broken = with_eos_in_reach(make_model("llama", seed=1)), make_model("llama", seed=9)
-    with torch.no_grad():
-        broken.lm_head.weight.fill_(torch.nan)
-    out = GuidedDecoder(model, {"a": make_model("gpt2", seed=2), "b": broken}).generate(
-        IDS, MASK, weights={"a": 0.0, "b": 0.0}, base_weight=2.5, temperature=0.0, max_new_tokens=STEPS
-    )
-    assert not out.errors
-    assert torch.equal(out.sequences, hf_greedy(model))
 
 
 def test_padding_is_the_pad_id_else_eos_else_zero() -> None:
