@@ -17,7 +17,9 @@ from torch import Tensor
 import genarm_kernels
 from genarm import GuidedDecoder
 
-STEPS = 8
+STEPS = 6
+BATCH = 5
+ON_TRANSFORMERS = {1, 5, 7}  # the Qwens, and one of two Llamas; GPT-2 and the Gemmas run nowhere else
 
 
 def choose_settings(dice: random.Random, batch: int) -> dict[str, Any]:
@@ -90,27 +92,27 @@ def test_sampling_equals_a_plain_loop_with_the_oracle(case: int, tmp_path: Path)
     folder = save_adapter(base, family, tmp_path, seed=case + 50)
     full = make_model(dice.choice(FAMILIES), seed=case + 100, hidden=16, vocab=dice.choice([VOCAB, 104, 128]))
     models = [base, with_adapter(base, folder), full]
-    batch = 5
-    prompts = random_prompts([dice.randint(1, 14) for _ in range(batch)], seed=case)
-    own = random_prompts([dice.randint(1, 14) for _ in range(batch)], seed=case + 1)
-    streams = [prompts, prompts, own if dice.random() < 0.5 else prompts]
-    settings = choose_settings(dice, batch)
+    prompts = random_prompts([dice.randint(1, 14) for _ in range(BATCH)], seed=case)
+    own = random_prompts([dice.randint(1, 14) for _ in range(BATCH)], seed=case + 1)
+    streams = [prompts, *dice.choice([(prompts, own), (own, prompts), (own, own), (prompts, prompts)])]
+    settings = choose_settings(dice, BATCH)
     eos = dice.choice([[], [2], list(range(3, 20))])
     call: Any = dice.choice([left_padded(prompts), right_padded(prompts), (prompts,)])
-    decoder = GuidedDecoder(base, {"lora": folder, "full": full}, max_batch_size=dice.choice([2, 8]))
-    out = decoder.generate(
-        *call,
-        reward_prompts={"full": streams[2]},
-        max_new_tokens=STEPS,
-        eos_token_id=eos,
-        return_logprobs=True,
-        **settings,
-    )
+    engine: Any = "hf" if case in ON_TRANSFORMERS else "auto"
+    rewards: dict[str, Any] = {"lora": folder, "full": full}
+    decoder = GuidedDecoder(base, rewards, max_batch_size=dice.choice([2, 8]), engine=engine)
+    reward_prompts = {"lora": streams[1], "full": streams[2]}
+    common: dict[str, Any] = {"max_new_tokens": STEPS, "eos_token_id": eos, "return_logprobs": True, **settings}
+    out = decoder.generate(*call, reward_prompts=reward_prompts, **common)
     assert not out.errors
     assert out.logprobs is not None and out.model_logprobs is not None
-    for row in range(batch):
+    assert out.logprobs.dtype == out.model_logprobs.dtype == torch.float32
+    assert out.model_logprobs.shape == (*out.logprobs.shape, 3)
+    assert out.stats.prompt_tokens == sum(map(len, prompts)), "of the base alone, whatever the chunks"
+    assert out.stats.new_tokens == sum(map(len, out.tokens))
+    for row in range(BATCH):
         tokens, logprobs, model_logprobs = plain_loop(models, [rows[row] for rows in streams], settings, row, eos)
         assert out.tokens[row].tolist() == tokens, f"row {row}"
         count = len(tokens)
-        torch.testing.assert_close(out.logprobs[row, :count], torch.tensor(logprobs), atol=1e-3, rtol=1e-4)
-        torch.testing.assert_close(out.model_logprobs[row, :count], torch.tensor(model_logprobs), atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(out.logprobs[row, :count], torch.tensor(logprobs), atol=2e-4, rtol=1e-5)
+        torch.testing.assert_close(out.model_logprobs[row, :count], torch.tensor(model_logprobs), atol=2e-4, rtol=1e-5)
