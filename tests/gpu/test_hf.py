@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, make_model, random_prompts
-from sessions import decode
 from gpu_cases import captured, waiting_for_nothing
+from sessions import decode
 from torch import Tensor
 
 from genarm.models.causal import make_model as stream_model
