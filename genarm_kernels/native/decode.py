@@ -13,6 +13,9 @@ from genarm_kernels.layer.lora import Lora
 from genarm_kernels.native.library import compiled, library, threads
 
 
+CACHE_LINE = 16  # floats
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """A fused linear layer: weight [N + shrinks, K], contiguous, bias [N] or longer, or None, its adapters' expands.
@@ -63,7 +66,7 @@ class _Decoder(ctypes.Structure):
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("cache", "norm", "lengths", "adapters", "cos", "sin")),
-        *((name, ctypes.c_void_p) for name in ("own", "residual", "z", "h", "partials", "packed")),
+        *((name, ctypes.c_void_p) for name in ("own", "residual", "z", "partials", "h", "packed")),
     ]
 
 
@@ -128,6 +131,7 @@ class DecodeStep:
             "partials": N * at.heads * self._native.chunks_of(at.T) * (at.D + 2),
             "packed": self._threads * at.packed_size,
         }
+        sizes = {name: -(-size // CACHE_LINE) * CACHE_LINE for name, size in sizes.items()}
         self._room = torch.empty(sum(sizes.values()), dtype=torch.float32, device="cpu")
         for name, part in zip(sizes, torch.split(self._room, list(sizes.values())), strict=True):
             setattr(at, name, part.data_ptr())
