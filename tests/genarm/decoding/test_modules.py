@@ -99,7 +99,7 @@ def test_dropout_is_off_in_a_module_in_training_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "engine"), [(torch.bfloat16, "auto"), (torch.float16, "hf"), (torch.float64, "auto")]
+    ("dtype", "engine"), [(torch.bfloat16, "hf"), (torch.float16, "auto"), (torch.float64, "auto")]
 )
 def test_models_of_other_dtypes_decode_and_may_be_mixed(dtype: torch.dtype, engine: Any) -> None:
     base, reward = make_model("llama", seed=1).to(dtype), make_model("llama", seed=2)

@@ -69,7 +69,7 @@ def test_adapters_on_every_family_and_on_tied_heads(family: str, tie: bool, engi
     assert_streams_are(GuidedDecoder(base, [folder], engine=engine), [base, with_adapter(base, folder)])
 
 
-@pytest.mark.parametrize(("dtype", "engine"), [(torch.bfloat16, "auto"), (torch.float16, "hf")])
+@pytest.mark.parametrize(("dtype", "engine"), [(torch.bfloat16, "hf"), (torch.float16, "auto")])
 def test_an_adapter_takes_the_dtype_of_the_layers_it_goes_on(
     base: Any, dtype: torch.dtype, engine: Any, saved: Path
 ) -> None:
