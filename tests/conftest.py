@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from genarm_kernels.dispatch import INTERPRETED
-from genarm_kernels.native import library
+from genarm_kernels.native import choice
 
 torch.set_num_threads(1)
 
@@ -90,7 +90,7 @@ def kernel_device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU tensors go through torch's operations, whatever the processor."""
-    monkeypatch.setattr(library, "wanted", lambda: False)
+    monkeypatch.setattr(choice, "wanted", lambda: False)
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def native_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU tensors go through the kernels in C, whatever the processor."""
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("NOT RUN: the kernels in C are for processors with AVX2")
-    monkeypatch.setattr(library, "wanted", lambda: True)
-    if library.library(torch.float32) is None:
+    monkeypatch.setattr(choice, "wanted", lambda: True)
+    if choice.library(torch.float32) is None:
         pytest.skip("NOT RUN: no C compiler with OpenMP")
 
 

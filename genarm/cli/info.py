@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from genarm_kernels.native import library as native
+from genarm_kernels.native import choice as native
 
 from ..models.fused.families import FAMILIES
 

@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from genarm_kernels.native import library
-from genarm_kernels.native.linear import linear
+from genarm_kernels.native.products import linear
 from genarm_kernels.native.trial import Trial
 
 STEP_ROWS = (1, 4)

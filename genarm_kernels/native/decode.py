@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from genarm_kernels.layer.lora import Lora
-from genarm_kernels.native.library import compiled, library, threads
-
+from genarm_kernels.native.library import compiled, threads
 
 CACHE_LINE = 16  # floats
 
@@ -71,7 +70,7 @@ class _Decoder(ctypes.Structure):
 
 
 class DecodeStep:
-    """Each row's new tokens through ``layers``; ``takes`` says where it can.
+    """Each row's new tokens through ``layers``; choice.py says where it does.
 
     Args:
         norm: [H], the last norm's weight.
@@ -136,11 +135,6 @@ class DecodeStep:
         for name, part in zip(sizes, torch.split(self._room, list(sizes.values())), strict=True):
             setattr(at, name, part.data_ptr())
         self._room_for = tokens
-
-
-def takes(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether steps of models of this dtype run in C here."""
-    return device.type == "cpu" and library(dtype) is not None
 
 
 def _products(layer: Layer) -> tuple[Product, ...]:

@@ -1,4 +1,4 @@
-"""y = x Wᵀ + bias by the C kernel: each weight read once for every four rows, a row's bits its own."""
+"""y = x Wᵀ + bias by whichever way is the faster for so many rows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from genarm_kernels.dispatch import INTERPRETED
 from genarm_kernels.layer.linear import skinny_linear
-from genarm_kernels.native.library import compiled, figures, library, threads
+from genarm_kernels.native.choice import figures, library
+from genarm_kernels.native.products import linear
 
-# Where nothing is measured: of float32 the library that torch brings is as good from here on; of bfloat16 it never is with
-# AVX2.
+# Where nothing is measured: of float32 the library that torch brings is as good from here on, of bfloat16 with AVX2 it
+# never is.
 MOST_FLOAT_ROWS = 32
 
 
@@ -44,20 +45,3 @@ def most_rows(dtype: torch.dtype) -> float:
     if measured is not None:
         return measured.most_rows
     return MOST_FLOAT_ROWS if dtype == torch.float32 else math.inf
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """The kernel on tensors that it ``suits``, any number of rows."""
-    native = compiled(x.dtype)
-    assert native is not None
-    (R, H), N = x.shape, weight.shape[0]
-    if out is None:
-        out = x.new_empty(R, N)
-    team = threads()
-    size = native.packed_rows(R, H) * H
-    packed = torch.empty(team * size, dtype=torch.float32, device="cpu")
-    native.linear_rows(
-        x.data_ptr(), x.stride(0), weight.data_ptr(), weight.stride(0), None if bias is None else bias.data_ptr(),
-        out.data_ptr(), out.stride(0), R, N, H, packed.data_ptr(), size, team,
-    )  # fmt: skip
-    return out

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from genarm_kernels.layer.cpu import attention as host_attention
-from genarm_kernels.native.linear import linear as native_linear
 from genarm_kernels.native.linear import rows_linear
+from genarm_kernels.native.products import linear as native_linear
 
 from ..backbone import Rows, checked_lengths, checked_rows
 from ..causal import CausalModel, inner_model

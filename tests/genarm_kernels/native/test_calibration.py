@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from genarm_kernels.native import calibration, library, linear
+from genarm_kernels.native import calibration, choice, library, linear
 from genarm_kernels.native.calibration import PRODUCT_ROWS, STEP_ROWS, Figures
 from genarm_kernels.native.trial import Trial
 
@@ -34,7 +34,7 @@ def measures(native_path: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     build = {dtype: library._compiled(library.DEFINES[dtype]) for dtype in DTYPES}
     kernels = {dtype: library._load(_copy(path, tmp_path)) for dtype, path in build.items()}
     monkeypatch.setattr(library, "_library", kernels.get)
-    monkeypatch.setattr(library, "wanted", lambda: None)
+    monkeypatch.setattr(choice, "wanted", lambda: None)
     monkeypatch.setattr(calibration, "_measured", lambda dtype: results.pop(0))
     calibration.figures.cache_clear()
     yield results
@@ -54,11 +54,11 @@ def kept(folder: Path) -> list[Path]:
 @pytest.mark.parametrize(("share", "runs"), [(0.9, True), (1.1, False)])
 def test_the_faster_way_runs(measures: list[Figures], share: float, runs: bool) -> None:
     measures += [measured(share), measured(2 - share)]
-    assert (library.library(torch.float32) is not None) == runs
-    assert (library.library(torch.bfloat16) is not None) == (not runs)
+    assert (choice.library(torch.float32) is not None) == runs
+    assert (choice.library(torch.bfloat16) is not None) == (not runs)
     x, weight = torch.ones(2, 4), torch.ones(3, 4)
     assert linear.suits(x, weight) == runs
-    chosen, text = library.why()
+    chosen, text = choice.why()
     faster = "float32" if runs else "bfloat16"
     assert (
         chosen and f"faster for {faster}. " in text and f"float32: a step of 1 and 4 rows takes {share:.1f} and" in text
@@ -67,7 +67,7 @@ def test_the_faster_way_runs(measures: list[Figures], share: float, runs: bool) 
 
 def test_neither_dtype_may_be_faster(measures: list[Figures]) -> None:
     measures += [measured(1.5), measured(1.5)]
-    chosen, text = library.why()
+    chosen, text = choice.why()
     assert not chosen and "faster for neither dtype. bfloat16: a step" in text
 
 
@@ -90,14 +90,14 @@ def test_more_rows_than_it_was_faster_for_are_torch_s(measures: list[Figures]) -
 
 def test_it_is_measured_once_for_every_dtype_and_number_of_threads(measures: list[Figures], tmp_path: Path) -> None:
     measures += [measured(0.25), measured(0.5), measured(0.75)]
-    first = [library.figures(dtype) for dtype in DTYPES]
+    first = [choice.figures(dtype) for dtype in DTYPES]
     torch.set_num_threads(2)
     try:
-        assert library.figures(torch.float32) == measured(0.75)
+        assert choice.figures(torch.float32) == measured(0.75)
     finally:
         torch.set_num_threads(1)
     calibration.figures.cache_clear()  # as another process
-    assert [library.figures(dtype) for dtype in DTYPES] == first == [measured(0.25), measured(0.5)]
+    assert [choice.figures(dtype) for dtype in DTYPES] == first == [measured(0.25), measured(0.5)]
     assert len(kept(tmp_path)) == 3
 
 
@@ -108,12 +108,12 @@ def test_it_is_measured_once_for_every_dtype_and_number_of_threads(measures: lis
 )
 def test_a_file_that_holds_no_figures_is_made_again(measures: list[Figures], tmp_path: Path, text: str) -> None:
     measures += [measured(0.25), measured(0.75)]
-    library.figures(torch.float32)
+    choice.figures(torch.float32)
     (file,) = kept(tmp_path)
     whole = file.read_bytes()
     file.write_bytes(text.encode(errors="surrogateescape"))
     calibration.figures.cache_clear()
-    assert library.figures(torch.float32) == measured(0.75)
+    assert choice.figures(torch.float32) == measured(0.75)
     assert len(whole) == len(file.read_bytes()) and kept(tmp_path) == [file]
 
 
@@ -126,7 +126,7 @@ def test_of_processes_that_measure_at_once_all_take_the_first_one_s(
         return measured(0.75)
 
     monkeypatch.setattr(calibration, "_measured", slow)
-    assert library.figures(torch.float32) == measured(0.25)
+    assert choice.figures(torch.float32) == measured(0.25)
     assert len(kept(tmp_path)) == 1
 
 
@@ -139,7 +139,7 @@ def test_the_file_appears_whole(measures: list[Figures], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(calibration.os, "link", watched)
     measures.append(measured())
-    library.figures(torch.float32)
+    choice.figures(torch.float32)
     assert seen == [(measured(), False)]
 
 
@@ -151,25 +151,25 @@ def test_where_nothing_can_be_written_a_process_measures_for_itself(
 
     monkeypatch.setattr(calibration.os, "link", full)
     measures += [measured(0.25), measured(0.75)]
-    assert library.figures(torch.float32) == library.figures(torch.float32) == measured(0.25)
+    assert choice.figures(torch.float32) == choice.figures(torch.float32) == measured(0.25)
     calibration.figures.cache_clear()
-    assert library.figures(torch.float32) == measured(0.75) and not kept(tmp_path)
+    assert choice.figures(torch.float32) == measured(0.75) and not kept(tmp_path)
 
 
 def test_the_environment_is_asked_first(measures: list[Figures], monkeypatch: pytest.MonkeyPatch) -> None:
     for asked in (True, False):
-        monkeypatch.setattr(library, "wanted", lambda asked=asked: asked)
-        assert (library.library(torch.float32) is not None) == asked
-        assert library.figures(torch.float32) is None  # and nothing was measured
-        assert library.why()[0] == asked
+        monkeypatch.setattr(choice, "wanted", lambda asked=asked: asked)
+        assert (choice.library(torch.float32) is not None) == asked
+        assert choice.figures(torch.float32) is None  # and nothing was measured
+        assert choice.why()[0] == asked
     assert linear.most_rows(torch.float32) == linear.MOST_FLOAT_ROWS
 
 
 def test_without_kernels_there_is_nothing_to_measure(measures: list[Figures], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_library", lambda dtype: None)
-    assert library.figures(torch.float32) is None and library.library(torch.float32) is None
-    assert library.figures(torch.float16) is None
-    chosen, text = library.why()
+    assert choice.figures(torch.float32) is None and choice.library(torch.float32) is None
+    assert choice.figures(torch.float16) is None
+    chosen, text = choice.why()
     assert not chosen and "C compiler" in text
 
 
@@ -219,11 +219,11 @@ def test_both_ways_of_a_trial_are_the_same_step(dtype: torch.dtype, monkeypatch:
 def test_a_fresh_process_measures_in_any_mode_and_leaves_its_random_numbers_alone(tmp_path: Path) -> None:
     script = (
         "import torch\n"
-        "from genarm_kernels.native import library, trial\n"
+        "from genarm_kernels.native import choice, library, trial\n"
         "trial.WEIGHT_BYTES = 50_000_000\n"
         "state = torch.get_rng_state()\n"
         "with torch.device('meta'), torch.autocast('cpu'), torch.inference_mode():\n"
-        "    found = library.figures(torch.float32)\n"
+        "    found = choice.figures(torch.float32)\n"
         "assert torch.equal(state, torch.get_rng_state())\n"
         "print(sorted(found.steps) + sorted(found.products), found.native)\n"
     )

@@ -13,7 +13,7 @@ from mutations import assert_killed
 from native_cases import SHAPES, Shape, Step, check_a_step, check_exact, edited_source, make_step
 from torch import Tensor
 
-from genarm_kernels.native import library, linear
+from genarm_kernels.native import library, products
 from genarm_kernels.native.decode import DecodeStep
 from genarm_kernels.native.trial import HEADS, Trial
 
@@ -60,10 +60,10 @@ def test_steps_are_the_oracle_s(emulated: torch.dtype) -> None:
 
 def test_a_row_of_a_product_does_not_depend_on_the_others(emulated: torch.dtype) -> None:
     x, weight = torch.randn(37, 203).to(emulated), torch.randn(50, 203).to(emulated)
-    whole = linear.linear(x, weight)
+    whole = products.linear(x, weight)
     for rows in (slice(0, 1), slice(5, 7), slice(3, 12), slice(36, 37)):
-        assert torch.equal(linear.linear(x[rows], weight), whole[rows])
-    assert torch.equal(linear.linear(x, weight[7:9]), whole[:, 7:9])
+        assert torch.equal(products.linear(x[rows], weight), whole[rows])
+    assert torch.equal(products.linear(x, weight[7:9]), whole[:, 7:9])
 
 
 def test_a_row_of_a_step_does_not_depend_on_the_others_or_on_the_threads(emulated: torch.dtype) -> None:
@@ -122,7 +122,7 @@ def check_the_instruction() -> None:
             for index, value in enumerate(values):  # pairs that meet in the first lane
                 row[index // 2 * 32 + index % 2] = value
         left, right = rows.to(torch.bfloat16).split(1)
-        assert float(linear.linear(left, right)) == expected, (x, w)
+        assert float(products.linear(left, right)) == expected, (x, w)
 
 
 def test_the_instruction_is_emulated_as_it_is_defined(dot: None) -> None:
@@ -133,7 +133,7 @@ def test_a_processor_that_has_the_instruction_gets_the_same_bits(native_path: No
     if "avx512_bf16" not in library._processor():
         pytest.skip("NOT RUN: this processor does not have AVX512-BF16")
     x, weight = torch.randn(9, 1040).to(torch.bfloat16), torch.randn(50, 1040).to(torch.bfloat16)
-    expected = linear.linear(x, weight)
+    expected = products.linear(x, weight)
     own = library._load(library._compiled(DEFINES[torch.bfloat16]))
     out = torch.empty_like(expected)
     room = torch.empty(9 * 1040)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from genarm_kernels import guided_sample
-from genarm_kernels.native import library
+from genarm_kernels.native import choice, library
 from genarm_kernels.native.linear import rows_linear
 
 X, W = torch.ones(2, 4), torch.ones(3, 4)
@@ -30,14 +30,14 @@ def anew(native_path: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_it_is_compiled_once_and_found_by_the_next_process(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert library.library(torch.float32) is not None
+    assert choice.library(torch.float32) is not None
     made = list(anew.iterdir())
     assert [path.suffix for path in made] == [".so"]
     assert anew.stat().st_mode & 0o777 == 0o700
     library._library.cache_clear()
     run = library._run
     monkeypatch.setattr(library, "_run", lambda command: run(command) if "--version" in command else pytest.fail())
-    assert library.library(torch.float32) is not None
+    assert choice.library(torch.float32) is not None
     assert list(anew.iterdir()) == made
 
 
@@ -63,7 +63,7 @@ def test_without_a_working_compiler_torch_is_used_and_it_is_said_once(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rows_linear(X, W)
-    runs, text = library.why()
+    runs, text = choice.why()
     assert not runs and "C compiler" in text
 
 
@@ -71,7 +71,7 @@ def test_no_compiler_at_all_is_named(anew: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(library.shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="no C compiler was found"):
-        assert library.library(torch.bfloat16) is None
+        assert choice.library(torch.bfloat16) is None
 
 
 def test_a_compiler_that_hangs_is_given_up(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,19 +80,19 @@ def test_a_compiler_that_hangs_is_given_up(anew: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(library.subprocess, "run", hang)
     with pytest.warns(UserWarning, match="timed out"):
-        assert library.library(torch.float32) is None
+        assert choice.library(torch.float32) is None
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     anew.parent.parent.joinpath("file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(anew.parent.parent / "file"))
-    assert library.library(torch.float32) is not None
+    assert choice.library(torch.float32) is not None
 
 
 def test_a_library_cut_short_is_made_again(anew: Path) -> None:
     made = library._compiled(library.DEFINES[torch.float32])
     made.write_bytes(b"")
-    assert library.library(torch.float32) is not None
+    assert choice.library(torch.float32) is not None
     assert made.stat().st_size > 0
 
 
@@ -140,10 +140,10 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     ):  # fmt: skip
         monkeypatch.setenv("GENARM_NATIVE", value)
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda processor=processor: processor)
-        assert library.wanted() is expected, (value, processor)
+        assert choice.wanted() is expected, (value, processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", capability)
 
 
 def test_other_dtypes_are_torch_s(native_path: None) -> None:
-    assert library.library(torch.float16) is None
-    assert library.library(torch.float64) is None
+    assert choice.library(torch.float16) is None
+    assert choice.library(torch.float64) is None

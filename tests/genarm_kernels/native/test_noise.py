@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genarm_kernels import noise
-from genarm_kernels.native.library import library
+from genarm_kernels.native.choice import library
 
 pytestmark = pytest.mark.usefixtures("native_path")
 
