@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genarm_kernels import reference
 from genarm_kernels.layer.lora import Lora
-from genarm_kernels.native import library
+from genarm_kernels.native import library, products
 from genarm_kernels.native.decode import DecodeStep, Layer, Product
 from genarm_kernels.reference.layer import expand, rms_norm
 

@@ -19,6 +19,7 @@ import genarm_kernels
 from genarm.engine import engine, graphs
 from genarm.models.fused import network, session
 from genarm_kernels.layer.cpu import attend
+from genarm_kernels.native import choice
 
 REFUSED = {"aten::_local_scalar_dense", "aten::nonzero", "aten::lift_fresh", "aten::masked_select", "aten::is_pinned"}
 
