@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
+
 import genarm_kernels
 
 from ..decoder import GuidedDecoder
 from ..errors import GenARMError, InvalidArgumentError, PromptError, RewardNameError, RunError
+from ..request.guidance import weight_matrix
 from ..request.output import GenerationOutput
 from .rows import Row, RowId, continuation, encode
 
@@ -110,7 +113,8 @@ def _weights(task: Task, given: Any) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise InvalidArgumentError(f"the weight of {name!r} is {value!r}: weights are finite numbers")
         weights[name] = float(value)
-    task.decoder.prepare([[0]], weights=weights, **task.options)
+    scale = (task.options.get(name, 1.0) for name in ("beta", "base_weight"))
+    weight_matrix(weights, task.decoder.reward_names, *scale, 1, torch.device("cpu"))  # what they come to, together
     return weights
 
 
