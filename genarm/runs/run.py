@@ -113,8 +113,8 @@ def _weights(task: Task, given: Any) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise InvalidArgumentError(f"the weight of {name!r} is {value!r}: weights are finite numbers")
         weights[name] = float(value)
-    scale = (task.options.get(name, 1.0) for name in ("beta", "base_weight"))
-    weight_matrix(weights, task.decoder.reward_names, *scale, 1, torch.device("cpu"))  # what they come to, together
+    beta, base_weight = (task.options.get(name, 1.0) for name in ("beta", "base_weight"))
+    weight_matrix(weights, task.decoder.reward_names, beta, base_weight, 1, torch.device("cpu"))
     return weights
 
 
