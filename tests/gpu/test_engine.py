@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from families import make_model, random_prompts, save_adapter
-from gpu_cases import waiting_for_nothing
+from gpu_cases import captured, waiting_for_nothing
 
 from genarm import CacheMemoryError, GenerationOutput, GuidedDecoder
 from genarm.engine import memory
-from genarm.engine import run as branches
 from genarm.engine.run import Run
 
 pytestmark = pytest.mark.device
@@ -78,19 +78,67 @@ def test_one_capture_follows_every_value(tmp_path: Path) -> None:
         )
 
 
-def test_separate_models_are_branches_of_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = []
-    own = branches._streams
+def test_separate_models_are_branches_of_one_graph(tmp_path: Path) -> None:
+    captured, eager = make_pair(tmp_path, torch.bfloat16)
+    found, expected = captured.generate(PROMPTS[:4], **OPTIONS), eager.generate(PROMPTS[:4], **OPTIONS)
+    assert_same(found, expected, tight=False)
+    streams = captured.engine._captured.streams
+    assert len({stream.cuda_stream for stream in streams}) == len(captured.engine.backbones) == 2
 
-    def noted(device: int, count: int) -> list[Any]:
-        streams.append(count)
-        return own(device, count)
 
-    monkeypatch.setattr(branches, "_streams", noted)
-    captured, eager = make_pair(tmp_path, torch.float32)
-    assert len(captured.engine.backbones) == 2
-    assert_same(captured.generate(PROMPTS[:2], **OPTIONS), eager.generate(PROMPTS[:2], **OPTIONS))
-    assert streams == [1], "while it was captured, and then only"
+def test_what_ends_one_decoders_graphs_leaves_anothers_right() -> None:
+    """Ending a graph frees cuBLAS's workspace of all graphs captured on its stream; what lies there next is noise."""
+    prompts = [row.cuda() for row in random_prompts([7] * 32, seed=1)]
+    options: dict[str, Any] = {"max_new_tokens": 24, "eos_token_id": [], "seed": 5}
+    first, second = (GuidedDecoder(make_model("llama", seed=seed).to("cuda"), max_batch_size=32) for seed in (1, 2))
+    expected = second.generate(prompts, **options)
+    first.generate(prompts, **options)
+    assert torch.equal(second.generate(prompts, **options).sequences, expected.sequences)
+    del first
+    gc.collect()
+    torch.cuda.empty_cache()
+    noise = [torch.full((2**20,), torch.nan, device="cuda") for _ in range(64)]
+    found = second.generate(prompts, **options)
+    assert torch.equal(found.sequences, expected.sequences) and second.engine.captures == 1
+    del noise
+    second.release()
+    assert torch.equal(second.generate(prompts, **options).sequences, expected.sequences)
+
+
+def test_release_gives_memory_back(tmp_path: Path) -> None:
+    captured, _ = make_pair(tmp_path, torch.bfloat16)
+    used = torch.cuda.memory_allocated()
+    captured.generate(PROMPTS[:4], **OPTIONS)
+    assert torch.cuda.memory_allocated() > used
+    captured.release()
+    gc.collect()
+    assert torch.cuda.memory_allocated() <= used + 2**20
+
+
+def test_the_verbs_are_captured_too() -> None:
+    """Three tokens appended, two taken back on the device and a row copied, replayed over other lengths and rows."""
+    (backbone,) = GuidedDecoder(make_model("qwen3", seed=1).to("cuda")).engine.backbones
+    sessions = [backbone.session(3, 64) for _ in range(2)]
+    tokens, places = torch.zeros(3, 3, dtype=torch.int64, device="cuda"), torch.tensor([[0, 2], [1, 0]], device="cuda")
+
+    def step(session: Any) -> list[torch.Tensor]:
+        logits = session.append(tokens)
+        session.truncate(session.lengths - 2)
+        session.copy(places[0], places[1])
+        return [*logits, session.lengths]
+
+    with torch.no_grad():
+        graph, results = captured(lambda: step(sessions[0]))
+        for seed, lengths in enumerate([[5, 11, 2], [20, 1, 7]]):
+            prompts = [row.cuda() for row in random_prompts(lengths, seed=seed)]
+            for session in sessions:
+                session.prefill([prompts])
+            for turn in range(3):
+                tokens.copy_(torch.stack(random_prompts([3] * 3, seed=10 + turn)))
+                places.copy_(torch.tensor([[turn % 3, 1], [(turn + 1) % 3, (turn + 2) % 3]]))
+                graph.replay()
+                for found, expected in zip(results, step(sessions[1]), strict=True):
+                    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_callers_code_runs_between_captured_forward_passes(tmp_path: Path) -> None:
