@@ -12,7 +12,6 @@ from torch import Tensor
 from genarm_kernels.layer.lora import Lora
 from genarm_kernels.native.library import compiled, library, threads
 
-
 CACHE_LINE = 16  # floats
 
 

@@ -11,8 +11,8 @@ from genarm_kernels.dispatch import INTERPRETED
 from genarm_kernels.layer.linear import skinny_linear
 from genarm_kernels.native.library import compiled, figures, library, threads
 
-# Where nothing is measured: of float32 the library that torch brings is as good from here on; of bfloat16 it never is with
-# AVX2.
+# Where nothing is measured: of float32 the library that torch brings is as good from here on. With AVX2 it never is of
+# bfloat16.
 MOST_FLOAT_ROWS = 32
 
 
