@@ -61,8 +61,7 @@ STEPS: dict[str, tuple[Callable[..., None], int]] = {
 
 @pytest.mark.parametrize(
     ("name", "rank", "dtype"),
-    [("norm", 16, BF16), ("swiglu", 16, BF16), ("rotary", 16, BF16), ("norm", 64, torch.float32),
-     ("swiglu", 0, torch.float32), ("rotary", 3, BF16),
+    [("norm", 16, BF16), ("swiglu", 16, BF16), ("rotary", 16, BF16),
      *(swept(name, rank, dtype) for name in STEPS for rank in (0, 3, 16, 64) for dtype in (BF16, torch.float32))],
     ids=str,
 )  # fmt: skip
@@ -73,7 +72,7 @@ def test_a_step_keeps_to_registers(launched: list[CompiledKernel], name: str, ra
 
 
 @pytest.mark.parametrize(
-    ("step", "N"), [(norm_step, 16384), (rotary_step, 96), swept(norm_step, 1024), swept(norm_step, 5120),
+    ("step", "N"), [(norm_step, 16384), swept(rotary_step, 96), swept(norm_step, 1024), swept(norm_step, 5120),
                     swept(norm_step, 8192), swept(rotary_step, 64), swept(rotary_step, 256), swept(swiglu_step, 2816)],
 )  # fmt: skip
 def test_a_step_keeps_to_registers_at_every_size(
@@ -143,7 +142,14 @@ def test_another_cache_length_compiles_nothing(launched: list[CompiledKernel]) -
 
 @pytest.mark.parametrize(
     ("name", "capability"),
-    [("norm", 80), ("swiglu", 100), ("rotary", 80), swept("norm", 100), swept("swiglu", 80), swept("rotary", 100)],
+    [
+        ("norm", 80),
+        swept("swiglu", 100),
+        swept("rotary", 80),
+        swept("norm", 100),
+        swept("swiglu", 80),
+        swept("rotary", 100),
+    ],
 )
 def test_a_step_compiles_elsewhere(
     launched: list[CompiledKernel], monkeypatch: pytest.MonkeyPatch, name: str, capability: int
