@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+KERNELS := tests/genarm_kernels tests/gpu
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test bench bench-decode roofline kernels-report lint types clean
+.PHONY: demo test mutants bench bench-decode roofline kernels-report lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -13,8 +14,13 @@ demo: $(VENV)/.demo
 # The kernels run first in Triton's interpreter (it must be on before triton is imported), then everything else.
 test: $(VENV)/.dev
 	$(BIN)/coverage erase
-	TRITON_INTERPRET=1 $(PYTEST) tests/interpreter --cov --cov-report=
-	$(PYTEST) tests --ignore=tests/interpreter --cov --cov-append --cov-report=term --cov-fail-under=90
+	TRITON_INTERPRET=1 $(PYTEST) $(KERNELS) --cov --cov-report=
+	$(PYTEST) tests --cov --cov-append --cov-report=term --cov-fail-under=90
+
+# Sources broken in one place each, the kernels', torch's and those in C: a check has to notice every one.
+mutants: $(VENV)/.dev
+	TRITON_INTERPRET=1 $(PYTEST) $(KERNELS) -m mutants
+	$(PYTEST) $(KERNELS) -m mutants
 
 # Without a GPU: the CPU paths at small shapes.
 bench: $(VENV)/.dev
@@ -31,8 +37,10 @@ roofline: $(VENV)/.dev
 	$(BIN)/python -m bench.plots out/device/sampling.json out
 	$(BIN)/python -m bench.tables out/device/sampling.json > out/roofline.md
 
-# Registers, loads and instructions an id of every kernel as compiled for sm_90, and the times they predict.
+# Registers, loads and instructions per id of every kernel as compiled for sm_90, and the times they predict; before
+# them the tests of every configuration that `make test` leaves out.
 kernels-report: $(VENV)/.dev
+	@$(PYTEST) -q tests/genarm_kernels -m sweep 1>&2
 	@$(BIN)/python -m bench.kernels_report
 
 lint: $(VENV)/.dev

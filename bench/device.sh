@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One command for a machine with a GPU: tests/gpu, then every latency suite of bench/, within 9 minutes.
+# One command for a machine with a GPU: the tests that need one, then every latency suite of bench/, within 9 minutes.
 # Writes one JSON per suite into $OUT (default ./out/device) and prints a short digest last. A suite that fails or is
 # stopped at the end of its time still leaves the rows it finished. FULL=1 with a larger BUDGET runs the whole grid.
 # SUITES="decode linear" runs those and no tests.
@@ -52,7 +52,7 @@ done
 if [ -n "${SUITES:-}" ]; then
   read -ra suites <<<"$SUITES"
 else
-  run gpu_tests "${#suites[@]}" tests/gpu
+  run gpu_tests "${#suites[@]}" tests/genarm_kernels tests/gpu -m device
 fi
 for index in "${!suites[@]}"; do
   suite="${suites[$index]}"

@@ -168,11 +168,11 @@ class GuidedDecoder:
         Args:
             input_ids: [B, T] int64, left- or right-padded as ``attention_mask`` [B, T] says, or a list of B prompts.
                 Without a mask, runs of the pad id at either end are padding where that id is neither BOS nor EOS.
-            weights: {name: weight}, a list with one such dict a sequence, or numbers [K] or [B, K]; default 1 each.
+            weights: {name: weight}, a list with one such dict per sequence, or numbers [K] or [B, K]; default 1 each.
             beta: the reward weights are divided by it.
             base_weight: the base's weight, a number or [B], any sign; not divided by beta.
             reward_prompts: {name: [B, T'] ids or a list}, a stream's own prompt; default the base's.
-            max_new_tokens: at most so many tokens a row.
+            max_new_tokens: at most so many tokens per row.
             temperature, top_k, top_p, min_p, base_min_p, base_top_p: see ``genarm_kernels.guided_sample``.
             repetition_penalty: as Hugging Face's, on the combined scores; a number or [B].
             logit_bias: {token id: bias} or a tensor [V] or [B, V], added to the scores.

@@ -208,7 +208,7 @@ def _pad_id(config: GenerationConfig, default: int) -> int:
 
 
 def _expand_weights(weights: Weights, batch: int, copies: int) -> Weights:
-    """As ``_expand``, where a flat list or tensor holds one number a reward model, not one a prompt."""
+    """As ``_expand``, where a flat list or tensor holds one number per reward model, not one per prompt."""
     flat = weights.dim() < 2 if isinstance(weights, Tensor) else isinstance(weights, Sequence) and _numbers(weights)
     return weights if flat else _expand(weights, batch, copies)
 

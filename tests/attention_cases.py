@@ -56,7 +56,7 @@ def assert_agrees(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, 
 def check_lengths(dtype: torch.dtype = torch.float32, device: str = "cpu", window: int = 0) -> None:
     """No token, fewer than are asked for, one, just below and above a step of 64, all; NaN behind each."""
     for Q in (1, 3):
-        case = Case(7, Q, 4, 2, 16, 140)
+        case = Case(7, Q, 2, 1, 16, 140)
         ours = assert_agrees(*case.make([0, 2, 140, 63, 64, 65, 1], dtype, device=device), window=window)
         assert not ours[0].any() and (Q == 1 or not ours[1, 0].any())
 
@@ -73,12 +73,12 @@ def check_many_splits(device: str = "cpu") -> None:
 
 def check_heads_and_tokens_keep_their_places(device: str = "cpu") -> None:
     for Q, H, H_kv in ((1, 1, 1), (1, 6, 2), (3, 7, 1), (8, 8, 2), (5, 3, 3)):
-        assert_agrees(*Case(1, Q, H, H_kv, 16, 70).make([66], torch.float32, device=device))
+        assert_agrees(*Case(1, Q, H, H_kv, 16, 40).make([36], torch.float32, device=device))
 
 
 def check_windows(device: str = "cpu") -> None:
     for window in (1, 5, 64, 90, 500):
-        assert_agrees(*Case(3, 4, 2, 1, 16, 200).make([200, 90, 3], torch.float32, device=device), window=window)
+        assert_agrees(*Case(2, 4, 2, 1, 16, 150).make([150, 3], torch.float32, device=device), window=window)
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
@@ -88,15 +88,14 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
 
 def check_a_row_does_not_depend_on_its_batch(dtype: torch.dtype, device: str = "cpu") -> None:
     """A row alone, among others at every place, in a longer cache and in another layout: the same bits."""
-    case = Case(4, 2, 4, 2, 32, 140)
-    query, keys, values, lengths = case.make([140, 1, 0, 64], dtype, device=device)
+    case = Case(3, 2, 2, 1, 32, 140)
+    query, keys, values, lengths = case.make([140, 0, 64], dtype, device=device)
     whole = decode_attention(query, keys, values, lengths)
     for row in range(case.R):
         at = slice(row, row + 1)
         assert same_bits(decode_attention(query[at], keys[at], values[at], lengths[at]), whole[at])
-    for turn in (1, 2):
-        order = torch.arange(case.R, device=device).roll(turn)
-        assert same_bits(decode_attention(query[order], keys[order], values[order], lengths[order]), whole[order])
+    order = torch.arange(case.R, device=device).roll(1)
+    assert same_bits(decode_attention(query[order], keys[order], values[order], lengths[order]), whole[order])
     longer = [torch.cat([cached, torch.full_like(cached, torch.nan)], 1) for cached in (keys, values)]
     assert same_bits(decode_attention(query, *longer, lengths), whole)
     assert same_bits(decode_attention(query, keys.contiguous(), values.contiguous(), lengths), whole)

@@ -35,6 +35,14 @@ OPENING = """{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content 
 REWRITING = """{% for m in messages %}<|im_start|>{{ loop.revindex }} {{ m.content }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>1 {% endif %}"""
 
+# One token per byte and the ids that the models of `families` have.
+BYTE_SPECIALS = ("<pad>", "<bos>", "<eos>")
+BYTE_VOCAB = len(BYTE_SPECIALS) + 256
+BYTE_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -82,3 +90,16 @@ def make_tokenizer(family: Family) -> PreTrainedTokenizerFast:
     )
     made.chat_template = family.template
     return made
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, after a BOS that the tokenizer adds itself."""
+    tokens = [*BYTE_SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    pad, bos, eos = BYTE_SPECIALS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token=pad, bos_token=bos, eos_token=eos, chat_template=BYTE_TEMPLATE
+    )

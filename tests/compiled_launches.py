@@ -1,8 +1,14 @@
-"""A launcher's own calls, specialised by Triton as for a GPU and compiled without one."""
+"""A launcher's own calls, specialised by Triton as for a GPU and compiled without one, and their machine code.
+
+What is shipped most is compiled in every run; a `swept` case by `make kernels-report` alone.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from triton.backends.compiler import GPUTarget
@@ -10,8 +16,14 @@ from triton.compiler import CompiledKernel
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from bench.machine_code import MachineCode, _dump, _instructions, read
+
 # Shared memory that a program may have, by compute capability.
 SHARED_BYTES = {80: 166912, 90: 232448, 100: 232448}
+
+
+def swept(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.sweep)
 
 
 def compile_only(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
@@ -36,3 +48,46 @@ def on(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
         get_current_device=lambda: capability, get_current_target=lambda: target, get_current_stream=lambda _: 0
     )
     monkeypatch.setattr(driver, "_active", fake)
+
+
+def in_registers(kernel: CompiledKernel, most: int = 255) -> MachineCode:
+    """What the machine code says, once nothing spills and a lane has at most so many registers."""
+    code = read(kernel)
+    assert code.stack == code.local == 0
+    assert 0 < code.registers <= most
+    return code
+
+
+def loads(kernel: CompiledKernel) -> Counter[str]:
+    """How memory is read: into registers (LDG) or into shared memory past them (LDGSTS)."""
+    names = (_name(text) for _, text in _listing(kernel))
+    return Counter(name for name in names if name.startswith("LDG") and name != "LDGDEPBAR")
+
+
+def loops(kernel: CompiledKernel) -> list[Counter[str]]:
+    """The instructions between each backward branch and its target."""
+    listing = _listing(kernel)
+    branches = [(at, target) for at, text in listing for target in re.findall(r"\bBRA\b.*?(0x[0-9a-f]+)", text)]
+    return [
+        Counter(_name(text) for at, text in listing if int(head, 16) <= at <= end)
+        for end, head in branches
+        if int(head, 16) < end
+    ]
+
+
+def multiplying_loop(kernel: CompiledKernel) -> Counter[str]:
+    """The innermost loop that multiplies matrices."""
+    bodies = [body for body in loops(kernel) if any(name.startswith("HMMA") for name in body)]
+    return min(bodies, key=Counter.total)
+
+
+def sass(kernel: CompiledKernel) -> str:
+    return _dump(kernel.asm["cubin"])[0]
+
+
+def _listing(kernel: CompiledKernel) -> list[tuple[int, str]]:
+    return _instructions(sass(kernel))
+
+
+def _name(text: str) -> str:
+    return re.sub(r"^@!?U?P\w+\s+", "", text).split()[0]

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import (
     Gemma2Config,
@@ -20,6 +23,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -27,9 +31,23 @@ from transformers import (
 )
 
 VOCAB = 97
+WORDS = [f"w{index}" for index in range(VOCAB)]
 FAMILIES = ("llama", "qwen3", "gpt2", "gemma3", "mistral", "qwen2", "gemma2")
 LLAMA_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LINEARS = dict.fromkeys(FAMILIES, LLAMA_LINEARS) | {"gpt2": ["c_attn", "c_proj", "c_fc"]}
+
+
+# family -> its configuration, its model and what sets it apart: windows shorter than the prompts, so that they matter,
+# caps low enough to matter (eager, because transformers' fused attention leaves them out). Qwen2's q, k, v have biases.
+GEMMA2 = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 20.0, "attn_implementation": "eager"}
+SHAPED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 6}),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, {"sliding_window": 8}),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM, {"sliding_window": 8, **GEMMA2}),
+}
 
 
 def make_model(
@@ -41,6 +59,9 @@ def make_model(
     if family == "gpt2":
         model: Any = GPT2LMHeadModel(GPT2Config(n_embd=hidden, n_layer=layers, n_head=4, n_positions=128, **common))
     else:
+        config, model_class, own = SHAPED[family]
+        if family.startswith("gemma"):
+            own = {**own, "layer_types": ["sliding_attention", "full_attention"] * (layers // 2)}
         shape = {
             "hidden_size": hidden,
             "intermediate_size": hidden * 2,
@@ -50,23 +71,7 @@ def make_model(
             "head_dim": hidden // 4,
             "max_position_embeddings": 512,
         }
-        if family == "llama":
-            model = LlamaForCausalLM(LlamaConfig(**shape, **common))
-        elif family == "qwen3":
-            model = Qwen3ForCausalLM(Qwen3Config(**shape, **common))
-        elif family == "qwen2":  # its q, k and v projections have biases
-            model = Qwen2ForCausalLM(Qwen2Config(**shape, **common))
-        elif family == "mistral":  # windows are shorter than the prompts, so that sliding layers matter
-            model = MistralForCausalLM(MistralConfig(**shape, sliding_window=6, **common))
-        else:
-            alternating = ["sliding_attention", "full_attention"] * (layers // 2)
-            windowed = {"sliding_window": 8, "layer_types": alternating}
-            if family == "gemma3":
-                model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, **windowed, **common))
-            else:  # caps low enough to matter; eager, because transformers' fused attention leaves them out
-                caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 20.0}
-                config = Gemma2Config(**shape, **windowed, **caps, **common, attn_implementation="eager")
-                model = Gemma2ForCausalLM(config)
+        model = model_class(config(**shape, **own, **common))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
@@ -92,6 +97,13 @@ def save_adapter(base: Any, family: str, folder: Path, seed: int, **settings: An
 def with_adapter(base: Any, folder: Path) -> Any:
     """What peft makes of the adapter, on a copy of ``base``."""
     return PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
+
+
+def word_tokenizer(words: list[str] = WORDS, **special: str) -> Any:
+    """A tokenizer of words between spaces, numbered as they stand; the first is for what is none of them."""
+    model = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token=words[0]))
+    model.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=model, **special)
 
 
 def random_prompts(lengths: list[int], seed: int = 0, vocab: int = VOCAB) -> list[Tensor]:
@@ -124,6 +136,20 @@ def plain_greedy(
         if tokens[-1] == eos:
             break
     return tokens
+
+
+def assert_streams_are(decoder: Any, plain: list[Any], tolerance: float = 1e-5) -> None:
+    """What each stream says of tokens forced behind ragged prompts, three in a row, is what its plain model says."""
+    prompts, tokens = random_prompts([6, 11, 1, 8], seed=1), random_prompts([4], seed=2)[0]
+    forced = torch.full((4, VOCAB), -torch.inf).scatter(1, tokens[:, None], 0.0)
+    out = decoder.generate(prompts, logit_bias=forced, max_new_tokens=3, eos_token_id=[], return_logprobs=True)
+    assert out.model_logprobs is not None and out.model_logprobs.shape == (4, 3, len(plain))
+    for stream, model in enumerate(plain):
+        for row, (prompt, token) in enumerate(zip(prompts, tokens, strict=True)):
+            with torch.no_grad():
+                logits = model(input_ids=torch.cat([prompt, token.expand(3)])[None]).logits[0, -4:-1, :VOCAB]
+            expected = logits.float().log_softmax(-1)[:, token]
+            torch.testing.assert_close(out.model_logprobs[row, :, stream], expected, atol=tolerance, rtol=tolerance)
 
 
 def left_padded(prompts: list[Tensor], pad: int = 0) -> tuple[Tensor, Tensor]:

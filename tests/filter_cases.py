@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
 from genarm_kernels import guided_log_probs, guided_sample, reference
+from genarm_kernels.sampling import filters
 
+FEW = 64
 INF = torch.inf
 SETTINGS = {
     "top_k 1": {"top_k": 1},
@@ -150,7 +153,7 @@ def min_p_is_relative_to_the_largest_that_is_left(device: str = "cpu") -> None:
 
 @check
 def groups_have_the_mass_of_what_is_left_at_its_temperature(device: str = "cpu") -> None:
-    logits = torch.full((8, 2100), -1.0, device=device)
+    logits = torch.full((3, 2100), -1.0, device=device)
     logits[:, [5, 6, 1027]] = torch.tensor([2.0, 1.0, 2.5], device=device)
     options = {"temperature": 0.5, "top_k": 3}
     ours = guided_sample([logits], [1.0], seed=3, return_logprobs=True, **options)
@@ -189,3 +192,26 @@ def top_k_leaves_a_group_that_ties(device: str = "cpu") -> None:
     logits[0, [5, 1030, 2060]] = 1.0
     sample = guided_sample([logits], [1.0], top_k=2, return_logprobs=True)
     assert abs(float(sample.logprobs) + math.log(3)) < 1e-5
+
+
+# Of the kernels alone, which search among more candidates than they take at once in steps.
+
+
+def many_candidates_keep_the_oracle_s_ids() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "CAPACITY", FEW)
+        rows = hard_rows(1500)
+        assert_keeps_the_oracle_s_ids(rows, **columns(len(rows), 1500, 3))
+
+
+def many_candidates_are_shortened_to_those_in_range() -> None:
+    # 1,024 values a step apart, of which just k stay wherever the range of the k-th begins and ends.
+    logits = torch.full((1, 1100), -torch.inf)
+    logits[0, :1024] = torch.arange(1024) * 2.0**-10
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "CAPACITY", FEW)
+        for k in (1, 63, 300, 301, 640, 1023):
+            assert int(kept(logits, top_k=k).sum()) == k
+
+
+INTERPRETED_CHECKS = (many_candidates_keep_the_oracle_s_ids, many_candidates_are_shortened_to_those_in_range)

@@ -6,7 +6,8 @@ import copy
 from typing import Any
 
 import torch
-from families import VOCAB, random_prompts
+from families import LLAMA_LINEARS, VOCAB, random_prompts
+from peft import get_peft_model
 from sessions import decode
 from torch import Tensor
 from transformers import (
@@ -139,3 +140,16 @@ def assert_streams_are(
 def untouched(model: Any) -> Any:
     """A copy whose weights are its own."""
     return copy.deepcopy(model)
+
+
+LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": LLAMA_LINEARS, "task_type": "CAUSAL_LM"}
+
+
+def peft_of(base: Any, config: Any) -> Any:
+    torch.manual_seed(5)
+    wrapped = get_peft_model(base, config)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name or "ia3" in name or "magnitude" in name:
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return wrapped.eval()

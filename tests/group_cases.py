@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import pytest
 import torch
-from kernel_cases import assert_agrees, assert_same_bits, make_logits
-from torch import Tensor
+from interpreted_loads import addresses_read, elements_read
+from kernel_cases import assert_same_bits, assert_sample_agrees, at, make_logits, make_weights
 
 from genarm_kernels import GuidedSample, guided_log_probs, guided_sample, reference, row_seeds
+from genarm_kernels.sampling import combine
 
 NAN, INF = torch.nan, torch.inf
 V = 2100
@@ -94,7 +96,7 @@ def every_group_is_summed_once(device: str = "cpu") -> None:
 def scores_are_those_of_their_ids(device: str = "cpu") -> None:
     logits = make_logits(2, V, 2, device=device)
     bias = torch.linspace(-2, 2, V, device=device)
-    assert_agrees(logits, [1.0, 0.5], bias=bias, temperature=0.8, top_p=0.9, base_min_p=1e-4)
+    assert_sample_agrees(logits, [1.0, 0.5], bias=bias, temperature=0.8, top_p=0.9, base_min_p=1e-4)
 
 
 @check
@@ -104,17 +106,11 @@ def greedy_log_probs_are_those_before_the_base_s_filter(device: str = "cpu") -> 
     assert torch.allclose(sample.logprobs, logits.log_softmax(1).amax(1), atol=1e-5)
 
 
-def unaligned(z: Tensor) -> Tensor:
-    """The same values, no row of which starts at a multiple of 16 bytes."""
-    memory = z.new_full((z.shape[0], z.shape[1] + 12), NAN)
-    return memory[:, 1 : 1 + z.shape[1]].copy_(z)
-
-
 @check
 def alignment_changes_no_bit(device: str = "cpu") -> None:
     # 2,104 values are a multiple of 16 bytes in every dtype.
     logits = make_logits(2, 2104, 2, (torch.bfloat16,), device=device)
-    moved = [unaligned(z) for z in logits]
+    moved = [at(z, 2116, 1) for z in logits]
     samples = [guided_sample(z, [1.0, 0.5], return_logprobs=True) for z in (logits, moved)]
     assert_same_bits(*samples)
     assert torch.equal(samples[0].tokens, reference.guided_sample(logits, [1.0, 0.5]).tokens)
@@ -122,22 +118,69 @@ def alignment_changes_no_bit(device: str = "cpu") -> None:
 
 @check
 def a_row_does_not_depend_on_bad_or_filtered_neighbours(device: str = "cpu") -> None:
-    B = 5
+    B = 3
     logits = make_logits(B, V, 2, device=device)
     # Masks make a plain group of the third row; what is wrong with its neighbours is looked at id by id.
     logits[0][2, 100:200] = -INF
-    logits[0][1, 5], logits[1][3, 1500] = NAN, INF
+    logits[0][1, 5], logits[1][1, 1500] = NAN, INF
     options = {
         "seed": row_seeds(3, B, device),
-        "top_k": torch.tensor([0, 5, 0, 0, 50], device=device),
-        "top_p": torch.tensor([1.0, 1.0, 1.0, 0.9, 0.5], device=device),
-        "base_min_p": torch.tensor([0.1, 0.0, 0.0, 0.0, 0.0], device=device),
+        "top_k": torch.tensor([50, 5, 0], device=device),
+        "top_p": torch.tensor([0.5, 0.9, 1.0], device=device),
+        "base_min_p": torch.tensor([0.1, 0.0, 0.0], device=device),
     }
     whole = guided_sample(logits, [1.0, -0.5], return_logprobs=True, **options)
-    assert [status != 0 for status in whole.status.tolist()] == [False, True, False, True, False]
+    assert [status != 0 for status in whole.status.tolist()] == [False, True, False]
     for b in range(B):
         cut = {name: value[b : b + 1] for name, value in options.items()}
         alone = guided_sample([z[b : b + 1] for z in logits], [1.0, -0.5], return_logprobs=True, **cut)
         assert_same_bits(alone, GuidedSample(*(x[b : b + 1] for x in whole)))
     plain = guided_sample([z[2:3] for z in logits], [1.0, -0.5], seed=options["seed"][2:3], return_logprobs=True)
     assert_same_bits(plain, GuidedSample(*(x[2:3] for x in whole)))
+
+
+# In the interpreter alone, which notes what is loaded, and where a split of few groups is a split too.
+
+
+def a_model_of_weight_0_is_not_read() -> None:
+    for logits in (make_logits(1, 2100, 2), [at(z, 2112, 1) for z in make_logits(1, 2100, 2)]):
+        with pytest.MonkeyPatch.context() as patch:
+            seen = addresses_read(patch)
+            guided_sample(logits, [1.0, 0.0], top_k=3)
+        assert not elements_read(seen, logits[1])
+
+
+def a_model_is_read_once_and_its_winning_group_again() -> None:
+    logits = make_logits(1, 2100, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = addresses_read(patch)
+        token = int(guided_sample(logits, [1.0, 0.5]).tokens)
+    read = elements_read(seen, logits[1])
+    counts = torch.tensor([read[place] for place in range(2100)])
+    assert len(read) == 2100
+    again = torch.arange(2100) // 1024 == token // 1024
+    assert counts[~again].unique().tolist() == [1] and counts[again].unique().tolist() == [2]
+
+
+def a_row_may_be_split_in_any_way() -> None:
+    """Whatever groups a program takes: the same bits, every group once."""
+    logits, weights = make_logits(1, 3500, 2), make_weights(1, 2)
+    logits[1][0, 7] = logits[0][0, 1500] = -torch.inf
+    samples = []
+    for count in (1, 2, 3, 8):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(combine, "groups_a_program", lambda B, G, count=count: count)
+            samples.append(guided_sample(logits, weights, top_p=0.9, return_logprobs=True))
+            with_rules = torch.full((1, 2100), -torch.inf)
+            with_rules[:, [3, 1500, 2099]] = 1.0
+            logprobs = guided_sample([with_rules], [1.0], return_logprobs=True).logprobs
+            assert torch.allclose(logprobs, torch.full((1,), 1 / 3).log(), atol=1e-5)
+    for other in samples[1:]:
+        assert_same_bits(samples[0], other)
+
+
+INTERPRETED_CHECKS = (
+    a_model_of_weight_0_is_not_read,
+    a_model_is_read_once_and_its_winning_group_again,
+    a_row_may_be_split_in_any_way,
+)

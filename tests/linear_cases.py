@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from interpreted_loads import addresses_read
 from torch import Tensor
 
 from genarm_kernels import reference
@@ -66,15 +67,14 @@ def every_shape_is_exact(device: str = "cpu") -> None:
     for dtype in DTYPES:
         for R, N, H in ((1, 1, 1), (3, 70, 300), (8, 32, 256), (9, 33, 511), (17, 96, 130), (32, 65, 64)):
             is_exact(R, N, H, dtype, bias=N % 2 == 0, device=device)
-    for dtype in DTYPES[:2]:
-        is_exact(64, 40, 512, dtype, device=device)
-        is_exact(33, 48, 257, dtype, device=device)
+    is_exact(64, 40, 512, torch.bfloat16, device=device)
+    is_exact(33, 48, 257, torch.float16, device=device)
 
 
 def parts_of_h_are_added(device: str = "cpu") -> None:
     with split_without_a_price():
         assert linear.configuration(3, 40, 2100, 2).splits == 3
-        for R, N, H in ((3, 40, 2100), (17, 20, 2048), (1, 600, 1030)):
+        for R, N, H in ((17, 20, 2048), (1, 600, 1030)):
             is_exact(R, N, H, torch.bfloat16, device=device)
         is_exact(3, 40, 2100, torch.bfloat16, bias=False, device=device)
         is_exact(9, 33, 1100, torch.float32, device=device)
@@ -120,6 +120,25 @@ def rows_below_a_prefix_do_not_matter(device: str = "cpu") -> None:
     x, weight = x.to(device, torch.bfloat16), weight.to(device, torch.bfloat16)
     whole = linear.linear_by_kernel(x, weight)
     assert torch.equal(linear.linear_by_kernel(x, weight[:41]), whole[:, :41])
+
+
+def addresses(tensor: Tensor) -> set[int]:
+    rows, columns = (torch.arange(n)[:, None] * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return set((tensor.data_ptr() + (rows + columns.T) * tensor.element_size()).flatten().tolist())
+
+
+def the_weights_are_read_once_and_nothing_outside() -> None:
+    """In the interpreter alone, which notes what is loaded."""
+    for R, N, H in ((3, 64, 512), (3, 70, 300)):
+        x, weight = (amid_nan(numbers(n, H, seed=n, dtype=torch.float16), 70, 20) for n in (R, N))
+        with pytest.MonkeyPatch.context() as patch:
+            seen = addresses_read(patch)
+            linear.linear_by_kernel(x, weight)
+        assert set(seen) == addresses(x) | addresses(weight)
+        # A last tile of fewer rows reads its last row in place of those it has not.
+        again = addresses(weight[-1:]) if N % 32 else set()
+        assert {seen[at] for at in addresses(weight) - again} == {1}
+        assert {seen[at] for at in addresses(x)} == {-(-N // 32)}
 
 
 CHECKS = (

@@ -14,7 +14,7 @@ from genarm_kernels.dispatch import INTERPRETED
 from genarm_kernels.logprobs import blocks, kernels
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-VOCABULARIES = (1, 2, 15, 17, 255, 1023, 3000)
+BF16, FP16, FP32, FP64 = DTYPES
 SENTINEL = 77.0
 
 
@@ -67,30 +67,28 @@ def no_further_from_the_truth_than_torch(N: int, V: int, H: int, dtype: torch.dt
     ours = results(token_logprobs, *tensors, grads=grads, token_ids=token_ids)
     theirs = results(plain, *tensors, grads=grads, token_ids=token_ids)
     slack = 1e-12 if dtype == torch.float64 else 1e-5
+    # The interpreter cuts float32 to bfloat16 instead of rounding it: twice the error, and all in one direction.
+    share = 5.0 if INTERPRETED and dtype == torch.bfloat16 else 1.1
     for name, our, their, truth in zip(("log p", "hidden", "lm_head", "bias"), ours, theirs, exact, strict=False):
         assert our.dtype == their.dtype and our.shape == truth.shape
         error, usual, size = (float(v.double().square().mean().sqrt()) for v in (our - truth, their - truth, truth))
         # d log p / d hidden is rounded before it is multiplied by the grads.
         rounding = torch.finfo(dtype).eps / 2 * size if name == "hidden" else 0.0
-        assert error <= _share_of_torch_s_error(dtype) * usual + rounding + slack, f"{name} at V = {V}, {dtype}"
+        assert error <= share * usual + rounding + slack, f"{name} at V = {V}, {dtype}"
     assert bool((ours[0][1::3] == 0).all()) and bool((ours[1][1::3] == 0).all())
 
 
-def _share_of_torch_s_error(dtype: torch.dtype) -> float:
-    # The interpreter cuts float32 to bfloat16 instead of rounding it: twice the error, and all in one direction.
-    return 5.0 if INTERPRETED and dtype == torch.bfloat16 else 1.1
-
-
 def log_probs_and_gradients_are_as_near_as_torch(device: str = "cpu") -> None:
-    for V in VOCABULARIES:
-        for dtype in DTYPES:
-            no_further_from_the_truth_than_torch(7, V, 24, dtype, device, bias=V % 2 == 0)
+    for V, dtype in (
+        (1, BF16), (2, FP16), (15, FP32), (17, FP64), (255, BF16), (1023, FP64), (3000, FP16), (3000, FP32)
+    ):  # fmt: skip
+        no_further_from_the_truth_than_torch(7, V, 24, dtype, device, bias=V % 2 == 0)
 
 
 def blocks_and_parts_join(device: str = "cpu") -> None:
     with small_blocks():
         # Blocks of rows and of columns; two parts of a row, the last of fewer blocks; one part.
-        no_further_from_the_truth_than_torch(40, 1500, 24, torch.bfloat16, device, bias=True)
+        no_further_from_the_truth_than_torch(18, 1500, 24, torch.bfloat16, device, bias=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kernels, "PROGRAMS", 2)
             for dtype in DTYPES[1:3]:
@@ -105,7 +103,7 @@ def gradients_are_those_of_finite_differences(device: str = "cpu") -> None:
         inputs = tuple(tensor.requires_grad_() for tensor in (hidden, lm_head, bias))
         with small_blocks():
             assert torch.autograd.gradcheck(
-                lambda h, w, b, ids=token_ids: token_logprobs(h, w, ids, b), inputs, fast_mode=V > 11
+                lambda h, w, b, ids=token_ids: token_logprobs(h, w, ids, b), inputs, fast_mode=V > 1
             )
 
 
@@ -118,11 +116,9 @@ def any_strides_will_do(device: str = "cpu") -> None:
     wide = torch.full((9, 2, 41), torch.nan, device=device)
     wide[:, 1, 1::2] = hidden
     ids = torch.stack([token_ids, token_ids], 1)[:, 0]
-    variants = [(wide[:, 1, 1::2], room[:70, 5:25], bias), (hidden.T.contiguous().T, lm_head.T.contiguous().T, bias)]
-    for tensors in variants:
-        found = results(token_logprobs, *tensors, grads=grads, token_ids=ids)
-        for value, right in zip(found, expected, strict=True):
-            torch.testing.assert_close(value, right, rtol=1e-5, atol=1e-5)
+    for tensors in ((wide[:, 1, 1::2], room[:70, 5:25]), (hidden.T.contiguous().T, lm_head.T.contiguous().T)):
+        found = results(token_logprobs, *tensors, bias, grads=grads, token_ids=ids)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def a_row_does_not_depend_on_what_other_rows_hold(device: str = "cpu") -> None:
@@ -130,7 +126,7 @@ def a_row_does_not_depend_on_what_other_rows_hold(device: str = "cpu") -> None:
     token_ids = token_ids.clamp(min=0)
     wild = torch.full_like(hidden, torch.nan)
     wild[::3] = 1e30
-    for place in (0, 5, 11):
+    for place in (0, 11):
         mixed = wild.clone()
         mixed[place] = hidden[place]
         one = torch.nn.functional.one_hot(torch.tensor(place), 12).to(device)
@@ -141,9 +137,9 @@ def a_row_does_not_depend_on_what_other_rows_hold(device: str = "cpu") -> None:
 
 
 def ignored_rows_count_for_nothing(device: str = "cpu") -> None:
-    hidden, lm_head, token_ids, bias = case(30, 300, 16, torch.float32, device)
+    hidden, lm_head, token_ids, bias = case(12, 300, 16, torch.float32, device)
     counted = token_ids != -100
-    grads = torch.linspace(-1.0, 2.0, 30, device=device)
+    grads = torch.linspace(-1.0, 2.0, 12, device=device)
     expected = results(
         token_logprobs, hidden[counted], lm_head, bias, grads=grads[counted], token_ids=token_ids[counted]
     )
@@ -153,17 +149,16 @@ def ignored_rows_count_for_nothing(device: str = "cpu") -> None:
         op = lambda h, w, i, b, ignore=ignore_index: token_logprobs(h, w, i, b, ignore_index=ignore)  # noqa: E731
         logprobs, d_hidden, d_head, d_bias = results(op, hidden, lm_head, bias, grads=grads, token_ids=ids)
         assert bool((logprobs[~counted] == 0).all()) and bool((d_hidden[~counted] == 0).all())
-        for value, right in zip((logprobs[counted], d_hidden[counted], d_head, d_bias), expected, strict=True):
-            torch.testing.assert_close(value, right, rtol=1e-5, atol=1e-5)
+        found = [logprobs[counted], d_hidden[counted], d_head, d_bias]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def a_vocabulary_s_id_may_be_the_one_to_ignore(device: str = "cpu") -> None:
     hidden, lm_head, token_ids, _ = case(9, 40, 8, torch.float32, device)
-    token_ids = token_ids.clamp(min=3)
-    found = token_logprobs(hidden, lm_head, token_ids, ignore_index=3)
-    expected = reference.token_logprobs(hidden, lm_head, token_ids, ignore_index=3)
-    assert bool((found[token_ids == 3] == 0).all())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    call = (hidden, lm_head, token_ids.clamp(min=3))
+    found = token_logprobs(*call, ignore_index=3)
+    assert bool((found[call[2] == 3] == 0).all())
+    torch.testing.assert_close(found.double(), reference.token_logprobs(*call, ignore_index=3), rtol=1e-5, atol=1e-5)
 
 
 def masked_tokens_and_bad_values_stay_where_they_are(device: str = "cpu") -> None:
@@ -179,16 +174,15 @@ def masked_tokens_and_bad_values_stay_where_they_are(device: str = "cpu") -> Non
     torch.testing.assert_close(logprobs[1:4].double(), exact[0][1:4], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(d_hidden[:4].double(), exact[1][:4].double(), rtol=1e-4, atol=1e-5)
     assert bool(logprobs[4:].isnan().all()) and bool(d_hidden[4:].isnan().all())
-    nothing_left = token_logprobs(hidden[:4], lm_head, token_ids[:4], torch.full_like(bias, -torch.inf))
-    assert bool(nothing_left.isnan().all())
+    assert bool(token_logprobs(hidden[:4], lm_head, token_ids[:4], torch.full_like(bias, -torch.inf)).isnan().all())
 
 
 def large_logits_keep_their_differences(device: str = "cpu") -> None:
     hidden = torch.full((3, 1), 100.0, device=device)
     lm_head = torch.linspace(-30.0, 30.0, 700, device=device)[:, None]
     token_ids = torch.tensor([0, 350, 699], device=device)
-    exact = reference.token_logprobs(hidden, lm_head, token_ids)
-    torch.testing.assert_close(token_logprobs(hidden, lm_head, token_ids).double(), exact, rtol=1e-6, atol=1e-3)
+    found, exact = (op(hidden, lm_head, token_ids) for op in (token_logprobs, reference.token_logprobs))
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-3)
 
 
 def no_rows_give_no_results(device: str = "cpu") -> None:
@@ -223,25 +217,22 @@ def inside_sentinels(rows: int, columns: int, dtype: torch.dtype, device: str) -
 
 def only_its_block_is_written(room: Tensor, rows: int, columns: int) -> bool:
     """Sentinels everywhere but in the block and behind its rows, to the next multiple of 16 bytes."""
-    lane = 16 // room.element_size()
-    outside = torch.ones_like(room, dtype=torch.bool)
+    lane, outside = 16 // room.element_size(), torch.ones_like(room, dtype=torch.bool)
     outside[1 : 1 + rows, : -(-columns // lane) * lane] = False
     return bool((room[outside] == SENTINEL).all())
 
 
 def rows_become_slopes_and_nothing_else_is_written(device: str = "cpu") -> None:
-    for V in (1, 17, 1023, 1024, 1025, 3000):
-        for dtype in DTYPES:
-            _rows_are_right(4, V, dtype, device)
+    for V, dtype in ((1, BF16), (17, FP16), (1023, FP32), (1024, FP64), (1025, BF16), (3000, FP16), (3000, FP64)):
+        _rows_are_right(4, V, dtype, device)
 
 
 def rows_in_parts_become_slopes_and_nothing_else_is_written(device: str = "cpu") -> None:
-    for V in (600, 1536, 2049):
-        for dtype in DTYPES[1:3]:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(kernels, "PROGRAMS", 12)
-                patch.setattr(kernels, "BLOCK_BYTES", 1024)
-                _rows_are_right(4, V, dtype, device)
+    for V, dtype in ((600, FP32), (1536, FP16), (2049, FP16), (2049, FP32)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernels, "PROGRAMS", 12)
+            patch.setattr(kernels, "BLOCK_BYTES", 1024)
+            _rows_are_right(4, V, dtype, device)
 
 
 def _rows_are_right(C: int, V: int, dtype: torch.dtype, device: str) -> None:
@@ -266,22 +257,24 @@ def _rows_are_right(C: int, V: int, dtype: torch.dtype, device: str) -> None:
 
 
 def columns_become_slopes_and_nothing_else_is_written(device: str = "cpu") -> None:
-    for width, first in ((1, 0), (17, 3), (640, 128), (2040, 1), (2048, 1), (2049, 4096), (5000, 70000)):
-        for dtype in DTYPES:
-            logits, room = inside_sentinels(5, width, dtype, device)
-            z = logits.double().clone()
-            ids = torch.tensor([first, first + width - 1, first + width, first - 1, -100], device=device)
-            totals = z.logsumexp(1).to(torch.promote_types(dtype, torch.float32)) + 1
-            logits[4] = totals[4] = torch.nan
-            grads = torch.tensor([1.0, -2.0, 0.5, 3.0, 1.0], device=device).to(totals.dtype)
-            kernels.finish_columns(logits, ids, -100, totals, grads, first)
-            exact = -(z - totals.double()[:, None]).exp()
-            exact[0, 0] += 1
-            exact[1, width - 1] += 1
-            exact *= grads.double()[:, None]
-            torch.testing.assert_close(logits[:4].double(), exact[:4], rtol=2**-7, atol=1e-6)
-            assert bool((logits[4] == 0).all())
-            assert only_its_block_is_written(room, 5, width)
+    for width, first, dtype in (
+        (1, 0, FP32), (17, 3, BF16), (640, 128, FP16), (2040, 1, BF16), (2048, 1, FP64), (2049, 4096, FP32),
+        (5000, 70000, FP16),
+    ):  # fmt: skip
+        logits, room = inside_sentinels(5, width, dtype, device)
+        z = logits.double().clone()
+        ids = torch.tensor([first, first + width - 1, first + width, first - 1, -100], device=device)
+        totals = z.logsumexp(1).to(torch.promote_types(dtype, torch.float32)) + 1
+        logits[4] = totals[4] = torch.nan
+        grads = torch.tensor([1.0, -2.0, 0.5, 3.0, 1.0], device=device).to(totals.dtype)
+        kernels.finish_columns(logits, ids, -100, totals, grads, first)
+        exact = -(z - totals.double()[:, None]).exp()
+        exact[0, 0] += 1
+        exact[1, width - 1] += 1
+        exact *= grads.double()[:, None]
+        torch.testing.assert_close(logits[:4].double(), exact[:4], rtol=2**-7, atol=1e-6)
+        assert bool((logits[4] == 0).all())
+        assert only_its_block_is_written(room, 5, width)
 
 
 def ids_that_do_not_exist_give_nan(device: str = "cpu") -> None:

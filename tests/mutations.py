@@ -49,3 +49,20 @@ def assert_killed(monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Call
     mutate(monkeypatch)
     with pytest.raises(AssertionError):
         check()
+
+
+def proofs(mutants: dict[str, tuple[Mutation, Callable[[], None]]]) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Two tests: what is sound passes every check, and each mutant fails the one beside it."""
+    checks = dict.fromkeys(check for _, check in mutants.values())
+
+    @pytest.mark.parametrize("check", checks, ids=lambda check: check.__name__)
+    def test_what_is_sound_passes(check: Callable[[], None]) -> None:
+        check()
+
+    @pytest.mark.parametrize(("mutate", "check"), mutants.values(), ids=mutants.keys())
+    def test_a_mutant_is_killed_by_its_check(
+        monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Callable[[], None]
+    ) -> None:
+        assert_killed(monkeypatch, mutate, check)
+
+    return test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check

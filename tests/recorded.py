@@ -19,7 +19,6 @@ import genarm_kernels
 from genarm.engine import engine, graphs
 from genarm.models.fused import network, session
 from genarm_kernels.layer.cpu import attend
-from genarm_kernels.native import library
 
 REFUSED = {"aten::_local_scalar_dense", "aten::nonzero", "aten::lift_fresh", "aten::masked_select", "aten::is_pinned"}
 
@@ -74,4 +73,4 @@ def record_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(genarm_kernels, "decode_attention", kernel_attention)
     for module in (network, session):  # the pass that a GPU takes
         monkeypatch.setattr(module, "on_host", lambda _device: False)
-    monkeypatch.setattr(library, "wanted", lambda: False)  # calls of C are not recorded
+    monkeypatch.setattr(choice, "wanted", lambda: False)  # calls of C are not recorded

@@ -1,6 +1,8 @@
 """Cases and checks of the element-wise steps, for every path they take: torch on a CPU, the interpreter, a GPU."""
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,15 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Distance from the float64 truth in units of the last place of the largest value of a row.
 ROUNDINGS = 3
 SENTINEL = 77.0
+
+
+LAYOUTS = ("contiguous", "padded", "narrow")
+
+
+def sampled(*shapes: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Each shape with a dtype and a layout behind it; over nine shapes every pair of these comes once."""
+    pairs = itertools.cycle(itertools.product(DTYPES, LAYOUTS))
+    return [(*shape, *pair) for shape, pair in zip(shapes, pairs, strict=False)]
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -43,14 +43,14 @@ def generate(
             "agreeableness, risk) as NAME:WEIGHT; or a folder of genarm train as PATH:WEIGHT.",
         ),
     ] = None,
-    beta: Annotated[float, typer.Option(help="Reward weights are divided by it.")] = 1.0,
+    beta: Annotated[float, typer.Option(help="What all reward weights are divided by.")] = 1.0,
     base_weight: Annotated[float, typer.Option(help="The base model's own weight.")] = 1.0,
     prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A prompt, repeatable.")] = None,
     input: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Prompts: a line each (a blank line is an empty prompt, which fails), or JSONL rows {id?, prompt, "
+            help="Prompts: one per line (a blank line is an empty prompt, which fails), or JSONL rows {id?, prompt, "
             "weights?}; plain or gzip.",
         ),
     ] = None,
@@ -58,17 +58,17 @@ def generate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="JSONL, one row a prompt. A run that was stopped goes on where it was; rows that failed stay failed.",
+            help="JSONL, one row per prompt. A run that was stopped resumes; rows that failed stay failed.",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="New tokens a prompt, at most.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most new tokens per prompt.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Only the k most likely tokens; 0 is off.")] = 0,
     top_p: Annotated[float, typer.Option(help="Only the most likely tokens that make up this mass; 1 is off.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Only tokens this likely relative to the likeliest; 0 is off.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="What a row draws depends on it and the row's line only.")] = 0,
+    seed: Annotated[int, typer.Option(help="The draws of a row depend on it and on the row's line alone.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts decoded at once.")] = 8,
-    max_length: Annotated[int, typer.Option(min=1, help="Prompt and new tokens together, at most.")] = 4096,
+    max_length: Annotated[int, typer.Option(min=1, help="The most tokens of prompt and continuation together.")] = 4096,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     chat: Annotated[bool, typer.Option(help="Put each prompt into the chat template as a user's turn.")] = False,
@@ -94,7 +94,7 @@ def generate(
         "top_p": top_p,
         "min_p": min_p,
     }
-    options = generate.Options(
+    options = generate.GenerateOptions(
         base=base,
         rewards=reward or (),
         prompts=prompt or (),
@@ -125,9 +125,9 @@ def bench(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts decoded at once.")] = 1,
-    context: Annotated[int, typer.Option(min=1, help="Tokens of a prompt; they are random.")] = 256,
-    new_tokens: Annotated[int, typer.Option(min=2, help="New tokens a prompt.")] = 33,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each way of decoding is measured, in turn.")] = 5,
+    context: Annotated[int, typer.Option(min=1, help="The tokens of each prompt, which are random.")] = 256,
+    new_tokens: Annotated[int, typer.Option(min=2, help="New tokens per prompt.")] = 33,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each way of decoding is measured, in turn.")] = 5,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     trace: Annotated[
@@ -140,13 +140,13 @@ def bench(
 ) -> int:
     """Measure what guidance costs here: plain against guided decoding with the same base, in turn.
 
-    Steps are timed whole and apart from the prompt's pass. A ratio is the median of the rounds' own ratios.
+    Steps are timed whole, apart from the pass over the prompt. A ratio is the median of the ratios of all rounds.
     """
     from rich.console import Console
 
     from . import bench
 
-    options = bench.Options(
+    options = bench.BenchOptions(
         base=base,
         rewards=reward or (),
         batch_size=batch_size,
@@ -186,7 +186,7 @@ def demo(
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the page, the plot and the figures go.")] = Path(
         "genarm-demo"
     ),
-    seed: Annotated[int, typer.Option(help="Another seed, other texts.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the texts.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> int:
     """Guide a small embedded model with four reward models and show what they do. Takes a minute or two on a CPU."""

@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class BenchOptions:
     """The command line of `genarm bench`."""
 
     base: str | None = None
@@ -56,7 +56,7 @@ class Cost:
 
 
 def rotate(contenders: Mapping[str, Callable[[], Result]], rounds: int) -> list[dict[str, Result]]:
-    """Call every contender once a round, each round starting with the next, so that none always follows the same."""
+    """Call every contender once per round, each round starting with the next, so that none always follows the same."""
     names = list(contenders)
     found = []
     for turn in range(rounds):
@@ -65,7 +65,7 @@ def rotate(contenders: Mapping[str, Callable[[], Result]], rounds: int) -> list[
     return found
 
 
-def run(options: Options, console: Console) -> int:
+def run(options: BenchOptions, console: Console) -> int:
     """Measure, print a table, write what was asked for; the exit status.
 
     Raises:
@@ -115,10 +115,10 @@ def measure(decoders: Mapping[str, GuidedDecoder], prompts: Tensor, new_tokens: 
     return costs
 
 
-def show(costs: Sequence[Cost], decoders: Mapping[str, GuidedDecoder], options: Options, console: Console) -> None:
+def show(costs: Sequence[Cost], decoders: Mapping[str, GuidedDecoder], options: BenchOptions, console: Console) -> None:
     """Print a table, and under it what was measured."""
     table = Table("decoding", "engine")
-    for column in ("ms a token", "tokens/s", "ratio", "first token, ms"):
+    for column in ("ms per token", "tokens/s", "ratio", "first token, ms"):
         table.add_column(column, justify="right")
     for cost in costs:
         figures = (f"{cost.ms_per_token:.2f}", f"{cost.tokens_per_second:,.1f}", f"{cost.ratio:.3f}")
@@ -143,7 +143,7 @@ def trace(decoder: GuidedDecoder, prompts: Tensor, new_tokens: int, path: Path) 
     profiler.export_chrome_trace(str(path))
 
 
-def _load(options: Options) -> dict[str, GuidedDecoder]:
+def _load(options: BenchOptions) -> dict[str, GuidedDecoder]:
     """Plain decoding, and guided where there is a reward model, on the same base."""
     base, rewards = model_path(options.base), _rewards(options)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -164,12 +164,12 @@ def _load(options: Options) -> dict[str, GuidedDecoder]:
     return {PLAIN: plain, "guided": guided}
 
 
-def _rewards(options: Options) -> list[RewardChoice]:
+def _rewards(options: BenchOptions) -> list[RewardChoice]:
     """With nothing named at all, the embedded base is guided by one of its own."""
     return parse_rewards(options.rewards or (("art",) if options.base is None else ()))
 
 
-def _prompts(decoder: GuidedDecoder, options: Options) -> Tensor:
+def _prompts(decoder: GuidedDecoder, options: BenchOptions) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     high = min(model.input_vocab_size for model in decoder.models)
     shape = (options.batch_size, options.context)
@@ -181,6 +181,6 @@ def _generate(decoder: GuidedDecoder, prompts: Tensor, new_tokens: int) -> Gener
     return decoder.generate(prompts, mask, max_new_tokens=new_tokens, eos_token_id=[], seed=1).stats
 
 
-def _settings(options: Options) -> dict[str, Any]:
+def _settings(options: BenchOptions) -> dict[str, Any]:
     settings = asdict(options)
     return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}

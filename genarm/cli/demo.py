@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, float]] = {
     "art + risk": {"art": 0.7, "risk": 0.7},
 }
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-COPIES = 16  # texts a prompt and setting
+COPIES = 16  # texts per prompt and setting
 SWEEP_COPIES = 8
 BATCH = 96
 NEW_TOKENS = 40
@@ -39,7 +39,7 @@ BASE_MIN_P = 0.02  # tokens the base finds this much less likely than its favour
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Texts of one run, a list of TokenRewards a setting, and the tokens a second they were decoded at."""
+    """The texts of one run, by setting, and the tokens per second at which they were decoded."""
 
     texts: dict[str, list[TokenRewards]]
     tokens_per_second: float
@@ -55,7 +55,7 @@ def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GenARMError(f"{output}: cannot be made ({error}): pass another --output") from None
+        raise GenARMError(f"{output}: cannot be created ({error}): pass another --output") from None
     started = time.perf_counter()
     with _progress(console) as say:
         say("loading the embedded models")
@@ -74,7 +74,7 @@ def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console
     summary = _show_rewards(console, settings.texts)
     console.print(
         f"{settings.tokens_per_second:.0f} tokens/s guided by four reward models, {alone.tokens_per_second:.0f} plain, "
-        f"in batches of up to {BATCH} on {decoder.device}: five rows a sequence in a pass, plain one"
+        f"in batches of up to {BATCH} on {decoder.device}: a pass reads five rows per sequence, a plain one reads one"
     )
     _write(console, output, settings, curves, summary, alone.tokens_per_second)
     console.print(
@@ -83,7 +83,7 @@ def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console
 
 
 def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: int, copies: int) -> Sampled:
-    """``copies`` texts a prompt and setting, in one call with weights per row; other rewards score with weight 0."""
+    """``copies`` texts per prompt and setting, in one call with weights per row; other rewards score with weight 0."""
     rows = [(name, prompt) for name in settings for prompt in PROMPTS for _ in range(copies)]
     weights = [{name: settings[row].get(name, 0.0) for name in decoder.reward_names} for row, _ in rows]
     encoded: list[list[int]] = [decoder.tokenizer(prompt)["input_ids"] for _, prompt in rows]
@@ -116,10 +116,10 @@ def _show_texts(console: Console, texts: dict[str, list[TokenRewards]]) -> None:
 
 
 def _show_rewards(console: Console, texts: dict[str, list[TokenRewards]]) -> dict[str, dict[str, list[float]]]:
-    """Mean reward a setting and reward model, with the change against the base."""
+    """The mean reward per setting and reward model, with its change against the base."""
     names = list(embedded.REWARDS)
     count = len(PROMPTS) * COPIES
-    table = Table(title=f"mean reward, log π_r in nats a token, {count} texts a setting (change against the base)")
+    table = Table(title=f"mean reward, log π_r in nats per token, {count} texts per setting (change against the base)")
     table.add_column("setting")
     summary: dict[str, dict[str, list[float]]] = {}
     for name in names:
@@ -166,7 +166,7 @@ def _write(
     (output / "demo.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot = output / "reward_vs_weight.png"
     try:
-        reward_against_weight(curves, plot, "mean reward (nats a token)", "Reward against weight, embedded models")
+        reward_against_weight(curves, plot, "mean reward (nats per token)", "Reward against weight, embedded models")
     except GenARMError as error:
         console.print(f"[yellow]{escape(str(error))}[/]")
     else:

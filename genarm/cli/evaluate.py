@@ -24,7 +24,7 @@ Where = Annotated[
 MaxLength = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Tokens of prompt and response together, at most.", show_default="as many as the base has positions"
+        min=1, help="The most tokens of prompt and response together.", show_default="as many as the base has positions"
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pairs scored at once.")]
@@ -63,22 +63,28 @@ def accuracy(
         typer.Option(metavar="NAME=PATH", help="A DPO policy, scored by its implicit reward; repeatable."),
     ] = None,
     where: Where = None,
-    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="Accuracy for each value of a column, too.")] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Show accuracy for each value of a column, too.")
+    ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN|prompt|chosen|none",
-            help="What pairs share that are resampled together for the intervals.",
+            help="What the pairs have in common that are resampled together for the intervals.",
             show_default="the prompt; where it is empty, the chosen response",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs of a file.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use this many pairs of each file, from its beginning.")
+    ] = None,
     max_length: MaxLength = None,
     batch_size: BatchSize = 64,
     dtype: Dtype = "auto",
     device: Device = "auto",
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The figures as JSON.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="The figures as a picture (png, svg, pdf).")] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Where the figures go as JSON.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the figures go as a picture (png, svg, pdf).")
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> int:
     """How often reward models order preference pairs right, with intervals, beside what length alone would get.
@@ -90,7 +96,7 @@ def accuracy(
 
     from . import evaluate_accuracy
 
-    options = evaluate_accuracy.Options(
+    options = evaluate_accuracy.AccuracyOptions(
         base=base,
         data=data,
         where=where or (),
@@ -113,15 +119,15 @@ def accuracy(
 
 @app.command()
 def rewards(
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The page (HTML).")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes (HTML).")],
     base: Base = None,
     reward: Reward = None,
     data: Annotated[str | None, typer.Option(metavar="FILE", help="Preference pairs.")] = None,
     where: Where = None,
-    limit: Annotated[int, typer.Option(min=1, help="Only the first so many pairs.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Show this many pairs, from the beginning of the file.")] = 20,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="A prompt, with --chosen and --rejected.")] = "",
     chosen: Annotated[str | None, typer.Option(metavar="TEXT", help="A response, in place of --data.")] = None,
-    rejected: Annotated[str | None, typer.Option(metavar="TEXT", help="Another response to hold it against.")] = None,
+    rejected: Annotated[str | None, typer.Option(metavar="TEXT", help="The response it is compared with.")] = None,
     max_length: MaxLength = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -132,7 +138,7 @@ def rewards(
 
     from . import evaluate_rewards
 
-    options = evaluate_rewards.Options(
+    options = evaluate_rewards.RewardsOptions(
         output=output,
         base=base,
         rewards=reward or (),

@@ -26,7 +26,7 @@ from .info import collect
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class AccuracyOptions:
     """The command line of `genarm evaluate accuracy`."""
 
     base: str | None = None
@@ -47,7 +47,7 @@ class Options:
     trust_remote_code: bool = False
 
 
-def run(options: Options, console: Console) -> int:
+def run(options: AccuracyOptions, console: Console) -> int:
     """Measure, print tables, write what was asked for; the exit status.
 
     Raises:
@@ -74,7 +74,7 @@ def run(options: Options, console: Console) -> int:
     return 0
 
 
-def _check_outputs(options: Options) -> None:
+def _check_outputs(options: AccuracyOptions) -> None:
     """A place that cannot be written shows before the minutes are spent."""
     if options.plot is not None:
         endings = set(new_figure(1, 1).canvas.get_supported_filetypes())
@@ -85,7 +85,7 @@ def _check_outputs(options: Options) -> None:
             place.touch()
 
 
-def _read(options: Options, tokenizer: Any, max_length: int | None) -> list[PairSet]:
+def _read(options: AccuracyOptions, tokenizer: Any, max_length: int | None) -> list[PairSet]:
     where = conditions(options.where)
     return [
         read_set(name, path, tokenizer, max_length, where, options.limit, options.cluster, options.by)
@@ -104,7 +104,7 @@ def _score(
     return [found[name] for name in [*(choice.name for choice in choices), "base"]]
 
 
-def _settings(options: Options, base: str, max_length: int | None, source: Source) -> dict[str, Any]:
+def _settings(options: AccuracyOptions, base: str, max_length: int | None, source: Source) -> dict[str, Any]:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     dtype, device = str(source.dtype).removeprefix("torch."), str(source.device)
     return {**settings, "base": base, "max_length": max_length, "dtype": dtype, "device": device}

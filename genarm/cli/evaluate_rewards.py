@@ -25,7 +25,7 @@ BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RewardsOptions:
     """The command line of `genarm evaluate rewards`."""
 
     output: Path
@@ -43,7 +43,7 @@ class Options:
     trust_remote_code: bool = False
 
 
-def run(options: Options, console: Console) -> int:
+def run(options: RewardsOptions, console: Console) -> int:
     """Score the pairs, write the page, say what the reward models make of them; the exit status.
 
     Raises:
@@ -77,7 +77,7 @@ def run(options: Options, console: Console) -> int:
     return 0
 
 
-def _pairs(options: Options) -> list[PreferencePair]:
+def _pairs(options: RewardsOptions) -> list[PreferencePair]:
     given = [text for text in (options.chosen, options.rejected) if text is not None]
     if options.data is not None:
         if given:
@@ -95,7 +95,7 @@ def _titles(encoded: Encoded) -> list[str]:
     return [f"Pair {row + 1}" for row in encoded.kept]
 
 
-def _say(options: Options, pairs: Sequence[ScoredPair], encoded: Encoded, console: Console) -> None:
+def _say(options: RewardsOptions, pairs: Sequence[ScoredPair], encoded: Encoded, console: Console) -> None:
     def line(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False, highlight=False)
 

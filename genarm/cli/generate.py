@@ -22,7 +22,7 @@ from .console import Display, Lines, Pages, say
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class GenerateOptions:
     """The command line of `genarm generate`. ``decoding`` holds keywords of ``GuidedDecoder.generate``."""
 
     base: str | None = None
@@ -41,11 +41,11 @@ class Options:
     trust_remote_code: bool = False
 
 
-def generate(options: Options) -> int:
-    """Run the command; its exit status: 0, or 1 when a row failed or a line of the input was none, or 130.
+def generate(options: GenerateOptions) -> int:
+    """Run the command; its exit status: 0, or 1 when a row failed or a line of the input holds no row, or 130.
 
     Raises:
-        GenARMError: the run cannot start, or cannot go on; the rows that were finished are kept.
+        GenARMError: the run cannot start or continue; finished rows are kept.
     """
     base, rewards = model_path(options.base), parse_rewards(options.rewards)
     source = _input(options)
@@ -66,7 +66,7 @@ def generate(options: Options) -> int:
     except KeyboardInterrupt:
         say(
             f"interrupted: {len(output.finished)} of {len(source.rows)} rows are in {output.path}; the same command "
-            "again goes on from there"
+            "resumes there"
             if output.finished
             else "interrupted before the first row"
         )
@@ -75,7 +75,9 @@ def generate(options: Options) -> int:
         output.close()
 
 
-def settings_of(options: Options, base: str, rewards: Sequence[RewardChoice], source: RunInput) -> dict[str, Any]:
+def settings_of(
+    options: GenerateOptions, base: str, rewards: Sequence[RewardChoice], source: RunInput
+) -> dict[str, Any]:
     """What the rows of a run depend on, and no more: neither batch size nor device."""
     models = {"base": base, "content of base": fingerprint(base)}
     for reward in rewards:
@@ -93,7 +95,7 @@ def settings_of(options: Options, base: str, rewards: Sequence[RewardChoice], so
     }
 
 
-def _input(options: Options) -> RunInput:
+def _input(options: GenerateOptions) -> RunInput:
     if options.prompts and options.input is not None:
         raise InvalidArgumentError("--prompt and --input were both given: choose one of them")
     if options.input is not None:
@@ -107,7 +109,7 @@ def _input(options: Options) -> RunInput:
 
 
 def _decode(
-    options: Options, base: str, rewards: Sequence[RewardChoice], source: RunInput, sink: Sink | OutputFile
+    options: GenerateOptions, base: str, rewards: Sequence[RewardChoice], source: RunInput, sink: Sink | OutputFile
 ) -> int:
     task = _load(options, base, rewards)
     if isinstance(sink, OutputFile):
@@ -120,7 +122,7 @@ def _decode(
     return _status(source, sink) if isinstance(sink, OutputFile) else int(bool(failed or source.problems))
 
 
-def _load(options: Options, base: str, rewards: Sequence[RewardChoice]) -> Task:
+def _load(options: GenerateOptions, base: str, rewards: Sequence[RewardChoice]) -> Task:
     """Load the models and check every option with them."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from genarm_kernels.native import library as native
+from genarm_kernels.native import choice as native
 
 from ..models.fused.families import FAMILIES
 
@@ -140,4 +140,4 @@ def _flash_attention(devices: list[Device]) -> Backend:
 def _graphs(devices: list[Device]) -> Backend:
     if not devices:
         return Backend("CUDA graphs", "not used", "no CUDA device: every step is launched from Python")
-    return Backend("CUDA graphs", "one a step", 'where every model runs fused; engine="eager" does without')
+    return Backend("CUDA graphs", "one per step", 'where every model runs fused; engine="eager" does without')

@@ -50,48 +50,52 @@ def train(
         str | None, typer.Option(help="What the pairs prefer, in a word.", show_default="the output folder's name")
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only the rows with this value, repeatable.")
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Use only the rows with this value; repeatable.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.", show_default="all")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use this many pairs, from the beginning.", show_default="all")
+    ] = None,
     eval_data: Annotated[
         str | None, typer.Option(metavar="FILE", help="Pairs to evaluate on.", show_default="a share of the prompts")
     ] = None,
     eval_share: Annotated[
-        float, typer.Option(help="Share of the prompts held out where there is no --eval-data.")
+        float, typer.Option(help="The share of the prompts held out where there is no --eval-data.")
     ] = 0.05,
-    beta: Annotated[float, typer.Option(help="β_r of the AR-RM's loss, or β of DPO's.")] = 0.1,
-    center_rewards: Annotated[float, typer.Option(help="c of c·(r_w + r_l)², in a trajectory RM's loss.")] = 0.0,
+    beta: Annotated[float, typer.Option(help="β_r in the AR-RM's loss, or β in DPO's.")] = 0.1,
+    center_rewards: Annotated[float, typer.Option(help="c of c·(r_w + r_l)² in a trajectory RM's loss.")] = 0.0,
     rank: Annotated[int, typer.Option(min=0, help="LoRA's rank; 0 trains the whole model.")] = 8,
     alpha: Annotated[int, typer.Option(min=1, help="LoRA's α.")] = 16,
     dropout: Annotated[float, typer.Option(help="LoRA's dropout.")] = 0.05,
     target_module: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A layer that gets LoRA, repeatable.", show_default="all linear ones"),
+        typer.Option(metavar="NAME", help="A layer that gets LoRA; repeatable.", show_default="all linear ones"),
     ] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 1.0,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps, instead of epochs.", show_default="by epochs")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak rate.", show_default="5e-4; dpo 5e-5; whole models 1e-6")
+        float | None, typer.Option(help="The peak learning rate.", show_default="5e-4; dpo 5e-5; whole models 1e-6")
     ] = None,
     schedule: Annotated[
         str,
-        typer.Option(help="Of the rate: cosine, linear, constant, constant_with_warmup, polynomial or inverse_sqrt."),
+        typer.Option(
+            help="How the rate changes: cosine, linear, constant, constant_with_warmup, polynomial or inverse_sqrt."
+        ),
     ] = "cosine",
-    warmup: Annotated[float, typer.Option(help="Steps of warm-up; below 1 a share of all steps.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.05,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pairs an optimiser step, over all processes.")] = 32,
+    warmup: Annotated[float, typer.Option(help="Warm-up in steps; below 1, as a share of all steps.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="The weight decay of AdamW.")] = 0.05,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs per optimiser step, over all processes.")] = 32,
     micro_batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Pairs a forward pass and process; the rest is accumulated.", show_default="all"),
+        typer.Option(min=1, help="Pairs per forward pass and process; gradients are accumulated.", show_default="all"),
     ] = None,
-    max_length: Annotated[int, typer.Option(min=8, help="Tokens of prompt and response together, at most.")] = 1024,
+    max_length: Annotated[int, typer.Option(min=8, help="The most tokens of prompt and response together.")] = 1024,
     precision: Annotated[Precision, typer.Option(help="auto: bf16 where the hardware multiplies it.")] = Precision.auto,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+        bool, typer.Option("--gradient-checkpointing", help="Use less memory and more time.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of new weights, order and dropout.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of new weights, the order of pairs and dropout.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints; 0 keeps none.")] = 500,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between figures.")] = 10,
@@ -104,7 +108,7 @@ def train(
     """Train a reward model on preference pairs.
 
     The output is a PEFT adapter (or a whole model) and training.json: settings, a hash of the data, the seed, and what
-    came out. A run that was stopped goes on from its last checkpoint when started again. On several GPUs:
+    came out. A run that was stopped resumes from its last checkpoint when started again. On several GPUs:
     `accelerate launch -m genarm train ...`.
     """
     from ..models.sources import model_path

@@ -20,7 +20,7 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
     """Train, and say what came out; the exit status.
 
     Raises:
-        GenARMError: the run cannot start or go on; its last checkpoint is kept.
+        GenARMError: the run cannot start or continue; its last checkpoint is kept.
     """
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -39,7 +39,7 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
     try:
         record = train(settings, output, overwrite, say_once)
     except KeyboardInterrupt:
-        say_once(f"interrupted: the same command again goes on from the last checkpoint in {output}, if there is one")
+        say_once(f"interrupted: the same command resumes from the last checkpoint in {output}, if there is one")
         return 130
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise GenARMError(
@@ -60,7 +60,7 @@ def summary(record: dict[str, Any], output: Path) -> str:
     parts = [f"{metrics['steps']} steps on {pairs} pairs in {metrics['train_seconds']:.1f} s"]
     if metrics.get("eval_accuracy") is not None:
         held = record["data"]["held out"]["pairs"]
-        parts.append(f"{100 * metrics['eval_accuracy']:.1f}% of {held} pairs held out ordered right")
+        parts.append(f"{100 * metrics['eval_accuracy']:.1f}% of {held} held-out pairs ordered right")
     if record["kind"] == "arm":
         parts.append(f"guide with --reward {record['objective']}={output}:1.0")
     return f"{output}: " + "; ".join(parts)

@@ -86,6 +86,8 @@ class CapturedRuns:
     @torch.no_grad()
     def run(self, request: Request, backbones: Sequence[FusedBackbone]) -> CapturedRun:
         """A run for a request, loaded with it."""
+        if self._launched is not None:  # the last request's steps may be on another stream
+            self._launched.wait(torch.cuda.current_stream(request.device))
         tensors = [backbone.tensors() for backbone in backbones]
         self._make_room(request, backbones, tensors)
         if not request.interrupts:  # the caller's code sees the rows there are
@@ -179,8 +181,6 @@ class CapturedRun(Run):
 
     def load(self, request: Request, state: State, tensors: Sequence[Tensors]) -> None:
         """Take a request; the first one also captures the step, over a state that is then written over."""
-        if self._launched is not None:  # the last request's steps may be on another stream
-            self._launched.wait(torch.cuda.current_stream(request.device))
         for session, own in zip(self._fused, tensors, strict=True):
             session.attach(own)
         self.request = request

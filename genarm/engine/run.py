@@ -71,7 +71,7 @@ class Run:
         self._logits = self._in_order(side_by_side(calls, self._sides))
 
     def draw(self, step: int) -> None:
-        """One token a row from those logits. ``step`` matters to the caller's own processors only."""
+        """One token per row from those logits. ``step`` matters to the caller's own processors only."""
         edit = None
         if self.request.edit is not None:
             edit = partial(self.request.edit, self.state.generated[:, :step])

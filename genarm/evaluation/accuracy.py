@@ -72,7 +72,7 @@ def accuracy(
         ValueError: no pairs, or lengths that differ.
     """
     if not len(scores) == len(lengths) == len(clusters):
-        raise ValueError(f"{len(scores)} scores, {len(lengths)} lengths, {len(clusters)} clusters: give one a pair")
+        raise ValueError(f"{len(scores)} scores, {len(lengths)} lengths, {len(clusters)} clusters: give one per pair")
     right, weights = ordered_right(scores), balancing_weights(lengths)
     longer = lengths[:, 0] > lengths[:, 1]
     unequal = lengths[:, 0] != lengths[:, 1]

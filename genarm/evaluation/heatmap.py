@@ -48,7 +48,7 @@ class TokenRewards:
 def token_rewards(
     output: GenerationOutput, tokenizer: Any, titles: Sequence[str], prompts: Sequence[str]
 ) -> list[TokenRewards]:
-    """One TokenRewards a row of ``output``, which must have been generated with ``return_logprobs``."""
+    """One TokenRewards per row of ``output``, which must have been generated with ``return_logprobs``."""
     if output.model_logprobs is None:
         raise ValueError("the output holds no model_logprobs: generate with return_logprobs=True")
     found = []
@@ -70,7 +70,7 @@ def coloured(row: TokenRewards, name: str) -> Text:
 
 
 def heatmap_html(rows: Sequence[TokenRewards], shown: Mapping[int, str], title: str) -> str:
-    """A page with one line a row; ``shown`` says which reward colours row i (the first one where it says nothing)."""
+    """A page with one line per row; ``shown`` says which reward colours row i (the first one where it says nothing)."""
     lines = []
     for index, row in enumerate(rows):
         name = shown.get(index) or next(iter(row.rewards))
@@ -99,7 +99,7 @@ def _colour(value: float) -> tuple[int, int, int]:
 
 
 LINES = """{% for line in lines %}<div class="row"><div><span class="title">{{ line.title }}</span>
-<span class="mean">coloured by {{ line.reward }}, mean reward {{ "%.2f"|format(line.mean) }} nats a token</span></div>
+<span class="mean">coloured by {{ line.reward }}, mean reward {{ "%.2f"|format(line.mean) }} nats per token</span></div>
 <div class="text"><span class="prompt">{{ line.prompt }}</span>{{ tokens(line.cells) }}</div></div>
 {% endfor %}"""
 
@@ -155,7 +155,7 @@ def _side(tokenizer: Any, ids: list[int], prompt: str, base: Tensor, rewards: Ma
 
 
 def pairs_html(pairs: Sequence[ScoredPair], title: str) -> str:
-    """A page of one block a pair, and in it a line of two texts a reward model, with sums, means and the verdict."""
+    """A page of one block per pair: for each reward model both texts, with sums, means and the verdict."""
     names = list(pairs[0].chosen.rewards) if pairs else []
     summary = [
         {
@@ -198,7 +198,7 @@ right by sum, {{ line.mean }} by mean per token</li>{% endfor %}</ul>
 {% for reward in pair.rewards %}<div class="row"><div><span class="title">{{ reward.name }}</span>
 {{ verdict(reward.margin, "sum") }}, {{ verdict(reward.mean_margin, "mean") }}</div>
 <div class="sides">{% for side in reward.sides %}<div class="side"><div class="figures">{{ side.name }}:
-Σ log π<sub>r</sub> {{ "%.2f"|format(side.sum) }}, {{ "%.2f"|format(side.mean) }} a token, {{ side.count }} tokens;
+Σ log π<sub>r</sub> {{ "%.2f"|format(side.sum) }}, {{ "%.2f"|format(side.mean) }} per token, {{ side.count }} tokens;
 base Σ {{ "%.2f"|format(side.base) }}</div>
 <div class="text">{{ tokens(side.cells) }}</div></div>
 {% endfor %}</div></div>

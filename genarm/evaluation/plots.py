@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import GenARMError
 from .accuracy import BUCKET_HEADS
-from .report import Report, Row
+from .report import Report, ScorerRow
 from .statistics import Estimate
 
 
@@ -24,7 +24,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches. Raises GenARMError where matplotlib is not installed."""
+    """An empty figure, its size in inches. Raises GenARMError where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -41,7 +41,7 @@ def open_frame(axes: Any) -> None:
 def reward_against_weight(
     curves: Mapping[str, Mapping[float, Sequence[float]]], path: Path, ylabel: str, title: str
 ) -> None:
-    """Draw mean reward against guidance weight, one line a reward model, with 95% intervals, as a PNG at ``path``.
+    """Draw mean reward against guidance weight, one line per reward model, with 95% intervals, as a PNG at ``path``.
 
     ``curves`` maps a name to {weight: the rewards of the texts generated at that weight}.
     """
@@ -83,7 +83,7 @@ def draw(reports: Sequence[Report], path: Path) -> None:
 
 
 def _scorers(axes: Any, report: Report) -> None:
-    """A line a scorer from the top, then the length baselines as marks without a colour of their own."""
+    """One line per scorer from the top, then the length baselines as marks without a colour of their own."""
     for place, row in enumerate(report.rows):
         colour, fill, marker = _look(report.rows, place)
         _point(axes, row.accuracy.estimate, place, color=colour, marker=marker, markerfacecolor=fill)
@@ -134,7 +134,7 @@ def _lengths(axes: Any, report: Report) -> None:
     open_frame(axes)
 
 
-def _look(rows: Sequence[Row], place: int) -> tuple[str, str, str]:
+def _look(rows: Sequence[ScorerRow], place: int) -> tuple[str, str, str]:
     """Colour, filling and marker: a scorer has one of each, and its per-token mean the same but hollow."""
     names = list(dict.fromkeys(row.name for row in rows))
     number = names.index(rows[place].name)

@@ -22,7 +22,7 @@ Reduction = Literal["sum", "mean", "score"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScorerRow:
     """One scorer's accuracy. ``reduction``: by the sum over response tokens, their mean, or a score of its own."""
 
     name: str
@@ -52,19 +52,19 @@ class Report:
     """What was measured on one data set."""
 
     pairs: PairSet
-    rows: list[Row]
+    rows: list[ScorerRow]
     rules: list[LengthRule]
     differences: list[Difference]
 
 
 def reports(sets: Sequence[PairSet], scores: Sequence[Scores]) -> list[Report]:
-    """One report a data set, rows in the order of ``scores``."""
+    """One report per data set, rows in the order of ``scores``."""
     return [_report(pairs, scores, number) for number, pairs in enumerate(sets)]
 
 
 def _report(pairs: PairSet, scores: Sequence[Scores], number: int) -> Report:
     rows = [
-        Row(
+        ScorerRow(
             score.choice.name,
             score.choice.kind,
             reduction,
@@ -124,7 +124,7 @@ def as_record(report: Report) -> dict[str, Any]:
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: ScorerRow) -> dict[str, Any]:
     found = row.accuracy
     record = {
         "name": row.name,
@@ -219,7 +219,7 @@ def _parts(report: Report, by: str) -> Table:
     return table
 
 
-def _nth(row: Row, number: int) -> Estimate | None:
+def _nth(row: ScorerRow, number: int) -> Estimate | None:
     accuracy: Accuracy = row.accuracy
     return accuracy.parts[number].estimate
 

@@ -90,7 +90,5 @@ def checked_lengths(lengths: Tensor | Sequence[int], held: Tensor) -> Tensor:
         raise ValueError(f"lengths are {list(kept.shape)}: expected {list(held.shape[1:])} or {list(held.shape)}")
     kept = kept.expand(held.shape)
     if kept.device.type == "cpu" and held.device.type == "cpu" and bool(((kept < 0) | (kept > held)).any()):
-        raise ValueError(
-            f"lengths are {kept.tolist()}: expected at least 0 and at most what rows hold, {held.tolist()}"
-        )
+        raise ValueError(f"lengths are {kept.tolist()}: expected from 0 to what each row holds, {held.tolist()}")
     return kept.to(held.device)

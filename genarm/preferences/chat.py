@@ -33,7 +33,7 @@ def render(tokenizer: Any, prompt: list[Message], response: Text) -> Rendered:
     """Apply the chat template to a prompt, and to the prompt with its response.
 
     The prompt is rendered as for generation. Where the whole does not begin with that (a template that opens a thought
-    for the model to go on with, but not before a response that has none), it ends where the two part.
+    for the model to continue, but not before a response that has none), it ends where the two part.
 
     Raises:
         InvalidArgumentError: no chat template, or one that fails, or that rewrites the prompt's turns when a response

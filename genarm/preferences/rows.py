@@ -82,7 +82,9 @@ def _json_lines(path: Path) -> list[Any]:
         try:
             rows.append(json.loads(line))
         except (ValueError, RecursionError) as error:
-            raise InvalidArgumentError(f"{path}, line {number}: not JSON ({error}): write one object a line") from None
+            raise InvalidArgumentError(
+                f"{path}, line {number}: not JSON ({error}): write one object per line"
+            ) from None
     return rows
 
 

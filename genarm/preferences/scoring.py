@@ -57,7 +57,7 @@ def sequence_scores(
 def token_rewards(
     model: Any, pairs: Sequence[EncodedPair], pad_token_id: int, batch_size: int = 64, progress: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
-    """log π_r(y_t | x, y_<t) of every response token: a pair of float32 CPU tensors [n_chosen], [n_rejected] a row."""
+    """log π_r(y_t | x, y_<t) of every response token: per pair two float32 CPU tensors, [n_chosen] and [n_rejected]."""
     found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(pairs)
     for rows, batch in _batches(model, pairs, pad_token_id, batch_size, progress):
         log_probs = response_log_probs(model, batch)[:, :-1].float().cpu()

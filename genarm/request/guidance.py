@@ -94,13 +94,13 @@ def per_row(
         _check_range(name, [number], low, high)
         return number
     if isinstance(value, str) or not isinstance(value, Tensor | Sequence):
-        raise InvalidArgumentError(f"{name} is {value!r}: pass a number, or one a sequence")
+        raise InvalidArgumentError(f"{name} is {value!r}: pass a number, or one per sequence")
     try:
         row = torch.as_tensor(value, dtype=torch.float32)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise InvalidArgumentError(f"{name} is {value!r}: pass a number, or one a sequence") from None
+        raise InvalidArgumentError(f"{name} is {value!r}: pass a number, or one per sequence") from None
     if row.shape != (batch,):
-        raise InvalidArgumentError(f"{name} has shape {list(row.shape)}: pass a number or [{batch}], one a sequence")
+        raise InvalidArgumentError(f"{name} has shape {list(row.shape)}: pass a number or [{batch}], one per sequence")
     _check_range(name, row.tolist(), low, high)
     return row.to(device)
 
@@ -149,11 +149,11 @@ def seed_rows(seed: int | Tensor | Sequence[int] | None, batch: int, device: tor
     if isinstance(number, Integral) and not isinstance(number, bool):
         return genarm_kernels.row_seeds(int(number), batch).to(device)
     if not isinstance(number, Tensor | Sequence) or isinstance(number, str):
-        raise InvalidArgumentError(f"seed is {number!r}: pass an integer, or [{batch}] integers, one a sequence")
+        raise InvalidArgumentError(f"seed is {number!r}: pass an integer, or [{batch}] integers, one per sequence")
     seeds = _tensor("seed", number)
     if seeds.shape != (batch,) or seeds.is_floating_point() or seeds.dtype == torch.bool:
         raise InvalidArgumentError(
-            f"seed is {seeds.dtype} {list(seeds.shape)}: pass an integer, or [{batch}] int64, one a sequence"
+            f"seed is {seeds.dtype} {list(seeds.shape)}: pass an integer, or [{batch}] int64, one per sequence"
         )
     return seeds.to(device, torch.int64)
 

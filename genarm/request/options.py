@@ -214,7 +214,7 @@ def _reward_prompts(
         )
         if len(own.rows) != len(prompts.rows):
             raise InvalidArgumentError(
-                f"reward_prompts[{name!r}] has {len(own.rows)} rows, input_ids {len(prompts.rows)}: give one a sequence"
+                f"reward_prompts[{name!r}] has {len(own.rows)} rows, input_ids {len(prompts.rows)}: give one per row"
             )
         found.append(own)
     return found

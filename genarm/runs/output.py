@@ -43,7 +43,7 @@ class OutputFile:
         return self.path.with_name(self.path.name + ".meta.json")
 
     def inspect(self, ids: Collection[RowId]) -> None:
-        """See what stands there: rows of the same settings are taken up, a torn last line is cut off.
+        """Look at what is there: finished rows of the same settings are kept, a torn last line is cut off.
 
         Raises:
             RunError: the place cannot be written to, another process writes there, or the rows are not this run's.
@@ -147,7 +147,7 @@ class OutputFile:
                 continue
             if torn or row["id"] not in known or row["id"] in self.finished:
                 raise RunError(
-                    f"{self.path} line {torn or number} is no row of this run, or a second one of its prompt: pass "
+                    f"{self.path} line {torn or number} is not a row of this run, or repeats one: pass "
                     "--overwrite, or choose another --output"
                 )
             self.finished[row["id"]] = row["finish_reason"] == "error"

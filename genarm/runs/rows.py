@@ -44,9 +44,9 @@ def read_input(path: Path) -> RunInput:
     """Read a file of prompts.
 
     JSONL when the name ends in .jsonl or .json (before .gz), or when the first line that is not blank is a JSON object;
-    else plain text, a prompt a line. A blank line is nothing in JSONL and an empty prompt in plain text, where only the
-    line end is taken off a line. ``id`` defaults to the line's number; keys other than id, prompt and weights are
-    ignored. Lines that are no row, or repeat an id, are left out and listed in ``problems``.
+    else plain text, one prompt per line. A blank line is nothing in JSONL and an empty prompt in plain text, where a
+    line loses its line end alone. ``id`` defaults to the line's number; keys other than id, prompt and weights are
+    ignored. Lines that hold no row, or repeat an id, are left out and listed in ``problems``.
 
     Raises:
         RunError: the file is missing, unreadable, not UTF-8, broken gzip, or holds nothing.
@@ -63,7 +63,7 @@ def read_input(path: Path) -> RunInput:
     if not lines[-1]:
         lines.pop()
     if not any(lines):
-        raise RunError(f"{path} is empty: write a prompt a line, or JSONL rows with a prompt each")
+        raise RunError(f"{path} is empty: write one prompt per line, or JSONL rows with a prompt each")
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     if not _is_jsonl(path, lines):
         return RunInput(str(path), [Row(index, index + 1, line) for index, line in enumerate(lines)], [], digest)
@@ -128,7 +128,7 @@ def _json_rows(name: str, lines: list[str]) -> tuple[list[Row], list[str]]:
 
 
 def _json_row(index: int, line: str) -> Row:
-    """One line as a row, or a ValueError that goes on from "line N "."""
+    """One line as a row, or a ValueError whose text continues "line N "."""
     value = _json_value(line)
     if not isinstance(value, dict):
         raise ValueError(f"is {_kind(value)}, not an object: write rows like {{'prompt': 'text'}}")
@@ -151,11 +151,11 @@ def _json_value(line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON ({error.msg} at column {error.colno}): write one object a line") from None
+        raise ValueError(f"is not JSON ({error.msg} at column {error.colno}): write one object per line") from None
     except RecursionError:
         raise ValueError("is nested too deeply: write rows like {'prompt': 'text'}") from None
     except ValueError as error:
-        raise ValueError(f"is not JSON ({error}): write one object a line") from None
+        raise ValueError(f"is not JSON ({error}): write one object per line") from None
 
 
 def _kind(value: object) -> str:

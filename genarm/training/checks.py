@@ -22,10 +22,12 @@ def check(settings: TrainingSettings) -> None:
     _check_objective(settings.objective)
     if settings.center_rewards and settings.kind != "trajectory-rm":
         raise InvalidArgumentError(
-            f"center rewards is of a trajectory RM's loss, and {settings.kind} has another: drop it"
+            f"center rewards belongs to a trajectory RM's loss, and {settings.kind} has another: leave it out"
         )
     if settings.eval_every and settings.eval_data is None and not settings.eval_share:
-        raise InvalidArgumentError("eval every is set and nothing is held out: raise the eval share, or name eval data")
+        raise InvalidArgumentError(
+            "eval every is set, and nothing is held out: raise the eval share, or name eval data"
+        )
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InvalidArgumentError("device is 'cuda', but torch sees no CUDA device here: choose cpu or auto")
     settings.accumulation()
@@ -81,5 +83,5 @@ def _check_objective(name: str) -> None:
     """It becomes the NAME of a --reward NAME=PATH."""
     if not name or name == "base" or "=" in name:
         raise InvalidArgumentError(
-            f"objective is {name!r}: name it otherwise, in words without an equals sign, and not as the base model is"
+            f"objective is {name!r}: choose another name, without an equals sign and other than the base model's"
         )

@@ -1,19 +1,91 @@
-"""The output folder of a run: whose it is, what a stopped run left in it, and how it is left behind."""
+"""The output folder of a run: whose it is, its training.json, what a stopped run left in it, how it is left behind.
+
+training.json stands beside the weights it describes: how they were made, from what, and how good they were at the end.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgumentError
-from . import record
+from ..models.sources import fingerprint
+from .settings import TrainingSettings
 
+Record = dict[str, Any]
+
+RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl")
 
 
-def earlier_run(output: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+def new_record(settings: TrainingSettings, facts: dict[str, Any]) -> Record:
+    """The record of a run that has not ended: what `genarm generate` and `genarm evaluate` read comes first."""
+    own_beta = None if settings.kind == "trajectory-rm" else settings.beta
+    return {
+        "kind": settings.kind,
+        "objective": settings.objective,
+        "beta": own_beta,
+        "base": settings.base,
+        "base_fingerprint": fingerprint(settings.base),
+        "state": "running",
+        "seed": settings.seed,
+        "settings": settings.identity(),
+        "data": facts,
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def finished(record: Record, metrics: dict[str, Any], history: list[dict[str, Any]]) -> Record:
+    """The record with the outcome of its run; ``history`` is the Trainer's log."""
+    return {**record, "state": "complete", "metrics": metrics, "history": history}
+
+
+def read_record(output: Path) -> Record | None:
+    """The record in a folder; None where there is none.
+
+    Raises:
+        InvalidArgumentError: a training.json that is damaged, or not the record of a run.
+    """
+    path = output / RECORD
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InvalidArgumentError(f"{path} is damaged ({error}): choose another folder, or remove this one") from None
+    complete = isinstance(found, dict) and found.get("state") == "complete"
+    parts = ("settings", "data", *(("metrics",) if complete else ()))
+    if not isinstance(found, dict) or not all(isinstance(found.get(part), dict) for part in parts):
+        raise InvalidArgumentError(f"{path} is not the record of a training run: choose another folder")
+    return found
+
+
+def write_record(output: Path, record: Record) -> None:
+    """Replaces the record in one move, so that a kill leaves the old one or the new one."""
+    output.mkdir(parents=True, exist_ok=True)
+    new = output / f".{RECORD}.new"
+    new.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(output / RECORD)
+
+
+def differences(record: Record, other: Record) -> list[str]:
+    """The settings in which two runs differ, by name, and "data" where their rows do.
+
+    Versions do not count, nor does where the same rows are read from.
+    """
+    settings, others = record["settings"], other["settings"]
+    names = [name for name in {**settings, **others} if name not in ("data", "eval_data")]
+    differing = [name for name in names if settings.get(name) != others.get(name)]
+    if "base" not in differing and record.get("base_fingerprint") != other.get("base_fingerprint"):
+        differing.append("base")
+    return [*differing, *(["data"] if record["data"] != other["data"] else [])]
+
+
+def earlier_run(output: Path, new: Record, overwrite: bool) -> Record | None:
     """The record of this same run in ``output``; None where it starts from nothing.
 
     Raises:
@@ -23,14 +95,14 @@ def earlier_run(output: Path, new: dict[str, Any], overwrite: bool) -> dict[str,
         raise InvalidArgumentError(f"{output} is a file: name a folder")
     if not any(path.is_file() for path in output.rglob("*")):
         return None
-    old = record.read(output)
+    old = read_record(output)
     if old is None:
         raise InvalidArgumentError(
             f"{output} holds files of something other than a training run: choose another folder"
         )
     if overwrite:
         return None
-    differing = record.differences(old, new)
+    differing = differences(old, new)
     if differing:
         raise InvalidArgumentError(
             f"{output} holds a run with another {', '.join(differing)}: choose another folder, or --overwrite it"
@@ -69,7 +141,14 @@ def drop_checkpoints(output: Path) -> None:
 
 def open_up(output: Path) -> None:
     """Every file becomes as readable as the record: safetensors are written for their owner alone."""
-    mode = (output / record.NAME).stat().st_mode
+    mode = (output / RECORD).stat().st_mode
     for file in output.iterdir():
         if file.is_file():
             file.chmod(mode)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package).split("+")[0]
+    except ImportError:
+        return None

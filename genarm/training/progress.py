@@ -79,7 +79,7 @@ def accuracy_of(logs: Mapping[str, Any], prefix: str = "") -> float | None:
 
 
 class TrainingClock(TrainerCallback, ExportableState):
-    """Seconds of the training loop, those before the checkpoint that a run goes on from included.
+    """Seconds of the training loop, those before the checkpoint that a run resumes from included.
 
     What a stopped run did after its last checkpoint is done again, and counts once.
     """
@@ -103,11 +103,11 @@ class TrainingClock(TrainerCallback, ExportableState):
 
 
 class TrainingIsOver(Exception):
-    """The checkpoint that a run goes on from is its last step's. The Trainer would take one step more."""
+    """The checkpoint that a run resumes from is its last step's. The Trainer would take one step more."""
 
 
 class FiniteFigures(TrainerCallback):
-    """Ends a run whose loss is no number any more.
+    """Ends a run whose loss is not finite any more.
 
     The last step and those with a checkpoint are logged too, so that no loss goes unseen and none is lost with a run
     that is stopped.
@@ -130,7 +130,7 @@ def check_weights(model: nn.Module, step: int) -> None:
     """Raises NumericalError if a weight that was trained is no finite number."""
     for name, weight in model.named_parameters():
         if weight.requires_grad and not torch.isfinite(weight).all():
-            raise _diverged(f"{name} holds what is no number", step)
+            raise _diverged(f"{name} is not finite", step)
 
 
 def mean_loss(history: list[dict[str, Any]]) -> float:

@@ -1,4 +1,4 @@
-"""One training run from settings to a folder of weights: started, stopped, gone on with, finished once."""
+"""One training run from settings to a folder of weights: started, stopped, resumed, finished once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer
 
 from ..errors import InvalidArgumentError
 from ..preferences.chat import pair_tokenizer
-from . import folder, record
+from . import folder
 from .checks import check
 from .dataset import load_pairs
 from .models import trained_model
@@ -29,7 +29,7 @@ def train(
 ) -> dict[str, Any]:
     """Train a reward model into ``output`` and return its record, which is also there as training.json.
 
-    The folder gets a PEFT adapter (or the whole model with its tokenizer), safetensors. A run that was stopped goes on
+    The folder gets a PEFT adapter (or the whole model with its tokenizer), safetensors. A run that was stopped resumes
     from its last checkpoint; one that is complete is left alone and its record returned. Under ``accelerate launch``
     or ``torchrun`` every process calls this and the first one writes.
 
@@ -46,7 +46,7 @@ def train(
     _check_launch(settings, state)
     tokenizer = pair_tokenizer(settings.base, settings.trust_remote_code)
     pairs = load_pairs(settings, tokenizer)
-    new = record.begin(settings, pairs.facts)
+    new = folder.new_record(settings, pairs.facts)
     old = folder.earlier_run(output, new, overwrite)
     if old is not None and old["state"] == "complete":
         say(f"{output} is complete already")
@@ -58,17 +58,17 @@ def train(
     if state.is_main_process:
         if old is None:
             folder.clear(output)
-        record.write(output, new)
+        folder.write_record(output, new)
     state.wait_for_everyone()
     for note in pairs.notes:
         say(note)
     title = f"{settings.kind} {settings.objective}"
     metrics = _run(trainer, title, old is not None, bool(pairs.held_out), say)
-    new = record.finish(new, metrics, trainer.state.log_history)
+    new = folder.finished(new, metrics, trainer.state.log_history)
     if state.is_main_process:
         _save(trainer, None if settings.rank else tokenizer, output)
         folder.open_up(output)
-        record.write(output, new)
+        folder.write_record(output, new)
         folder.drop_checkpoints(output)
     state.wait_for_everyone()
     return new
@@ -94,15 +94,15 @@ def _check_launch(settings: TrainingSettings, state: Any) -> None:
         )
 
 
-def _run(trainer: Trainer, title: str, going_on: bool, evaluate: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train to the end and measure on the pairs held out; what the record keeps of it."""
+def _run(trainer: Trainer, title: str, resumed: bool, evaluate: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train to the end and measure on the held-out pairs; what the record keeps of it."""
     progress = ShowProgress(title)
     trainer.remove_callback(PrinterCallback)
     for callback in (TrainingClock(), progress, FiniteFigures()):
         trainer.add_callback(callback)
     last = folder.last_checkpoint(Path(str(trainer.args.output_dir)))
-    if going_on:
-        say("no checkpoint was kept: starting over" if last is None else f"going on from {last.name}")
+    if resumed:
+        say("no checkpoint was kept: starting over" if last is None else f"resuming from {last.name}")
     try:
         with contextlib.suppress(TrainingIsOver):
             trainer.train(resume_from_checkpoint=None if last is None else str(last))

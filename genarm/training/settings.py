@@ -95,7 +95,7 @@ class TrainingSettings:
         return {**kept, "learning_rate": self.rate, "bf16": self.bf16}
 
     def accumulation(self) -> int:
-        """Forward passes a step: the batch over the micro batches of all processes.
+        """Forward passes per step: the batch over the micro batches of all processes.
 
         Raises:
             InvalidArgumentError: a batch that these do not divide.

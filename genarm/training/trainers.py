@@ -1,4 +1,4 @@
-"""One trainer a kind of model, on the same pairs and arguments: ours for the AR-RM, TRL's for the others."""
+"""One trainer per kind of model, on the same pairs and arguments: ours for the AR-RM, TRL's for the others."""
 
 from __future__ import annotations
 

@@ -114,11 +114,12 @@ static void attend_heads(const attention *a, newcomer token, int64_t head, int64
 {
     int64_t D = a->D, stride = a->chunks * (D + 2), positions = end - begin;
     int64_t place = ((token.row * a->kv_heads + kv_head) * a->T + begin) * D;
-    float query[ROWS * D], scores[ROWS][CHUNK];
+    float turned[D], scores[ROWS][CHUNK];
+    operand query[ROWS * D];
     for (int64_t q = 0; q < count; q++) {
         const float *from = a->z + (token.index * (a->heads + 2 * a->kv_heads) + head + q) * D;
-        turn(a, from, a->q_norm, token.length - 1, a->scale, query + q * D);
-        pack(query + q * D, D);
+        turn(a, from, a->q_norm, token.length - 1, a->scale, turned);
+        to_operands(turned, D, query + q * D);
     }
     for (int64_t t = 0; t < positions; t += COLUMNS) {
         float some[ROWS][COLUMNS];
@@ -172,13 +173,14 @@ static void attend(const attention *a)
     }
 }
 
-/* out [heads * D], packed: what a new token's query heads saw in all chunks. A chunk without positions has a sum of 0. */
-static void combine(const attention *a, int64_t token, float *out)
+/* out [heads * D]: what a new token's query heads saw in all chunks. A chunk without positions has a sum of 0. */
+static void combine(const attention *a, int64_t token, operand *out)
 {
     int64_t D = a->D;
+    float seen[a->heads * D];
     for (int64_t head = 0; head < a->heads; head++) {
         const float *parts = a->partials + (token * a->heads + head) * a->chunks * (D + 2);
-        float most = -INFINITY, total = 0.0f, *to = out + head * D;
+        float most = -INFINITY, total = 0.0f, *to = seen + head * D;
         for (int64_t chunk = 0; chunk < a->chunks; chunk++) {
             const float *part = parts + chunk * (D + 2);
             if (part[1] != 0.0f && (part[0] > most || part[0] != part[0]))
@@ -197,5 +199,5 @@ static void combine(const attention *a, int64_t token, float *out)
         for (int64_t d = 0; d < D; d++)
             to[d] /= total;
     }
-    pack(out, a->heads * D);
+    to_operands(seen, a->heads * D, out);
 }

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from genarm_kernels.layer.lora import Lora
-from genarm_kernels.native.library import library, threads
+from genarm_kernels.native.library import compiled, threads
+
+CACHE_LINE = 16  # floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,12 @@ class _Decoder(ctypes.Structure):
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("cache", "norm", "lengths", "adapters", "cos", "sin")),
-        *((name, ctypes.c_void_p) for name in ("own", "residual", "z", "h", "partials", "packed")),
+        *((name, ctypes.c_void_p) for name in ("own", "residual", "z", "partials", "h", "packed")),
     ]
 
 
 class DecodeStep:
-    """Each row's new tokens through ``layers``; ``takes`` says where it can.
+    """Each row's new tokens through ``layers``; choice.py says where it does.
 
     Args:
         norm: [H], the last norm's weight.
@@ -87,7 +89,7 @@ class DecodeStep:
         self, layers: Sequence[Layer], norm: Tensor, heads: int, adapters: Tensor, cache: Tensor, lengths: Tensor,
         cos: Tensor, sin: Tensor, eps: float, scale: float,
     ) -> None:  # fmt: skip
-        native = library(norm.dtype)
+        native = compiled(norm.dtype)
         assert native is not None and cache.is_contiguous()
         _, _, R, kv_heads, T, D = cache.shape
         self._native, self._threads, self._products = native, threads(), [p for one in layers for p in _products(one)]
@@ -128,15 +130,11 @@ class DecodeStep:
             "partials": N * at.heads * self._native.chunks_of(at.T) * (at.D + 2),
             "packed": self._threads * at.packed_size,
         }
+        sizes = {name: -(-size // CACHE_LINE) * CACHE_LINE for name, size in sizes.items()}
         self._room = torch.empty(sum(sizes.values()), dtype=torch.float32, device="cpu")
         for name, part in zip(sizes, torch.split(self._room, list(sizes.values())), strict=True):
             setattr(at, name, part.data_ptr())
         self._room_for = tokens
-
-
-def takes(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether steps of models of this dtype run in C here."""
-    return device.type == "cpu" and library(dtype) is not None
 
 
 def _products(layer: Layer) -> tuple[Product, ...]:

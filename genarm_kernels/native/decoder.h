@@ -15,7 +15,7 @@ typedef struct {
 
 /* cache [layers, 2, R, kv_heads, T, D]; Q new tokens per row, a row's side by side; lengths [R] with them; adapters [R], −1
    for none. Room for N = R Q tokens: own [N] adapters, residual [N, H], z [N, widest], h [N, most shrinks], partials
-   [N, heads, chunks_of(T), D + 2], packed [threads, packed_size]. */
+   [N, heads, chunks_of(T), D + 2], packed [threads, packed_size]; h and packed are operands. */
 typedef struct {
     const layer *layers;
     int64_t depth, R, Q, H, heads, kv_heads, D, T, packed_size;
@@ -25,7 +25,8 @@ typedef struct {
     const int32_t *lengths, *adapters;
     const float *cos, *sin;
     int32_t *own;
-    float *residual, *z, *h, *partials, *packed;
+    float *residual, *z, *partials;
+    operand *h, *packed;
 } decoder;
 
 /* What the rows of a product are made of. */
@@ -43,37 +44,38 @@ INLINE float inverse_rms(const float *row, int64_t H, float eps)
     return 1.0f / sqrtf(total / H + eps);
 }
 
-/* out [H], packed: a row of the residual normalised. */
-static void normalise(const float *row, const element *weight, int64_t H, float eps, float *out)
+/* out [H]: a row of the residual normalised. */
+static void normalise(const float *row, const element *weight, int64_t H, float eps, operand *out)
 {
     float scale = inverse_rms(row, H, eps);
     int64_t k = 0;
     for (; k + 16 <= H; k += 16) {
-        pair x = arrange(load_floats(row + k), load_floats(row + k + 8)), w = load_pair(weight + k);
-        store_pair(out + k, (pair){x.first * scale * w.first, x.second * scale * w.second});
+        pair w = load_pair(weight + k);
+        w = restore(w.first, w.second);
+        put_sixteen(out + k, load_floats(row + k) * scale * w.first, load_floats(row + k + 8) * scale * w.second);
     }
     for (; k < H; k++)
-        out[k] = row[k] * scale * widen(weight[k]);
+        out[k] = to_operand(row[k] * scale * widen(weight[k]));
 }
 
 INLINE floats silu(floats x) { return x / (1.0f + exponential(-x)); }
 
-/* out [width], packed: SiLU of the first ``width`` columns times the others. */
-static void swiglu(const float *row, int64_t width, float *out)
+/* out [width]: SiLU of the first ``width`` columns times the others. */
+static void swiglu(const float *row, int64_t width, operand *out)
 {
     int64_t k = 0;
     for (; k + 16 <= width; k += 16) {
         floats low = silu(load_floats(row + k)) * load_floats(row + width + k);
         floats high = silu(load_floats(row + k + 8)) * load_floats(row + width + k + 8);
-        store_pair(out + k, arrange(low, high));
+        put_sixteen(out + k, low, high);
     }
     for (; k < width; k++)
-        out[k] = silu(all(row[k]))[0] * row[width + k];
+        out[k] = to_operand(silu(all(row[k]))[0] * row[width + k]);
 }
 
 /* One of a layer's products, over rows made of ``source``; threads wait for each other at its end. */
 static void product(const decoder *m, const linear *weights, enum source source, const element *norm, const attention *a,
-                    float *x, lift *lifts, float *to, int64_t stride, int add)
+                    operand *x, lift *lifts, float *to, int64_t stride, int add)
 {
     int64_t K = weights->K, step = block_rows(K), width = weights->targets * weights->rank;
     for (int64_t first = 0; first < m->R * m->Q; first += step) {
@@ -93,7 +95,7 @@ static void product(const decoder *m, const linear *weights, enum source source,
 #pragma omp barrier
 }
 
-static void run_layer(const decoder *m, int64_t index, int64_t chunks, float *x, lift *lifts)
+static void run_layer(const decoder *m, int64_t index, int64_t chunks, operand *x, lift *lifts)
 {
     const layer *one = m->layers + index;
     int64_t half = m->R * m->kv_heads * m->T * m->D;
@@ -116,7 +118,7 @@ void decode(const decoder *m, const element *embedded, element *hidden, int thre
     int64_t chunks = chunks_of(longest);
 #pragma omp parallel num_threads(threads)
     {
-        float *x = m->packed + omp_get_thread_num() * m->packed_size;
+        operand *x = m->packed + omp_get_thread_num() * m->packed_size;
         lift lifts[N];
 #pragma omp for schedule(static) nowait
         for (int64_t i = 0; i < N; i++)

@@ -1,9 +1,7 @@
 """Compiles the C sources for this processor, once, and loads them.
 
-torch reads weights at the memory's speed where the processor multiplies bfloat16 itself (AVX-512 BF16, AMX). With AVX2
-alone it does so for one row; two cost twice as much, and guided decoding lives on rows that are nearly free. There
-these kernels run, wherever a C compiler with OpenMP is at hand; Triton and torch.compile need one too. GENARM_NATIVE=0
-leaves them out, GENARM_NATIVE=1 takes them on any processor that has AVX2's instructions.
+It takes a C compiler with OpenMP, as Triton and torch.compile need one too. Whether the kernels are then used is for
+choice.py.
 """
 
 from __future__ import annotations
@@ -31,29 +29,9 @@ class CompileError(RuntimeError):
     """No library could be made; the message says why."""
 
 
-def library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The kernels for tensors of ``dtype``, None where torch is to be used."""
-    return _library(dtype) if dtype in DEFINES and wanted() else None
-
-
-def wanted() -> bool:
-    """Whether this processor is one that the kernels are for, or the environment says so."""
-    chosen = os.environ.get("GENARM_NATIVE", "")
-    capability = torch.backends.cpu.get_cpu_capability()
-    if chosen in ("0", "1"):
-        return chosen == "1" and capability.startswith("AVX")
-    return capability == "AVX2"
-
-
-def why() -> tuple[bool, str]:
-    """Whether the kernels run here, and why or why not, for people."""
-    if os.environ.get("GENARM_NATIVE") == "0":
-        return False, "GENARM_NATIVE=0"
-    if not wanted():
-        return False, f"a processor with {torch.backends.cpu.get_cpu_capability()}, for which torch has fast products"
-    if library(torch.float32) is None:
-        return False, "they could not be compiled: a C compiler with OpenMP is needed, such as gcc"
-    return True, "compiled for this processor; several rows for one read of the weights"
+def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The kernels whether or not they are to be used, None where they cannot be made."""
+    return _library(dtype)
 
 
 def threads() -> int:

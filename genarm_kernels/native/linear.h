@@ -1,18 +1,22 @@
 /* Rows times a matrix of weights, y = x Wᵀ, each weight read once for up to four rows at a time.
 
    Every product is summed in one order, whatever the tile: a row's bits do not depend on the rows beside it. The rows are
-   packed float32 (vector.h), a thread's own; the columns are divided among the threads. */
+   operands (operands.h), a thread's own; the columns are divided among the threads. */
 
 #pragma once
 
 #include <omp.h>
 
-#include "vector.h"
+#include "operands.h"
 
 #define ROWS 4
-#define COLUMNS 3
-#define COLUMN_BLOCK 12       /* whose weights stay in the cache while every row passes */
-#define ROW_BYTES (1 << 20)   /* of packed rows that stay there */
+#ifdef WIDE
+#define COLUMNS 4           /* of 32 registers the sums have 16 */
+#else
+#define COLUMNS 3           /* of 16 they have 12 */
+#endif
+#define COLUMN_BLOCK 12     /* whose weights stay in the cache while every row passes */
+#define ROW_BYTES (1 << 20) /* of operands that stay there */
 
 /* A fused linear layer: W [N, K], behind it each adapter's A [targets * rank, K]; bias [N] or none; each adapter's B
    [N, rank] or none. The rank is a multiple of 16. */
@@ -29,61 +33,63 @@ typedef struct {
     int add;
 } target;
 
-/* A row's LoRA: packed shrinks, and B at the first column; nothing where up is null. */
+/* A row's LoRA: its shrinks, and B at the first column; nothing where up is null. */
 typedef struct {
-    const float *shrinks;
+    const operand *shrinks;
     const element *up;
 } lift;
 
 static int64_t block_rows(int64_t K)
 {
-    int64_t rows = ROW_BYTES / 4 / K / ROWS * ROWS;
+    int64_t rows = ROW_BYTES / (int64_t)sizeof(operand) / K / ROWS * ROWS;
     return rows < 16 ? 16 : rows;
 }
 
-INLINE floats sums_of(const floats *v, int count)
+INLINE floats sums_of(const lanes *v, int count)
 {
-    return sums(v[0], v[count > 1 ? 1 : 0], v[count > 2 ? 2 : 0], v[0]);
+    return sums(folded(v[0]), folded(v[count > 1 ? 1 : 0]), folded(v[count > 2 ? 2 : 0]), folded(v[count > 3 ? 3 : 0]));
 }
 
-INLINE void dot(const int R, const int C, const float *x, int64_t x_stride, const element *w, int64_t w_stride, int64_t K,
+INLINE void dot(const int R, const int C, const operand *x, int64_t x_stride, const element *w, int64_t w_stride, int64_t K,
                 const lift *lifts, int64_t rank, float out[ROWS][COLUMNS])
 {
-    floats accumulated[ROWS][COLUMNS];
+    lanes accumulated[ROWS][COLUMNS];
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++)
-            accumulated[r][c] = (floats){};
+            accumulated[r][c] = (lanes){};
     int64_t k = 0;
-    for (; k + 16 <= K; k += 16)
+    for (; k + STEP <= K; k += STEP)
         for (int c = 0; c < C; c++) {
-            pair weights = load_pair(w + c * w_stride + k);
+            weights column = load_weights(w + c * w_stride + k);
             __builtin_prefetch(w + (c + C) * w_stride + k);
-            for (int r = 0; r < R; r++) {
-                const float *at = x + r * x_stride + k;
-                accumulated[r][c] = fused(load_floats(at), weights.first, accumulated[r][c]);
-                accumulated[r][c] = fused(load_floats(at + 8), weights.second, accumulated[r][c]);
-            }
+            for (int r = 0; r < R; r++)
+                accumulated[r][c] = multiply(accumulated[r][c], x + r * x_stride + k, column);
         }
+    if (STEP > 16 && k + 16 <= K) {
+        for (int c = 0; c < C; c++)
+            for (int r = 0; r < R; r++)
+                accumulated[r][c] = multiply_sixteen(accumulated[r][c], x + r * x_stride + k, w + c * w_stride + k);
+        k += 16;
+    }
     for (int r = 0; lifts && r < R; r++)
         for (int64_t j = 0; lifts[r].up && j < rank; j += 16)
             for (int c = 0; c < C; c++) {
-                pair up = load_pair(lifts[r].up + c * rank + j);
-                __builtin_prefetch(lifts[r].up + (c + C) * rank + j);
-                accumulated[r][c] = fused(load_floats(lifts[r].shrinks + j), up.first, accumulated[r][c]);
-                accumulated[r][c] = fused(load_floats(lifts[r].shrinks + j + 8), up.second, accumulated[r][c]);
+                const element *up = lifts[r].up + c * rank + j;
+                __builtin_prefetch(up + C * rank);
+                accumulated[r][c] = multiply_sixteen(accumulated[r][c], lifts[r].shrinks + j, up);
             }
     for (int r = 0; r < R; r++) {
         floats row = sums_of(accumulated[r], C);
         for (int c = 0; c < C; c++) {
             out[r][c] = row[c];
             for (int64_t rest = k; rest < K; rest++)
-                out[r][c] += x[r * x_stride + rest] * widen(w[c * w_stride + rest]);
+                out[r][c] += from_operand(x[r * x_stride + rest]) * widen(w[c * w_stride + rest]);
         }
     }
 }
 
 /* The same for numbers of rows and columns that the compiler does not know. */
-static void dots(int64_t R, int64_t C, const float *x, int64_t x_stride, const element *w, int64_t w_stride, int64_t K,
+static void dots(int64_t R, int64_t C, const operand *x, int64_t x_stride, const element *w, int64_t w_stride, int64_t K,
                  const lift *lifts, int64_t rank, float out[ROWS][COLUMNS])
 {
 #define CASE(rows, columns)                                                            \
@@ -94,6 +100,9 @@ static void dots(int64_t R, int64_t C, const float *x, int64_t x_stride, const e
         CASE(1, 1); CASE(2, 1); CASE(3, 1); CASE(4, 1);
         CASE(1, 2); CASE(2, 2); CASE(3, 2); CASE(4, 2);
         CASE(1, 3); CASE(2, 3); CASE(3, 3); CASE(4, 3);
+#if COLUMNS > 3
+        CASE(1, 4); CASE(2, 4); CASE(3, 4); CASE(4, 4);
+#endif
     }
 #undef CASE
 }
@@ -110,7 +119,7 @@ INLINE void put(target to, int64_t row, int64_t column, float value)
 INLINE int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
 
 /* Columns [from, to) of rows x [R, K]; lifts [R] stand at column ``from``. All threads call it; none waits at its end. */
-static void columns(const float *x, int64_t R, int64_t K, const element *w, int64_t w_stride, const element *bias,
+static void columns(const operand *x, int64_t R, int64_t K, const element *w, int64_t w_stride, const element *bias,
                     int64_t from, int64_t to, const lift *lifts, int64_t rank, target y)
 {
 #pragma omp for schedule(static) nowait
@@ -129,8 +138,8 @@ static void columns(const float *x, int64_t R, int64_t K, const element *w, int6
             }
 }
 
-/* Every row's shrinks by its own adapter, packed, h [R, targets * rank]. All threads call it; none waits at its end. */
-static void shrink(const linear *m, const float *x, int64_t R, const int32_t *adapters, float *h)
+/* Every row's shrinks by its own adapter, h [R, targets * rank]. All threads call it; none waits at its end. */
+static void shrink(const linear *m, const operand *x, int64_t R, const int32_t *adapters, operand *h)
 {
     int64_t width = m->targets * m->rank;
 #pragma omp for schedule(static) nowait
@@ -146,12 +155,13 @@ static void shrink(const linear *m, const float *x, int64_t R, const int32_t *ad
             dots(run, count, x + r * m->K, m->K, down, m->K, m->K, 0, 0, values);
             for (int64_t i = 0; i < run; i++)
                 for (int64_t c = 0; c < count; c++)
-                    h[(r + i) * width + packed_place(s + c)] = values[i][c];
+                    h[(r + i) * width + operand_place(s + c)] = to_operand(values[i][c]);
         }
 }
 
 /* The whole layer on rows x [R, K] with ``adapters`` [R], −1 for none; h and lifts are room for as many rows. */
-static void apply(const linear *m, const float *x, int64_t R, const int32_t *adapters, float *h, lift *lifts, target y)
+static void apply(const linear *m, const operand *x, int64_t R, const int32_t *adapters, operand *h, lift *lifts,
+                  target y)
 {
     int64_t width = m->targets * m->rank;
     if (m->up) {
@@ -167,25 +177,22 @@ static void apply(const linear *m, const float *x, int64_t R, const int32_t *ada
 }
 
 /* y [R, N] = x Wᵀ + bias for rows in the model's dtype, any number of them. ``packed`` is room for ``threads`` times
-   ``packed_size`` floats: packed_rows(R, K) rows of K. */
+   ``packed_size`` operands: packed_rows(R, K) rows of K. */
 void linear_rows(const element *x, int64_t x_stride, const element *w, int64_t w_stride, const element *bias, element *y,
-                 int64_t y_stride, int64_t R, int64_t N, int64_t K, float *packed, int64_t packed_size, int threads)
+                 int64_t y_stride, int64_t R, int64_t N, int64_t K, operand *packed, int64_t packed_size, int threads)
 {
     int64_t step = block_rows(K);
 #pragma omp parallel num_threads(threads)
     {
-        float *own = packed + omp_get_thread_num() * packed_size;
+        operand *own = packed + omp_get_thread_num() * packed_size;
         for (int64_t first = 0; first < R; first += step) {
             int64_t count = least(step, R - first);
-            for (int64_t r = 0; r < count; r++) {
-                for (int64_t k = 0; k < K; k++)
-                    own[r * K + k] = widen(x[(first + r) * x_stride + k]);
-                pack(own + r * K, K);
-            }
+            for (int64_t r = 0; r < count; r++)
+                elements_to_operands(x + (first + r) * x_stride, K, own + r * K);
             columns(own, count, K, w, w_stride, bias, 0, N, 0, 0, (target){0, y + first * y_stride, y_stride, 0});
         }
     }
 }
 
-/* Rows of K columns that a thread holds packed, of R. */
+/* Rows of K operands that a thread holds, of R. */
 int64_t packed_rows(int64_t R, int64_t K) { return least(R, block_rows(K)); }

@@ -1,15 +1,19 @@
-"""y = x Wᵀ + bias by the C kernel: each weight read once for every four rows, a row's bits its own."""
+"""y = x Wᵀ + bias by whichever way is the faster for so many rows."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from genarm_kernels.dispatch import INTERPRETED
 from genarm_kernels.layer.linear import skinny_linear
-from genarm_kernels.native.library import library, threads
+from genarm_kernels.native.choice import figures, library
+from genarm_kernels.native.products import linear
 
-# Of float32 the library that torch brings is as good from here on; of bfloat16 it never is.
+# Where nothing is measured: of float32 the library that torch brings is as good from here on, of bfloat16 with AVX2 it
+# never is.
 MOST_FLOAT_ROWS = 32
 
 
@@ -25,7 +29,7 @@ def suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether the kernel runs here, takes these tensors and is the faster way for them."""
     if x.device.type != "cpu" or INTERPRETED or library(x.dtype) is None:
         return False
-    if x.dtype == torch.float32 and len(x) > MOST_FLOAT_ROWS:
+    if len(x) > most_rows(x.dtype):
         return False
     tensors = [tensor for tensor in (x, weight, bias) if tensor is not None]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
@@ -35,18 +39,9 @@ def suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """The kernel on tensors that it ``suits``, any number of rows."""
-    native = library(x.dtype)
-    assert native is not None
-    (R, H), N = x.shape, weight.shape[0]
-    if out is None:
-        out = x.new_empty(R, N)
-    team = threads()
-    size = native.packed_rows(R, H) * H
-    packed = torch.empty(team * size, dtype=torch.float32, device="cpu")
-    native.linear_rows(
-        x.data_ptr(), x.stride(0), weight.data_ptr(), weight.stride(0), None if bias is None else bias.data_ptr(),
-        out.data_ptr(), out.stride(0), R, N, H, packed.data_ptr(), size, team,
-    )  # fmt: skip
-    return out
+def most_rows(dtype: torch.dtype) -> float:
+    """Up to how many rows the kernel is the faster way."""
+    measured = figures(dtype)
+    if measured is not None:
+        return measured.most_rows
+    return MOST_FLOAT_ROWS if dtype == torch.float32 else math.inf

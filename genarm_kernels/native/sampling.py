@@ -1,4 +1,4 @@
-"""The combination of logits and the race by the C kernels: eager.py's steps, a row's bits its own."""
+"""The combination of logits and the race by the C kernels: cpu.py's steps, a row's bits its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from genarm_kernels.dispatch import INTERPRETED
-from genarm_kernels.native.library import library, threads
+from genarm_kernels.native.choice import library
+from genarm_kernels.native.library import threads
 from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 
 

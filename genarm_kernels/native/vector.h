@@ -112,13 +112,6 @@ INLINE void store_pair(float *to, pair values)
     store_floats(to + 8, values.second);
 }
 
-/* Plain order to packed, in place. */
-INLINE void pack(float *row, int64_t K)
-{
-    for (int64_t k = 0; k + 16 <= K; k += 16)
-        store_pair(row + k, arrange(load_floats(row + k), load_floats(row + k + 8)));
-}
-
 INLINE floats choose(ints which, floats yes, floats no)
 {
     return (floats)(((ints)yes & which) | ((ints)no & ~which));

@@ -1,54 +1,36 @@
-"""Tests of decoding run on both paths: the fused decoder, and transformers' own forward passes in its place."""
+"""Models that many tests share, and the path that decoders take where a test makes none for itself."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from families import FAMILIES
+from families import make_model
 
-from genarm.models import plan
-
-BOTH_PATHS = {
-    "test_decoder",
-    "test_dropin",
-    "test_dropin_sampling",
-    "test_greedy",
-    "test_guidance",
-    "test_lora",
-    "test_oracle",
-    "test_plain_generate",
-    "test_results",
-    "test_row_independence",
-    "test_sampling_distribution",
-    "test_stream",
-}
-# Of the families that a test goes through, those that run twice: the others are not fused, or much like these.
-FUSED_FAMILIES = {"llama", "qwen3"}
+from genarm import GuidedDecoder
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.module.__name__.rpartition(".")[2] in BOTH_PATHS:
-        metafunc.parametrize("decoding_path", ["fused", "hf"], indirect=True)
+@pytest.fixture(scope="session")
+def base() -> Any:
+    """For tests that leave it as it is; so the next two are."""
+    return make_model("llama", seed=1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items[:] = [item for item in items if not _is_double(getattr(item, "callspec", None))]
+@pytest.fixture(scope="session")
+def reward() -> Any:
+    return make_model("llama", seed=2, hidden=16)
 
 
-def _is_double(call: Any) -> bool:
-    """Whether a case would run on transformers what runs on it anyway."""
-    values = {} if call is None else call.params
-    families = {value for value in values.values() if isinstance(value, str) and value in FAMILIES}
-    return values.get("decoding_path") == "hf" and bool(families) and not families & FUSED_FAMILIES
+@pytest.fixture(scope="session")
+def decoder(base: Any, reward: Any) -> GuidedDecoder:
+    return GuidedDecoder(base, {"r": reward})
 
 
-@pytest.fixture(autouse=True)
-def decoding_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The path that decoders take, those of the module's fixtures too: their plans see another fingerprint."""
-    path: str = getattr(request, "param", "fused")
-    if path == "hf":
-        own = plan._fingerprint
-        monkeypatch.setattr(plan, "why_not", lambda _model: "this test runs without")
-        monkeypatch.setattr(plan, "_fingerprint", lambda model: ("hf", *own(model)))
-    return path
+@pytest.fixture(params=["auto", "hf"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both, one after the other: the fused decoder and transformers' forward passes, as a decoder's own default. So
+    ``genarm.generate`` and the drop-in, which have no such argument, take it too."""
+    defaults = GuidedDecoder.__init__.__kwdefaults__
+    assert defaults["engine"] == "auto"
+    monkeypatch.setitem(defaults, "engine", request.param)
+    return str(request.param)

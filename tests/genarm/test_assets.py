@@ -33,24 +33,20 @@ OBVIOUS = {
     "art": [
         ("I love painting and visiting art museums", "I love playing football with my friends"),
         ("I am very interested in art", "I am very interested in sports"),
-        ("I enjoy going to art galleries", "I prefer to save money for later"),
         ("I like learning about the history of art", "I like to solve difficult equations"),
     ],
     "science": [
         ("I enjoy reading about new scientific discoveries", "I enjoy going to parties with friends"),
-        ("I love learning about physics and biology", "I have no interest in science"),
         ("I like to conduct experiments", "I like to listen to music"),
         ("I think science is important", "I think sports are important"),
     ],
     "agreeableness": [
         ("I am kind and considerate towards others", "I am rude to people and insult them"),
-        ("I try to be nice to everyone", "I do not care about the feelings of others"),
         ("I sympathize with the feelings of others", "I would take a large risk for a big reward"),
         ("I make people feel at ease", "I make people feel uncomfortable"),
     ],
     "risk": [
         ("I would take a big gamble for a large reward", "I prefer a safe and certain outcome"),
-        ("I like to take big risks", "I always avoid risk"),
         ("High risk and high reward is the best strategy", "I want to avoid any losses"),
         ("I enjoy taking risks", "I avoid taking risks"),
     ],
@@ -99,11 +95,8 @@ def persona():
     return DATA / "persona"
 
 
-def test_everything_together_is_at_most_16_megabytes():
+def test_every_weight_is_a_bf16_safetensor_and_all_are_at_most_16_megabytes():
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 16_000_000
-
-
-def test_every_weight_is_a_bf16_safetensor():
     files = sorted(ASSETS.rglob("*.safetensors"))
     assert {file.parent.name for file in files} == {"base", *OBJECTIVES}
     assert not [path for ending in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in ASSETS.rglob(ending)]
@@ -123,13 +116,10 @@ def test_no_file_names_the_machine_it_was_made_on():
         assert config["base_model_name_or_path"] is None
 
 
-def test_the_context_is_at_least_4096_and_the_head_is_tied(base):
-    assert base.config.max_position_embeddings >= 4096
-    assert base.config.model_type == "llama" and base.config.tie_word_embeddings
-    assert base.get_output_embeddings().weight is base.get_input_embeddings().weight
-
-
-def test_the_generation_config_has_the_ids_and_no_sampling_settings(tokenizer):
+def test_the_base_is_a_tied_llama_with_its_own_vocabulary_and_no_sampling_settings(base, tokenizer):
+    assert base.config.model_type == "llama" and base.config.max_position_embeddings >= 4096
+    assert base.config.tie_word_embeddings and base.get_output_embeddings().weight is base.get_input_embeddings().weight
+    assert len(tokenizer) == base.config.vocab_size == 4096
     saved = json.loads((ASSETS / "base" / "generation_config.json").read_text(encoding="utf-8"))
     assert set(saved) <= {"_from_model_config", "transformers_version", "bos_token_id", "eos_token_id", "pad_token_id"}
     config = GenerationConfig.from_pretrained(ASSETS / "base")
@@ -137,24 +127,14 @@ def test_the_generation_config_has_the_ids_and_no_sampling_settings(tokenizer):
     assert ids == (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
-def test_the_vocabulary_is_the_models(tokenizer, base):
-    assert len(tokenizer) == base.config.vocab_size == 4096
-
-
-@pytest.mark.parametrize("text", ODD_TEXTS)
-def test_any_text_comes_back_from_the_tokenizer(tokenizer, text):
-    ids = tokenizer(text)["input_ids"]
-    assert ids[0] == tokenizer.bos_token_id
-    assert tokenizer.decode(ids, skip_special_tokens=True) == text
-    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
-
-
-def test_random_bytes_come_back_from_the_tokenizer(tokenizer):
+def test_any_text_comes_back_from_the_tokenizer(tokenizer):
     generator = torch.Generator().manual_seed(0)
-    for _ in range(50):
-        points = torch.randint(0, 0xD7FF, (40,), generator=generator).tolist()
-        text = "".join(map(chr, points))
-        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+    drawn = ["".join(map(chr, torch.randint(0, 0xD7FF, (40,), generator=generator).tolist())) for _ in range(50)]
+    for text in (*ODD_TEXTS, *drawn):
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
 @torch.no_grad()

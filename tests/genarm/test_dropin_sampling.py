@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from transformers import (
     EtaLogitsWarper,
     LogitsProcessorList,
     MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -21,7 +24,6 @@ from transformers import (
 )
 
 from genarm import custom_generate
-from genarm.dropin import Record
 
 DRAWS = 1500
 PROMPT = torch.tensor([[5, 9, 33, 7]])
@@ -53,42 +55,27 @@ def first_tokens(model: Any, **options: Any) -> Tensor:
     return out[:, -1]
 
 
-def test_the_top_k_of_50_that_sampling_implies_is_honoured(model: Any, logits: Tensor) -> None:
-    best = logits.topk(50).indices
-    cut = torch.full_like(logits, -torch.inf).index_copy(0, best, logits[best])
-    hot = {"temperature": 2.0}  # so that the tail has a mass that shows
-    assert_drawn_from(first_tokens(model, **hot), (cut / 2).softmax(0))
-    assert_drawn_from(first_tokens(model, **hot, top_k=0), (logits / 2).softmax(0))
-    assert_not_drawn_from(first_tokens(model, **hot, top_k=0), (cut / 2).softmax(0))
-
-
-def test_rewards_shift_what_the_config_then_cuts(model: Any, reward: Any, logits: Tensor) -> None:
-    with torch.no_grad():
-        guided = logits + 3.0 * reward(input_ids=PROMPT).logits[0, -1].double()
-    cut = torch.full_like(guided, -torch.inf)
-    best = guided.topk(10).indices
-    cut[best] = guided[best]
-    tokens = first_tokens(model, reward_models=[reward], reward_weights=[3.0], top_k=10, temperature=1.5)
-    assert_drawn_from(tokens, (cut / 1.5).softmax(0))
-    assert set(best.tolist()) != set(logits.topk(10).indices.tolist())
-
-
 def processed(logits: Tensor, *processors: Any) -> Tensor:
     return LogitsProcessorList(list(processors))(PROMPT, logits[None].float())[0].double().softmax(0)  # type: ignore[arg-type]
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], list[Any]]] = {
-    "temperature": ({"temperature": 0.6}, [TemperatureLogitsWarper(0.6)]),
-    "top_p": ({"top_p": 0.7}, [TopPLogitsWarper(0.7)]),
-    "min_p": ({"min_p": 0.1}, [MinPLogitsWarper(0.1)]),
-    "all of them": (
+    "temperature": ({"temperature": 0.6, "top_k": 0}, [TemperatureLogitsWarper(0.6)]),
+    "the top 50 that sampling implies": ({"temperature": 2.0}, [TemperatureLogitsWarper(2.0), TopKLogitsWarper(50)]),
+    "all of the sampler's": (
         {"temperature": 1.4, "top_k": 20, "top_p": 0.8, "min_p": 0.05},
         [TemperatureLogitsWarper(1.4), TopKLogitsWarper(20), TopPLogitsWarper(0.8), MinPLogitsWarper(0.05)],
     ),
-    "typical_p": ({"typical_p": 0.5}, [TypicalLogitsWarper(0.5)]),
-    "epsilon_cutoff": ({"epsilon_cutoff": 0.02}, [EpsilonLogitsWarper(0.02)]),
-    "eta_cutoff": ({"eta_cutoff": 0.9}, [EtaLogitsWarper(0.9)]),
-    "top_p before typical_p": ({"top_p": 0.8, "typical_p": 0.6}, [TopPLogitsWarper(0.8), TypicalLogitsWarper(0.6)]),
+    "penalties before warpers": (
+        {"temperature": 0.8, "top_k": 12, "repetition_penalty": 0.5},
+        [RepetitionPenaltyLogitsProcessor(0.5), TemperatureLogitsWarper(0.8), TopKLogitsWarper(12)],
+    ),
+    "epsilon_cutoff": ({"epsilon_cutoff": 0.02, "top_k": 0}, [EpsilonLogitsWarper(0.02)]),
+    "eta_cutoff": ({"eta_cutoff": 0.9, "top_k": 0}, [EtaLogitsWarper(0.9)]),
+    "top_p before typical_p": (
+        {"top_p": 0.8, "typical_p": 0.6, "top_k": 0},
+        [TopPLogitsWarper(0.8), TypicalLogitsWarper(0.6)],
+    ),
 }
 
 
@@ -96,20 +83,11 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[Any]]] = {
 def test_the_callers_config_gives_the_distribution_of_transformers(
     model: Any, logits: Tensor, options: dict[str, Any], processors: list[Any]
 ) -> None:
-    expected = processed(logits, *processors)
-    tokens = first_tokens(model, **{"top_k": 0, **options})
+    tokens, expected = first_tokens(model, **options), processed(logits, *processors)
     assert_drawn_from(tokens, expected)
-    if set(options) != {"temperature"}:
-        assert int((expected == 0).sum()) > VOCAB // 4, "the filter is to cut something"
     assert_not_drawn_from(tokens, logits.softmax(0))
-
-
-def test_penalties_come_before_the_warpers(model: Any, logits: Tensor) -> None:
-    scores = logits.clone()
-    for token in set(PROMPT[0].tolist()):
-        scores[token] = scores[token] * 0.5 if scores[token] < 0 else scores[token] / 0.5
-    expected = processed(scores, TemperatureLogitsWarper(0.8), TopKLogitsWarper(12))
-    assert_drawn_from(first_tokens(model, temperature=0.8, top_k=12, repetition_penalty=0.5), expected)
+    if len(options) > 1 and options.get("top_k", 50) == 50:
+        assert int((expected == 0).sum()) > VOCAB // 4, "the filter is to cut something"
 
 
 def test_torchs_seed_governs_what_is_drawn(model: Any) -> None:
@@ -130,27 +108,53 @@ def test_torchs_seed_governs_what_is_drawn(model: Any) -> None:
     assert twice[0] != twice[1], "the generator moves on"
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"temperature": 1.3, "top_k": 25, "top_p": 0.9, "min_p": 0.02},
-        {"temperature": 0.7},
-        {"top_p": 0.8, "repetition_penalty": 1.2},
-    ],
-)
-def test_native_and_eager_warpers_draw_the_same_tokens(
-    model: Any, reward: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def warped(model: Any, *warpers: Any, scores: bool = False, **options: Any) -> Any:
+    """As ``generate`` calls the drop-in, with the warpers that a config would give or a caller puts in himself."""
+    config = copy.deepcopy(model.generation_config)
+    config.update(do_sample=True, max_length=10, return_dict_in_generate=scores, output_scores=scores)
+    processors = LogitsProcessorList(list(warpers))
+    return custom_generate(model, PROMPT.expand(40, -1), processors, generation_config=config, seed=3, **options)
+
+
+HEAT, TOP_K, TOP_P, MIN_P = (
+    TemperatureLogitsWarper(0.5), TopKLogitsWarper(25), TopPLogitsWarper(0.7), MinPLogitsWarper(0.02)
+)  # fmt: skip
+PENALTY, TYPICAL = RepetitionPenaltyLogitsProcessor(1.2), TypicalLogitsWarper(0.7)
+# warpers in an order -> those that the sampler takes over: the last ones, as long as they stand in its own order
+ORDERS: dict[str, tuple[list[Any], list[Any]]] = {
+    "in order": ([HEAT, TOP_K, TOP_P, MIN_P], [HEAT, TOP_K, TOP_P, MIN_P]),
+    "after a penalty": ([PENALTY, TOP_P], [TOP_P]),
+    "out of order": ([TOP_P, TOP_K], [TOP_K]),
+    "one twice": ([HEAT, HEAT], [HEAT]),
+    "behind another": ([HEAT, TYPICAL, TOP_P], [TOP_P]),
+    "before another": ([HEAT, TYPICAL], []),
+    "with a floor": ([TopPLogitsWarper(0.2, min_tokens_to_keep=20)], []),
+    "with a value": ([TopKLogitsWarper(25, filter_value=0.0)], []),
+}
+
+
+@pytest.mark.parametrize(("warpers", "native"), ORDERS.values(), ids=ORDERS.keys())
+def test_warpers_in_any_order_draw_what_their_own_code_draws(
+    model: Any, reward: Any, warpers: list[Any], native: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asking for the scores sends every processor through transformers' own code."""
-    call: dict[str, Any] = {
-        "inputs": PROMPT.expand(40, -1), "do_sample": True, "max_new_tokens": 8, "seed": 3, "reward_models": [reward],
-        "reward_weights": [1.5], "custom_generate": custom_generate, **options,
-    }  # fmt: skip
-    native = model.generate(**call)
-    eager = model.generate(**call, return_dict_in_generate=True, output_scores=True)
-    assert torch.equal(native, eager.sequences)
-    monkeypatch.setattr(Record, "take_native", lambda self, do_sample: {})
-    assert torch.equal(native, model.generate(**call))
+    guide: dict[str, Any] = {"reward_models": [reward], "reward_weights": [1.5]}
+    eager = warped(model, *warpers, scores=True, **guide)
+    runs: Counter[type] = Counter()
+    for kind in {type(warper) for warper in warpers}:
+        own = kind.__call__
+
+        def counted(self: Any, *args: Any, own: Any = own) -> Tensor:
+            runs[type(self)] += 1
+            found: Tensor = own(self, *args)
+            return found
+
+        monkeypatch.setattr(kind, "__call__", counted)
+    found = warped(model, *warpers, **guide)
+    assert torch.equal(found, eager.sequences)
+    steps = found.shape[1] - PROMPT.shape[1]
+    left = Counter(type(warper) for warper in warpers) - Counter(type(warper) for warper in native)
+    assert runs == Counter({kind: steps * count for kind, count in left.items()})
     for step, scores in enumerate(eager.scores):
         drawn = eager.sequences[:, PROMPT.shape[1] + step]
         live = (eager.sequences[:, PROMPT.shape[1] : PROMPT.shape[1] + step] != 2).all(1)
@@ -168,20 +172,3 @@ def test_scores_are_what_was_drawn_from(model: Any, reward: Any, logits: Tensor)
     torch.testing.assert_close(out.logits[0][0].double(), guided, atol=1e-4, rtol=0)
     expected = processed(guided, TemperatureLogitsWarper(0.5), TopKLogitsWarper(7))
     torch.testing.assert_close(out.scores[0][0].double().softmax(0), expected, atol=1e-4, rtol=0)
-
-
-def test_only_warpers_in_the_samplers_order_are_left_to_it() -> None:
-    def taken(*processors: Any) -> tuple[list[str], list[str]]:
-        record = Record(PROMPT, LogitsProcessorList(list(processors)), None, False, False)  # type: ignore[arg-type]
-        return sorted(record.take_native(True)), [type(processor).__name__ for processor in record.processors]
-
-    heat, top_k, top_p, typical = (
-        TemperatureLogitsWarper(0.5), TopKLogitsWarper(5), TopPLogitsWarper(0.5), TypicalLogitsWarper(0.5)
-    )  # fmt: skip
-    assert taken(heat, top_k, top_p) == (["temperature", "top_k", "top_p"], [])
-    assert taken(top_p, top_k) == (["top_k"], ["TopPLogitsWarper"])
-    assert taken(heat, typical, top_p) == (["top_p"], ["TemperatureLogitsWarper", "TypicalLogitsWarper"])
-    assert taken(heat, typical) == ([], ["TemperatureLogitsWarper", "TypicalLogitsWarper"])
-    assert taken(TopKLogitsWarper(5, min_tokens_to_keep=2)) == ([], ["TopKLogitsWarper"])
-    assert taken(TopPLogitsWarper(0.5, filter_value=-1e4)) == ([], ["TopPLogitsWarper"])
-    assert taken(heat, heat) == (["temperature"], ["TemperatureLogitsWarper"])

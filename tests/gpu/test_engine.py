@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from families import make_model, random_prompts, save_adapter
+from gpu_cases import waiting_for_nothing
 
 from genarm import CacheMemoryError, GenerationOutput, GuidedDecoder
 from genarm.engine import memory
 from genarm.engine import run as branches
 from genarm.engine.run import Run
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")
+pytestmark = pytest.mark.device
 PROMPTS = [row.cuda() if torch.cuda.is_available() else row for row in random_prompts([6, 11, 3, 1, 17, 4, 9, 2, 5])]
 EOS = list(range(3, 15))
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "seed": 3, "return_logprobs": True, "eos_token_id": EOS}
@@ -122,11 +123,8 @@ def test_a_step_waits_for_nothing(engine: Any, tmp_path: Path, monkeypatch: pyte
     def launch(run: Run, step: int) -> torch.Tensor:
         if step < 2:  # the prefill, and where nothing is captured a step that compiles
             return own(run, step)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with waiting_for_nothing():
             return own(run, step)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
     decoder = make_pair(tmp_path, torch.bfloat16)[engine == "eager"]
     decoder.generate(PROMPTS[:3], **OPTIONS)

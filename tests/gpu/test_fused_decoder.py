@@ -15,7 +15,7 @@ from genarm import GuidedDecoder
 from genarm.models.plan import Plan
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device"),
+    pytest.mark.device,
     pytest.mark.filterwarnings("ignore::UserWarning:peft.*"),
 ]
 ALL = [*LLAMA_LINEARS, "lm_head"]

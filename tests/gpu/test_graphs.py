@@ -1,31 +1,18 @@
 """A captured call follows what its tensors hold: seeds, positions, weights, filters, logits."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from gpu_cases import captured
 from kernel_cases import assert_same_bits, make_logits, make_weights
 
-from genarm_kernels import GuidedSample, guided_sample, reference, row_seeds
+from genarm_kernels import guided_sample, reference, row_seeds
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: this machine has no CUDA device")
+pytestmark = pytest.mark.device
 CUDA = "cuda"
 
 
 B, V = 4, 32000
 TURNS = 5
-
-
-def captured(step: Callable[[], GuidedSample]) -> tuple[torch.cuda.CUDAGraph, GuidedSample]:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = step()
-    return graph, out
 
 
 @pytest.mark.parametrize("filtered", [False, True])

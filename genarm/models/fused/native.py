@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from genarm_kernels.dispatch import INTERPRETED
-from genarm_kernels.native.decode import DecodeStep, Layer, Product, takes
+from genarm_kernels.native.choice import takes
+from genarm_kernels.native.decode import DecodeStep, Layer, Product
 
 from .families import Parts
 from .linear import Columns

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genarm_kernels.layer.lora import Lora
-from genarm_kernels.native.decode import takes
+from genarm_kernels.native.choice import takes
 
 from .linear import Columns, Pair
 from .weights import LayerTensors

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genarm_kernels.layer.cpu import attention as host_attention
 from genarm_kernels.native.linear import rows_linear
+from genarm_kernels.native.products import linear as native_linear
 
 from ..backbone import Rows, checked_lengths, checked_rows
 from ..causal import CausalModel, inner_model
@@ -238,7 +239,9 @@ class FusedSession:
 
     def _logits(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """[N, H] -> [N, V]; ``mask`` says which of the head's adapters each row has."""
-        logits = rows_linear(hidden, self._tensors.head, self._tensors.head_bias)
+        # In C a token's bits are those it has alone, however many there are.
+        product = native_linear if self._native is not None else rows_linear
+        logits = product(hidden, self._tensors.head, self._tensors.head_bias)
         return logits if self._head_lora is None or mask is None else self._head_lora.add_to(logits, hidden, mask)
 
     def _mask_head(self, streams: Tensor) -> Tensor | None:

@@ -18,7 +18,7 @@ from ..backbone import Rows, checked_lengths, checked_rows
 from ..causal import CausalModel, inner_model
 from ..fused.prefill import distinct
 from .attention import attending, attention_configs
-from .cache import DoesNotTakePart, SlotCache, PassSpan
+from .cache import DoesNotTakePart, PassSpan, SlotCache
 from .forward import Forward, at_each_rows, in_passes
 from .padded import PaddedSession
 

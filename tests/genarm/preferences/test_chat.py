@@ -1,12 +1,14 @@
-"""A conversation is its template's rendering, parted where the assistant begins to speak."""
+"""A conversation is its template's rendering, parted where the assistant begins to speak; and whose tokenizer it is."""
 
 import pytest
 from chat_families import FAMILIES, REWRITING, make_tokenizer
+from families import make_model
+from training_cases import save_base
 from transformers import AutoTokenizer, GenerationConfig
 
 from genarm.embedded import BASE
-from genarm.errors import InvalidArgumentError
-from genarm.preferences.chat import turn_ends
+from genarm.errors import InvalidArgumentError, LoadingError
+from genarm.preferences.chat import pair_tokenizer, turn_ends
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair
 
@@ -27,35 +29,27 @@ def encode(tokenizer, prompt, chosen, rejected="another", **options):
     return encode_pairs(tokenizer, [PreferencePair(prompt, chosen, rejected)], **options).pairs[0]
 
 
-@pytest.fixture(scope="module")
-def embedded():
-    return AutoTokenizer.from_pretrained(BASE)
-
-
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return FAMILIES[request.param]
 
 
-@pytest.mark.parametrize("text", ANSWERS)
-def test_prompt_and_response_are_the_rendered_conversation(family, text):
+def test_a_pair_is_the_rendered_conversation_from_the_prompt_that_is_decoded_from(family):
     tokenizer = make_tokenizer(family)
-    pair = encode(tokenizer, CONVERSATION, answer(text), answer("no"), extra_eos=family.extra_eos)
-    rendered = tokenizer.apply_chat_template([*CONVERSATION, *answer(text)], tokenize=False)
     end = family.extra_eos[0] if family.extra_eos else family.eos
-    last = rendered.rindex(end) + len(end)
-    assert tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"]) == rendered[:last]
-    assert tokenizer.decode(pair["chosen_ids"]) == text + end
-
-
-def test_a_chat_prompt_is_the_one_that_is_decoded_from(family):
-    tokenizer = make_tokenizer(family)
-    ids = encode(tokenizer, CONVERSATION, answer("yes"), extra_eos=family.extra_eos)["prompt_ids"]
     decoded_from = tokenizer.apply_chat_template(CONVERSATION, add_generation_prompt=True)["input_ids"]
     opened = tokenizer("<think>\n", add_special_tokens=False)["input_ids"]
     without_thought = decoded_from[: -len(opened)] if decoded_from[-len(opened) :] == opened else decoded_from
-    assert ids == without_thought
-    assert ids.count(tokenizer.bos_token_id) == int("bos_token" in family.template)
+    for text in ANSWERS:
+        pair = encode(tokenizer, CONVERSATION, answer(text), answer("no"), extra_eos=family.extra_eos)
+        rendered = tokenizer.apply_chat_template([*CONVERSATION, *answer(text)], tokenize=False)
+        last = rendered.rindex(end) + len(end)
+        assert tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"]) == rendered[:last]
+        assert tokenizer.decode(pair["chosen_ids"]) == text + end
+        assert pair["prompt_ids"] == without_thought
+        assert pair["prompt_ids"].count(tokenizer.bos_token_id) == int("bos_token" in family.template)
+        # a response in text to a chat prompt is an assistant's
+        assert pair == encode(tokenizer, CONVERSATION, text, "no", extra_eos=family.extra_eos)
 
 
 def test_a_chat_response_ends_once_and_at_its_end(family):
@@ -78,40 +72,26 @@ def test_special_tokens_in_a_chat_message_stay_text_and_the_template_s_do_not(fa
             assert specials[0] == specials[1] and text in tokenizer.decode(pair[side])
 
 
-@pytest.mark.parametrize("text", ANSWERS)
-def test_what_a_template_writes_after_the_end_of_a_turn_is_no_part_of_it(text):
-    tokenizer = make_tokenizer(FAMILIES["chatml"])
-    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|im_end|> (end of turn)")
-    ids = encode(tokenizer, CONVERSATION, answer(text))["chosen_ids"]
-    assert tokenizer.decode(ids) == f"{text}<|im_end|>"
+@pytest.mark.parametrize(
+    ("name", "end", "ends"),
+    [
+        ("chatml", "<|im_end|> (end of turn)", "<|im_end|>"),  # what comes after the end of a turn is no part of it
+        ("chatml", "", "\n<|im_end|>"),  # a template without an end gets the EOS
+        ("chatml, another eos", "<|im_end|>", "<|im_end|>\n<|endoftext|>"),  # an end that is no EOS is kept before it
+    ],
+)
+def test_a_turn_ends_with_one_eos_however_its_template_ends_it(name, end, ends):
+    tokenizer = make_tokenizer(FAMILIES[name])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", end)
+    for text in ANSWERS:
+        assert tokenizer.decode(encode(tokenizer, CONVERSATION, answer(text))["chosen_ids"]) == text + ends
 
 
-def test_a_template_without_an_end_gets_the_eos():
-    tokenizer = make_tokenizer(FAMILIES["chatml"])
-    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "")
-    ids = encode(tokenizer, CONVERSATION, answer("yes"))["chosen_ids"]
-    assert tokenizer.decode(ids) == "yes\n<|im_end|>"
-
-
-def test_an_end_of_turn_that_is_no_eos_is_kept_before_it():
-    tokenizer = make_tokenizer(FAMILIES["chatml, another eos"])
-    ids = encode(tokenizer, CONVERSATION, answer("yes"))["chosen_ids"]
-    assert tokenizer.decode(ids) == "yes<|im_end|>\n<|endoftext|>"
-
-
-def test_a_response_in_text_to_a_chat_prompt_is_an_assistant_s(family):
-    tokenizer = make_tokenizer(family)
-    assert encode(tokenizer, CONVERSATION, "yes", "no") == encode(tokenizer, CONVERSATION, answer("yes"), answer("no"))
-
-
-def test_earlier_thoughts_are_left_out_and_the_response_s_own_kept():
+def test_earlier_thoughts_are_left_out_and_the_response_s_own_begins_where_the_prompt_opens_none():
     tokenizer = make_tokenizer(FAMILIES["thinking"])
     pair = encode(tokenizer, CONVERSATION, answer("<think>hm</think>yes"))
     assert "greeting" not in tokenizer.decode(pair["prompt_ids"])
     assert tokenizer.decode(pair["chosen_ids"]) == "<think>hm</think>yes<|im_end|>"
-
-
-def test_a_response_that_goes_on_with_an_opened_thought_begins_after_it():
     tokenizer = make_tokenizer(FAMILIES["opening"])
     thoughts = [answer(f"<think>\nhm</think>{text}") for text in ("yes", "no")]
     pair = encode(tokenizer, CONVERSATION, *thoughts)
@@ -121,34 +101,19 @@ def test_a_response_that_goes_on_with_an_opened_thought_begins_after_it():
         encode(tokenizer, CONVERSATION, thoughts[0], answer("no"))
 
 
-def test_a_template_that_rewrites_the_prompt_is_named_as_the_cause():
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (REWRITING, "pair 2: the chat template writes the prompt or the response other"),
+        ("{{ raise_exception('no system here') }}", r"pair 2: the chat template fails .*no system here"),
+        (None, "pair 2: the pairs are chat messages and the tokenizer has no chat template"),
+    ],
+)
+def test_a_template_that_cannot_render_a_pair_is_named_with_it(template, reason):
     tokenizer = make_tokenizer(FAMILIES["chatml"])
-    tokenizer.chat_template = REWRITING
-    with pytest.raises(InvalidArgumentError, match="pair 1: the chat template writes the prompt or the response other"):
-        encode(tokenizer, CONVERSATION, answer("yes"))
-
-
-def test_a_template_that_fails_is_named_with_the_pair():
-    tokenizer = make_tokenizer(FAMILIES["chatml"])
-    tokenizer.chat_template = "{{ raise_exception('no system here') }}"
-    pairs = [PreferencePair("p", "a", "b"), PreferencePair(CONVERSATION, "a", "b")]
-    with pytest.raises(InvalidArgumentError, match=r"pair 2: the chat template fails .*no system here"):
-        encode_pairs(tokenizer, pairs)
-
-
-def test_chat_messages_need_a_chat_template(embedded):
-    with pytest.raises(InvalidArgumentError, match="no chat template"):
-        encode(embedded, CONVERSATION, answer("yes"))
-
-
-def test_messages_after_a_prompt_in_text_are_refused(embedded):
-    with pytest.raises(InvalidArgumentError, match="write it as messages"):
-        encode(embedded, "p", answer("yes"), answer("no"))
-
-
-def test_an_unknown_end_of_turn_is_refused(embedded):
-    with pytest.raises(InvalidArgumentError, match=r"'<\|eot_id\|>' is no single token"):
-        encode(embedded, "p", "yes", extra_eos=("<|eot_id|>",))
+    tokenizer.chat_template = template
+    with pytest.raises(InvalidArgumentError, match=reason):
+        encode_pairs(tokenizer, [PreferencePair("p", "a", "b"), PreferencePair(CONVERSATION, "a", "b")])
 
 
 def test_a_long_chat_loses_its_beginning_whole_where_its_template_writes_no_bos():
@@ -170,10 +135,27 @@ def test_the_ends_of_turns_are_those_that_generation_stops_at(tmp_path):
     assert encode(tokenizer, CONVERSATION, answer("yes"))["chosen_ids"][-2:] == [ends[1], ends[0]]
     GenerationConfig(eos_token_id=ends).save_pretrained(tmp_path)
     assert turn_ends(tokenizer) == ["<|eot_id|>"]
-    assert encode(tokenizer, CONVERSATION, answer("yes"))["chosen_ids"][-2:] == [ord_of(tokenizer, "s"), ends[1]]
+    (letter,) = tokenizer("s", add_special_tokens=False)["input_ids"]
+    assert encode(tokenizer, CONVERSATION, answer("yes"))["chosen_ids"][-2:] == [letter, ends[1]]
     GenerationConfig(eos_token_id=ends[0]).save_pretrained(tmp_path)
     assert turn_ends(tokenizer) == []
 
 
-def ord_of(tokenizer, letter):
-    return tokenizer(letter, add_special_tokens=False)["input_ids"][0]
+def test_padding_is_the_tokenizer_s_own_or_its_eos(tmp_path):
+    own = pair_tokenizer(str(BASE))
+    assert own.pad_token_id not in (None, own.eos_token_id)
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert pair_tokenizer(str(tmp_path)).pad_token_id == tokenizer.eos_token_id
+
+
+def test_a_base_without_a_tokenizer_or_an_end_of_sequence_is_refused(tmp_path):
+    make_model("llama").save_pretrained(tmp_path / "mute")
+    with pytest.raises(LoadingError, match="has no tokenizer"):
+        pair_tokenizer(str(tmp_path / "mute"))
+    tokenizer = AutoTokenizer.from_pretrained(save_base(tmp_path / "endless"))
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "endless")
+    with pytest.raises(InvalidArgumentError, match="no end-of-sequence token"):
+        pair_tokenizer(str(tmp_path / "endless"))

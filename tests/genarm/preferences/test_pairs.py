@@ -22,6 +22,10 @@ def assistant(text):
     return {"role": "assistant", "content": text}
 
 
+SHORT = [user("p"), assistant("a")]
+LONG = [*SHORT, user("q"), assistant("r")]
+
+
 @pytest.fixture
 def read(tmp_path):
     def read(*rows, **options):
@@ -41,28 +45,24 @@ def read_one(read):
     return read_one
 
 
-def test_a_prompt_in_text_is_taken_as_it_stands(read_one):
+def test_a_prompt_goes_with_the_responses_beside_it(read_one):
     assert read_one(prompt="p ", chosen=" a", rejected="b") == ("p ", " a", "b")
     assert read_one(prompt="", chosen="the a", rejected="the b") == ("", "the a", "the b")
-
-
-def test_a_prompt_in_messages_goes_with_responses_in_messages_or_text(read_one):
     turns = [{"role": "system", "content": "s"}, user("p")]
     answers = [assistant("a")], [assistant("b")]
     assert read_one(prompt=turns, chosen=answers[0], rejected=answers[1]) == (turns, *answers)
     assert read_one(prompt=turns, chosen="a", rejected="b") == (turns, "a", "b")
+    null = [{"role": "user", "content": "p", "name": None}]  # as good as a missing key
+    assert read_one(prompt=null, chosen="a", rejected="b")[0] == [user("p")]
 
 
 def test_whole_conversations_share_their_first_messages_as_the_prompt(read_one):
     turns = [user("p"), assistant("q"), user("r")]
     whole = [*turns, assistant("a")], [*turns, assistant("b")]
-    assert read_one(chosen=whole[0], rejected=whole[1]) == (turns, whole[0][-1:], whole[1][-1:])
-    assert read_one(prompt=None, chosen=whole[0], rejected=whole[1])[0] == turns
-
-
-def test_a_prompt_in_text_beside_whole_conversations_is_their_own(read_one):
-    whole = [user("p"), assistant("a")], [user("p"), assistant("b")]
-    assert read_one(prompt="p", chosen=whole[0], rejected=whole[1]) == ([user("p")], [assistant("a")], [assistant("b")])
+    expected = (turns, [assistant("a")], [assistant("b")])
+    assert read_one(chosen=whole[0], rejected=whole[1]) == expected
+    for prompt in (None, "p"):  # a prompt in text beside whole conversations is their own
+        assert read_one(prompt=prompt, chosen=whole[0], rejected=whole[1]) == expected
 
 
 @pytest.mark.parametrize(
@@ -130,34 +130,20 @@ def test_pairs_that_teach_nothing_are_left_out_and_counted(read):
         read(equal)
 
 
-def test_nulls_inside_messages_are_as_good_as_missing_keys(read_one):
-    given = [{"role": "user", "content": "p", "name": None}]
-    assert read_one(prompt=given, chosen="a", rejected="b")[0] == [user("p")]
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"chosen": "a"}, "rejected is missing or null"),
-        ({"chosen": None, "rejected": "b"}, "chosen is missing or null"),
         ({"chosen": "", "rejected": "b"}, "chosen is empty"),
         ({"chosen": 3, "rejected": "b"}, "chosen is of type int"),
         ({"chosen": [], "rejected": [user("b")]}, "chosen is an empty list"),
-        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "prompt is of type int"),
-        ({"chosen": [{"role": "user"}], "rejected": [user("b")]}, "a chat message is"),
         ({"chosen": [{"role": "user", "content": ["x"]}], "rejected": [user("b")]}, "a chat message is"),
         ({"prompt": [user("p")], "chosen": "a", "rejected": [assistant("b")]}, "write both in one format"),
         ({"prompt": "p", "chosen": [assistant("a")], "rejected": [assistant("b")]}, "write it as messages"),
         ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "share no first message"),
         ({"prompt": [user("p")], "chosen": [user("a")], "rejected": [user("b")]}, "messages of user after the prompt"),
-        (
-            {"chosen": [user("p"), assistant("a"), user("q"), assistant("r")], "rejected": [user("p"), assistant("b")]},
-            "messages of assistant, user, assistant",
-        ),
-        (
-            {"chosen": [user("p"), assistant("a")], "rejected": [user("p"), assistant("a"), user("q"), assistant("r")]},
-            "rejected is messages of assistant, user, assistant",
-        ),
+        ({"chosen": LONG, "rejected": SHORT}, "chosen is messages of assistant, user, assistant"),
+        ({"chosen": SHORT, "rejected": LONG}, "rejected is messages of assistant, user, assistant"),
         ({"chosen": "\ud83c", "rejected": "b"}, "half of a surrogate pair"),
         ({"prompt": [user("\ud83c")], "chosen": "a", "rejected": "b"}, "half of a surrogate pair"),
     ],
@@ -173,9 +159,6 @@ def test_rows_are_numbered_as_in_the_file_whatever_is_asked_for(read):
     with pytest.raises(InvalidArgumentError, match="row 2"):
         read(*rows, kind="y")
     assert len(read(*rows, kind="x")) == 1
-
-
-def test_an_empty_file_is_refused(read):
     with pytest.raises(InvalidArgumentError, match="is empty"):
         read()
 

@@ -2,14 +2,22 @@
 
 import gzip
 import json
+import sys
 
 import pytest
 
 from genarm.errors import InvalidArgumentError
-from genarm.preferences.rows import content_hash, read_rows
+from genarm.preferences.rows import conditions, content_hash, read_rows
 
 ROWS = [{"chosen": "a é 🎨", "rejected": "b", "n": 1}, {"chosen": "c", "rejected": "d", "n": 2}]
 LINES = "".join(json.dumps(row) + "\n\n" for row in ROWS)
+
+
+@pytest.fixture
+def datasets():
+    found = pytest.importorskip("datasets", reason="datasets, of the extra train, is not installed")
+    found.disable_progress_bars()
+    return found
 
 
 def test_rows_are_the_same_plain_gzipped_as_a_list_and_as_parquet(tmp_path):
@@ -25,22 +33,22 @@ def test_rows_are_the_same_plain_gzipped_as_a_list_and_as_parquet(tmp_path):
     for name in names:
         assert read_rows(tmp_path / name) == ROWS, name
     assert len({content_hash(tmp_path / name) for name in names}) == 1
+    (tmp_path / "one.json").write_text(json.dumps(ROWS[0]))
+    assert read_rows(tmp_path / "one.json") == ROWS[:1]
 
 
-def test_the_hash_is_that_of_the_content(tmp_path):
+def test_the_hash_is_that_of_the_content_and_its_order(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": 1, "b": "é"}\n', encoding="utf-8")
-    first = content_hash(path)
-    path.write_text('{"b":"\\u00e9",   "a":1}', encoding="utf-8")
-    assert content_hash(path) == first and len(first) == 64
-    path.write_text('{"a": 1, "b": "e"}', encoding="utf-8")
-    assert content_hash(path) != first
-
-
-def test_the_order_of_rows_is_part_of_the_hash(tmp_path):
-    for name, rows in (("one", ROWS), ("other", ROWS[::-1])):
-        (tmp_path / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
-    assert content_hash(tmp_path / "one.json") != content_hash(tmp_path / "other.json")
+    hashes = []
+    for text in (
+        '{"a": 1, "b": "é"}\n{}',
+        '{"b":"\\u00e9",   "a":1}\n{}',
+        '{"a": 1, "b": "e"}\n{}',
+        '{}\n{"a": 1, "b": "é"}',
+    ):
+        path.write_text(text, encoding="utf-8")
+        hashes.append(content_hash(path))
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 64 and len(set(hashes)) == 3
 
 
 @pytest.mark.parametrize(
@@ -63,60 +71,58 @@ def test_a_file_that_holds_no_rows_is_refused_by_name_and_place(tmp_path, name, 
     assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["missing.jsonl", "no/such/rows.json", "/no/such/folder", "a b"])
-def test_a_missing_file_is_not_looked_for_on_the_hub(name):
-    with pytest.raises(InvalidArgumentError, match="no such file"):
-        read_rows(name)
-
-
-def test_a_folder_of_files_is_not_taken_for_a_saved_data_set(tmp_path):
+def test_neither_a_missing_file_nor_another_folder_is_taken_for_a_data_set(tmp_path):
+    for name in ("missing.jsonl", "no/such/rows.json", "/no/such/folder", "a b"):
+        with pytest.raises(InvalidArgumentError, match="no such file"):
+            read_rows(name)
     with pytest.raises(InvalidArgumentError, match="save_to_disk did not write"):
         read_rows(tmp_path)
 
 
-def test_a_saved_data_set_is_read_with_its_splits(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="datasets, of the extra train, is not installed")
-    datasets.disable_progress_bars()
+def test_a_saved_data_set_is_read_with_its_splits(tmp_path, datasets):
     whole = datasets.Dataset.from_list(ROWS)
     whole.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": whole, "test": whole.select([1])}).save_to_disk(tmp_path / "split")
     assert read_rows(tmp_path / "one") == read_rows(tmp_path / "split") == ROWS
     assert read_rows(f"{tmp_path}/split:test") == ROWS[1:]
-    with pytest.raises(InvalidArgumentError, match="name one of train, test"):
-        read_rows(f"{tmp_path}/split:dev")
-    with pytest.raises(InvalidArgumentError, match="has no splits"):
-        read_rows(f"{tmp_path}/one:test")
+    for name, message in (("split:dev", "name one of train, test"), ("one:test", "has no splits")):
+        with pytest.raises(InvalidArgumentError, match=message):
+            read_rows(f"{tmp_path}/{name}")
 
 
-def test_a_name_is_loaded_with_its_split_and_without_its_code(monkeypatch):
-    datasets = pytest.importorskip("datasets", reason="datasets, of the extra train, is not installed")
+def test_a_name_is_loaded_with_its_split_and_without_its_code(monkeypatch, datasets):
     calls = []
 
     def load_dataset(*args, **kwargs):
         calls.append((args, kwargs))
+        if kwargs["split"] == "offline":
+            raise ConnectionError("offline")
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert read_rows("owner/pairs") == ROWS
-    read_rows("owner/pairs:test[:10%]")
+    assert read_rows("owner/pairs") == read_rows("owner/pairs:test[:10%]") == ROWS
     assert calls == [(("owner/pairs",), {"split": "train"}), (("owner/pairs",), {"split": "test[:10%]"})]
+    with pytest.raises(InvalidArgumentError, match=r"no file owner/pairs:offline, and no data set .*offline"):
+        read_rows("owner/pairs:offline")
 
 
-def test_a_name_that_cannot_be_loaded_says_that_there_is_no_such_file(monkeypatch):
-    datasets = pytest.importorskip("datasets", reason="datasets, of the extra train, is not installed")
-
-    def load_dataset(*args, **kwargs):
-        raise ConnectionError("offline")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(InvalidArgumentError, match=r"no file owner/pairs, and no data set .*offline"):
-        read_rows("owner/pairs")
-
-
-@pytest.mark.parametrize(("module", "name"), [("pyarrow", "rows.parquet"), ("datasets", "owner/pairs")])
-def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, module, name):
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(InvalidArgumentError, match=r"genarm\[train\]"):
-        read_rows(name)
+    for module, name in (("pyarrow", "rows.parquet"), ("datasets", "owner/pairs"), ("datasets", "saved")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(InvalidArgumentError, match=r"genarm\[train\]"):
+            read_rows(name)
+
+
+def test_a_condition_is_split_at_its_first_equals_sign():
+    assert conditions(["objective=art", "note=a=b", "split="]) == {"objective": "art", "note": "a=b", "split": ""}
+    for texts, message in (
+        (["objective"], "write COLUMN=VALUE"),
+        (["=art"], "write COLUMN"),
+        (["a=1", "a=2"], "'a' twice"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            conditions(texts)

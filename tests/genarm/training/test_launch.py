@@ -1,14 +1,10 @@
 """Two processes do the work of one, and speak and write as one."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,9 +18,7 @@ pytestmark = pytest.mark.skipif(
     reason="this torch has no gloo, by which processes without a GPU talk",
 )
 # The data lasts for three whole batches and a half; seven pairs are held out, of which two processes take four each.
-CHANGES: dict[str, Any] = {"batch_size": 8, "micro_batch_size": 2, "max_steps": 3, "objective": "joy"}
-
-
+CHANGES = {"batch_size": 8, "micro_batch_size": 2, "max_steps": 3, "objective": "joy"}
 # A run that is refused, one that is not, and one that its folder is refused for.
 THRICE = """
 import sys
@@ -33,7 +27,7 @@ print(*(main([*sys.argv[1:], *more]) for more in (["--objective", "a=b"], [], ["
 """
 
 
-def launch(arguments: list[str], processes: int = 2) -> list[tuple[str, str]]:
+def launch(arguments, processes=2):
     """Output and messages of each process that runs the command three times.
 
     As a launcher starts them; torchrun and accelerate would import torch once more each.
@@ -43,21 +37,15 @@ def launch(arguments: list[str], processes: int = 2) -> list[tuple[str, str]]:
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     environment = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", THRICE, *arguments],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", THRICE, *arguments]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    started = [subprocess.Popen(command, env={**environment, **rank}, **pipes) for rank in ranks]
     return [process.communicate(timeout=300) for process in started]
 
 
-def test_two_processes_leave_what_one_leaves(base: str, tmp_path: Path) -> None:
-    data, held_out = write_pairs(tmp_path / "pairs.jsonl", 28), write_pairs(tmp_path / "held_out.jsonl", 7, seed=5)
+def test_two_processes_leave_what_one_leaves(base, held_out, tmp_path):
+    data = write_pairs(tmp_path / "pairs.jsonl", 28)
     one = train(run_settings(base, data, eval_data=held_out, **CHANGES), tmp_path / "one")
     options = (
         f"--base {base} --data {data} --eval-data {held_out} --output {tmp_path / 'two'} --objective joy "
@@ -66,11 +54,8 @@ def test_two_processes_leave_what_one_leaves(base: str, tmp_path: Path) -> None:
     )
     (out, said), (other_out, other_said) = launch(["train", "arm", *options.split()])
     assert (out, other_out) == ("2 0 2\n", "1 0 1\n"), said + other_said
-    assert sorted(file.name for file in (tmp_path / "two").iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "training.json",
-    ]
+    files = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
+    assert sorted(file.name for file in (tmp_path / "two").iterdir()) == files
     ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     for name, tensor in ours.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=1e-5)

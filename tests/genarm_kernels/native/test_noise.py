@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 
 import pytest
 import torch
 from torch import Tensor
 
 from genarm_kernels import noise
-from genarm_kernels.native.library import library
+from genarm_kernels.native.choice import library
 
 pytestmark = pytest.mark.usefixtures("native_path")
 
@@ -25,13 +26,13 @@ def native_words(seed: int, position: int, purpose: int, count: int) -> Tensor:
     return words.long() & 0xFFFFFFFF
 
 
-@pytest.mark.parametrize("purpose", [noise.GROUP.value, noise.TOKEN.value])
-@pytest.mark.parametrize("position", [0, 3, 2**32 + 5, 2**40])
-@pytest.mark.parametrize("seed", [0, 1, -1, 2**62 + 12345, -(2**63)])
-def test_words_are_philox_s(seed: int, position: int, purpose: int) -> None:
+def test_words_are_philox_s() -> None:
     ids = torch.arange(3000)[None]
-    expected = noise.noise_words(torch.tensor([seed]), torch.tensor([position]), ids, purpose)[0]
-    assert torch.equal(native_words(seed, position, purpose, 3000), expected)
+    for (seed, position), purpose in itertools.product(
+        [(0, 0), (1, 2**40), (-1, 3), (2**62 + 12345, 2**32 + 5), (-(2**63), 0)], (noise.GROUP.value, noise.TOKEN.value)
+    ):
+        expected = noise.noise_words(torch.tensor([seed]), torch.tensor([position]), ids, purpose)[0]
+        assert torch.equal(native_words(seed, position, purpose, 3000), expected), (seed, position, purpose)
 
 
 def test_logs_of_exponentials_are_finite_and_keep_every_bit() -> None:

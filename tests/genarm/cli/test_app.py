@@ -1,0 +1,97 @@
+"""The command line itself: help, usage errors, warnings and exit statuses."""
+
+import errno
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from genarm.cli import generate
+from genarm.errors import InvalidArgumentError, RunError
+
+# An option of each command.
+COMMANDS = {
+    "generate": "--no-chat",
+    "bench": "--trace",
+    "info": "--json",
+    "demo": "--output",
+    "train": "arm|trajectory-rm|dpo",
+    "evaluate accuracy": "--trajectory-rm",
+    "evaluate rewards": "--rejected",
+}
+
+
+def test_help_names_every_command():
+    code = "import sys; from genarm.cli.app import main\n"
+    code += f"for command in {list(COMMANDS)}: assert main([*command.split(), '--help']) == 0\n"
+    code += "assert not {'torch', 'transformers', 'trl', 'datasets'} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr  # at once: nothing heavy is imported
+    assert [option for option in COMMANDS.values() if option not in done.stdout] == []
+
+
+def test_a_group_alone_shows_its_commands(cli):
+    for arguments, names in (((), ("generate", "info")), (("evaluate",), ("accuracy", "rewards"))):
+        found = cli(*arguments)
+        assert (found.status, found.errors) == (0, []) and all(name in found.text for name in names)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("nonsense", "nonsense"), ("generate --sharp", "--sharp"), ("train ppo", "trajectory-rm")]
+)
+def test_a_usage_error_is_one_line(cli, line, words):
+    cli(*line.split()).assert_refused(2, words)
+
+
+@pytest.fixture
+def options(monkeypatch):
+    """The options of every run, which is not made."""
+    seen: list[generate.GenerateOptions] = []
+    monkeypatch.setattr(generate, "generate", lambda given: seen.append(given) or 0)
+    return seen
+
+
+def test_every_option_arrives(cli, options):
+    text = "--base b --reward a=b:1 --reward c --prompt p --prompt q --max-new-tokens 7 --temperature 0.5 --top-k 3"
+    text += " --top-p 0.9 --min-p 0.1 --seed 4 --batch-size 2 --max-length 99 --dtype float16 --device cpu --chat"
+    text += " --overwrite --trust-remote-code --beta 2 --base-weight 0.5 --output o"
+    assert cli("generate", *text.split()).status == 0
+    decoding = {"beta": 2.0, "base_weight": 0.5, "max_new_tokens": 7}
+    decoding |= {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1}
+    given = {"base": "b", "rewards": ["a=b:1", "c"], "prompts": ["p", "q"], "output": Path("o"), "decoding": decoding}
+    given |= {"seed": 4, "batch_size": 2, "max_length": 99, "dtype": "float16", "device": "cpu"}
+    flags = dict.fromkeys(("chat", "overwrite", "trust_remote_code"), True)
+    assert options == [generate.GenerateOptions(**given, **flags)]
+
+
+def test_the_defaults_are_the_plain_distribution_and_no_remote_code(cli, options):
+    assert cli("generate").status == 0
+    decoding = options[0].decoding
+    assert decoding["temperature"] == decoding["top_p"] == decoding["beta"] == decoding["base_weight"] == 1.0
+    assert decoding["top_k"] == decoding["min_p"] == 0
+    assert not options[0].trust_remote_code and not options[0].chat and options[0].base is None
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "lines"),
+    [
+        (RunError("no\nroom"), 1, ["genarm: error: no room"]),
+        (InvalidArgumentError("what?"), 2, ["genarm: error: what?"]),
+        (OSError(errno.ENOSPC, "full"), 1, ["genarm: error: the output: full: make room or choose another place"]),
+        (KeyboardInterrupt(), 130, []),
+    ],
+)
+def test_an_error_is_one_line_and_a_status(cli, monkeypatch, error, status, lines):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(generate, "generate", fail)
+    found = cli("generate", "--prompt", "a")
+    assert (found.status, found.errors) == (status, lines)
+
+
+def test_a_warning_is_one_line(cli, monkeypatch):
+    monkeypatch.setattr(generate, "generate", lambda _: warnings.warn("mind\nthe gap", stacklevel=1))
+    assert cli("generate", "--prompt", "a").line == "genarm: warning: mind the gap"

@@ -1,0 +1,38 @@
+"""Broken variants of decode_attention's kernels."""
+
+from collections.abc import Callable
+
+import attention_cases as cases
+import pytest
+import torch
+from mutations import Mutation, edited, proofs
+
+from genarm_kernels.layer import attention
+
+pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtures("stale_memory")]
+
+
+def bits_follow_the_row_alone() -> None:
+    cases.check_a_row_does_not_depend_on_its_batch(torch.float32)
+
+
+split, combine, parts = attention.split_kernel, attention.combine_kernel, attention.row_splits
+MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
+    "last position dropped": (edited(split, "at <= place[:, None]", "at < place[:, None]"), cases.check_lengths),
+    "no order among new tokens": (edited(split, "(at <= place[:, None])", "(at >= 0)"), cases.check_lengths),
+    "garbage behind a row read": (edited(split, "(start + t < end)", "(start + t < positions)"), cases.check_lengths),
+    "a length of 0 gives NaN": (edited(combine, "tl.where(total == 0.0, 1.0, total)", "total"), cases.check_lengths),
+    "last split dropped": (edited(parts, "tl.cdiv(blocks, each)", "blocks // each"), cases.check_many_splits),
+    "a split's end forgotten": (edited(split, "begin + size, length", "length, length"), cases.check_many_splits),
+    "splits not rescaled": (edited(combine, "peak - tl.max(peak, 0)", "peak - peak"), cases.check_many_splits),
+    "sums not rescaled": (edited(split, "total * kept[:, None]", "total"), cases.check_many_splits),
+    "values not rescaled": (edited(split, "weighted * kept[:, None]", "weighted"), cases.check_many_splits),
+    "heads and tokens swapped":
+        (edited(split, "head * G + m % G", "head + m % G * (H // G)"), cases.check_heads_and_tokens_keep_their_places),
+    "a token's head for its place": (edited(split, "m // G, head", "m % Q, head"), cases.check_windows),
+    "window one too wide": (edited(split, "at > place", "at + 1 > place"), cases.check_windows),
+    "window from the last token": (edited(parts, "length - Q + 1 - window", "length - window"), cases.check_windows),
+    "splits by the cache's length":
+        (edited(parts, "tl.cdiv(blocks, _SPLITS)", "tl.cdiv(positions, 140)"), bits_follow_the_row_alone),
+}  # fmt: skip
+test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)

@@ -1,0 +1,73 @@
+"""Broken variants of the C sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import group_cases
+import kernel_cases as checks
+import pytest
+from mutations import Mutation, proofs
+from native_cases import check_groups_have_their_mass, check_long_steps, check_products, check_steps, edited_source
+
+pytestmark = [pytest.mark.mutants, pytest.mark.usefixtures("native_path")]
+
+# name: source, what stands there once, what is put in its place, what notices
+PLACES: dict[str, tuple[str, str, str, Callable[[], None]]] = {
+    "odd places read with their neighbour's bits": (
+        "vector.h", "(floats)(both & 0xffff0000u)", "(floats)both", check_products),
+    "truncated to bfloat16": (
+        "vector.h", "word + 0x7fff + ((word >> 16) & 1)", "word", check_products),
+    "a rest of fewer than sixteen left out": (
+        "linear.h", "rest = k; rest < K", "rest = K; rest < K", check_products),
+    "the last column of a block left out": (
+        "linear.h", "n < least(block + COLUMN_BLOCK, to); n", "n < least(block + COLUMN_BLOCK, to) - 1; n",
+        check_products),
+    "another row's adapter": (
+        "linear.h", "m->up + (adapters[r] *", "m->up + (adapters[0] *", check_steps),
+    "one adapter's shrinks for neighbouring rows": (
+        "linear.h", "&& adapters[r + run] == adapters[r]", "", check_steps),
+    "every target with the first one's shrinks": (
+        "linear.h", "h + r * width + t * m->rank", "h + r * width", check_steps),
+    "the residual written over": (
+        "linear.h", "to.add ? to.wide[place] + value : value", "value", check_steps),
+    "the newest position unseen": (
+        "attention.h", "end = least((chunk + 1) * CHUNK, length)", "end = least((chunk + 1) * CHUNK, length - 1)",
+        check_steps),
+    "one position too many in the window": (
+        "attention.h", "length - a->window : 0", "length - a->window - 1 : 0", check_steps),
+    "chunks joined without their maxima": (
+        "attention.h", "expf(part[0] - most)", "1.0f", check_long_steps),
+    "rotated the other way": (
+        "attention.h", "cos[d] - plain[half + d]", "cos[d] + plain[half + d]", check_steps),
+    "the gate times itself": (
+        "decoder.h", "silu(all(row[k]))[0] * row[width + k]", "silu(all(row[k]))[0] * row[k]", check_steps),
+    "group noise reused as token noise": (
+        "sampling.h", "#define TOKEN_NOISE 2", "#define TOKEN_NOISE 1",
+        checks.check_group_and_token_noise_are_independent),
+    "reused seed": (
+        "sampling.h", "(uint64_t)seeds[row]", "(uint64_t)seeds[0]",
+        checks.check_rows_and_positions_draw_their_own_noise),
+    "ignored position": (
+        "sampling.h", "(uint64_t)positions[row]", "0", checks.check_rows_and_positions_draw_their_own_noise),
+    "the last id out of reach": (
+        "sampling.h", "scores[id] = id < c->V ?", "scores[id] = id < c->V - 1 ?", checks.check_the_last_id_is_reached),
+    "ids beyond the vocabulary": (
+        "sampling.h", "scores[id] = id < c->V ?", "scores[id] = id < c->V + 1 ?",
+        checks.check_nothing_beyond_the_vocabulary_exists),
+    "every model with the first one's weight": (
+        "sampling.h", "s.first += z.first * weight;", "s.first += z.first * c->weights[row * c->M];",
+        checks.check_weights_belong_to_their_models),
+    "every group with the same mass": (
+        "sampling.h", "*mass = sum(total);", "*mass = 1.0f;", check_groups_have_their_mass),
+    "+inf not noticed": (
+        "sampling.h", "(z.first < INFINITY) & (z.second < INFINITY)", "(z.first == z.first) & (z.second == z.second)",
+        group_cases.infinity_is_named_whatever_the_sign_of_its_weight),
+    "the base's mask ignored at weight 0": (
+        "sampling.h", "s.first = choose(z.first == -INFINITY, all(-INFINITY), s.first);", "",
+        group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own),
+}  # fmt: skip
+MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
+    name: (edited_source(file, old, new), check) for name, (file, old, new, check) in PLACES.items()
+}
+test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)
