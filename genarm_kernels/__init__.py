@@ -1,4 +1,4 @@
-"""Triton kernels for guided decoding, with a CPU path in torch and a float64 oracle for each op."""
+"""Triton kernels for guided decoding, with a CPU path in torch and a float64 oracle for each operation."""
 
 from genarm_kernels import reference
 from genarm_kernels.layer.activation import swiglu

@@ -32,7 +32,7 @@ TOKEN = tl.constexpr(2)
 _MULTIPLIERS = torch.tensor([0xD2511F53, 0xCD9E8D57])[:, None, None]
 _WEYL = torch.tensor([0xBB67AE85, 0x9E3779B9])[:, None, None]
 _ROUNDS = torch.arange(10)[:, None, None, None]
-# As tensors, since each use of a Python number makes one anew: a microsecond a time.
+# As tensors, since each use of a Python number makes one anew, which takes a microsecond.
 _LOW, _HALF = torch.tensor(0xFFFFFFFF), torch.tensor(32)
 
 

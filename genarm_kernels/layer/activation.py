@@ -3,8 +3,8 @@
     y = silu(gate + B_gate h_gate) · (up + B_up h_up)         silu(x) = x / (1 + e^−x)
 
 A row reads 2·I elements and writes I; with an adapter also its B, 2·I·rank. Program (row, block of 512 columns), 8
-columns a lane: at I = 14,336 and rank 16 a row is 28 programs with 32 KB of B each, so that even one row's 0.9 MB come
-through many SMs.
+columns per lane: at I = 14,336 and rank 16 a row is 28 programs with 32 KB of B each, so that even one row's 0.9 MB
+come through many SMs.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"

@@ -5,8 +5,9 @@
 
 Query q of row r stands at position lengths[r] − Q + q and sees the positions up to its own, under a window the last
 `window` of those. G = H / H_kv query heads share a key head, so their Q·G queries are one tile, padded to 16, and each
-key and value is read once: 2 · lengths · H_kv · D elements a row. A row's live positions are cut into splits by its own
-length alone, one program each; a second kernel adds up the splits in order, 4·(D + 2) bytes a query head and split.
+key and value is read once: 2 · lengths · H_kv · D elements per row. A row's live positions are cut into splits by its
+own length alone, one program each; a second kernel adds up the splits in order, 4·(D + 2) bytes per query head and
+split.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"
@@ -134,14 +135,14 @@ def combine_kernel(
 class Layout:
     """How a shape is laid out on programs, the same for every batch and length."""
 
-    block: int  # positions a step
+    block: int  # positions per step
     queries: int  # of a tile
     tiles: int
     warps: int
 
 
 def layout(dtype: torch.dtype, D: int, queries: int) -> Layout:
-    """For so many queries a key head: a step loads 16 KB of keys and as much of values, 72 KB are held in all.
+    """For so many queries per key head: a step loads 16 KB of keys and 16 KB of values, and 72 KB are held in all.
 
     Wide heads take eight warps, and float32, which has no tensor cores here, small tiles: both keep to registers.
     """

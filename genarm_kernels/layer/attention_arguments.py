@@ -16,7 +16,7 @@ def check(
     longest: int | None = None,
     even: bool = False,
 ) -> int:
-    """Refuse what decode_attention does not take; the bound on lengths, T where none is given."""
+    """Refuse what decode_attention does not take -> the bound on lengths, T where none is given."""
     if query.ndim != 4 or key_cache.ndim != 4 or key_cache.shape != value_cache.shape:
         raise ValueError(
             f"query {list(query.shape)}, key_cache {list(key_cache.shape)}, value_cache {list(value_cache.shape)}: "
@@ -42,7 +42,7 @@ def check(
         raise ValueError("the last dimension of query and caches must be contiguous: call .contiguous() on it")
     if lengths.dtype != torch.int32 or lengths.shape != (R,) or (R > 1 and lengths.stride(0) != 1):
         raise ValueError(
-            f"lengths is {lengths.dtype} {list(lengths.shape)}: expected contiguous int32 [{R}], a row's cached tokens"
+            f"lengths is {lengths.dtype} {list(lengths.shape)}: expected contiguous int32 [{R}], cached tokens per row"
         )
     if not query.device == key_cache.device == value_cache.device == lengths.device:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 decode_attention is here too: the G query heads of a key head are the query tokens of one attention call.
 
-With LoRA the expand comes in float32 (lora.expand_few), and the step goes on in it.
+With LoRA the expand comes in float32 (lora.expand_few), and the rest of the step stays in it.
 """
 
 from functools import lru_cache

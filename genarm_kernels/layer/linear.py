@@ -2,7 +2,7 @@
 
     y[r, n] = Σ_k x[r, k] W[n, k] + bias[n]          float32 sums; one rounding, to x's dtype
 
-Reads the N·H weights once, R·H inputs once a tile of rows of W (from L2), and writes R·N outputs.
+It reads the N·H weights once, the R·H inputs once per tile of rows of W (from L2), and writes R·N outputs.
 
 A program owns 32 or 64 rows of W and walks along H in steps of 256 columns (128 of float32). Its 4 warps share a step
 by columns: a warp multiplies its own 64 (32), so nothing in shared memory is read twice, and the warps' sums are added
@@ -12,7 +12,7 @@ how wide the tile is and how much is in flight.
 Bytes in flight. 4.3 TB/s for about 1 µs of latency under load are 4.3 MB, 33 KB for each of 132 SMs; twice that is
 the aim. A step copies 32 or 64 rows · 512 bytes = 16 or 32 KB of W to shared memory by 16-byte copies that wait for
 nobody, `depth` steps ahead. R ≤ 16: with N ≤ 4,224 an SM has one program, 8 steps ahead, 128 KB; with more it has two,
-at least 4 · 16 or 2 · 32 KB each, 128 KB. Inputs come on top, ROWS · 512 bytes a step. So W is not split to fill the
+at least 4 · 16 or 2 · 32 KB each, 128 KB. Inputs come on top, ROWS · 512 bytes per step. So W is not split to fill the
 chip: half of the SMs with 128 KB each, N = 2,048, have 8 MB in flight. Only under 32 tiles does an SM's own rate bound
 the time; then a program takes a part of H, and a second kernel adds the parts in order.
 """
@@ -35,7 +35,7 @@ MOST_ROWS = 64
 WARPS = 4
 STEP_BYTES = 512  # of a row of W
 SMS = 132
-# From so many rows of W on a tile has 64: half the inputs' traffic, and still two programs an SM.
+# From so many rows of W on a tile has 64: half the inputs' traffic, and still two programs per SM.
 TALL = 64 * 2 * SMS
 DEPTH = 8
 # Shared memory of a program on an H200; per_program_bytes asks the device at hand.
@@ -61,7 +61,7 @@ def linear_kernel(
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, SLICES: tl.constexpr, SLICE: tl.constexpr, DEPTH: tl.constexpr,
     EVEN: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Program (tile of W, part of H). EVEN: H is a multiple of a step. out is [splits, R, N] with out_stride a row."""
+    """Program (tile of W, part of H). EVEN: H is a multiple of a step. out is [splits, R, N], rows out_stride apart."""
     STEP: tl.constexpr = SLICES * SLICE
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows = tl.arange(0, ROWS)
@@ -112,7 +112,7 @@ def prefers_kernel(rows: int, N: int, H: int, device: torch.device) -> bool:
     """Whether the kernel is predicted to beat torch.nn.functional.linear; a measured table belongs here.
 
     Up to 16 rows the inputs add at most half of W's bytes to what L2 sends, 6.5 TB/s, about what it can; a library's
-    GEMM has tiles of 64 rows or more there and often a kernel more to add its parts. With more rows a tile of 32 rows
+    GEMM has tiles of 64 rows or more there and often one more kernel to add its parts. With more rows a tile of 32 rows
     of W would read inputs as large as itself. Narrow layers are bound by launches, where a library's are as good.
     """
     return rows <= 16 and N >= 512 and device.type == "cuda" and _capability(device) >= (8, 0)
@@ -151,7 +151,7 @@ def suits_kernel(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Ten
     (R, H), N = x.shape, weight.shape[0]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         return False
-    # Three products of tf32 a product keep float32's accuracy, and registers for no more than 32 rows.
+    # Three products of tf32 for each one keep float32's accuracy, and registers for no more than 32 rows.
     most = 32 if x.dtype == torch.float32 else MOST_ROWS
     if not 0 < R <= most or N == 0 or H == 0 or x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return False

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Rows up to which a CPU expands in float32: its bfloat16 products take 15 µs a call to set up, and win with many rows.
+# Rows up to which a CPU expands in float32: its bfloat16 products take 15 µs to set up, and win with many rows.
 FEW_ROWS = 16
 
 
@@ -130,7 +130,7 @@ def check_columns(z: Tensor, widths: tuple[int, ...], lora: Lora | None) -> None
     N, shape = sum(widths), z.shape
     if len(shape) != 2 or shape[1] != N + (0 if lora is None else lora.shrinks):
         behind = "no shrinks" if lora is None else f"{lora.shrinks} shrinks"
-        raise ValueError(f"z has shape {list(shape)}: expected [R, {N} + {behind}], one row a token")
+        raise ValueError(f"z has shape {list(shape)}: expected [R, {N} + {behind}], one row per token")
     if z.stride(1) != 1:
         raise ValueError(f"z has strides {z.stride()}: its columns must be next to each other; pass z.contiguous()")
     if lora is None:
@@ -146,7 +146,7 @@ def check_columns(z: Tensor, widths: tuple[int, ...], lora: Lora | None) -> None
     if adapters.shape != shape[:1] or adapters.dtype != torch.int32 or adapters.device != z.device:
         raise ValueError(
             f"lora.adapters is {adapters.dtype} {list(adapters.shape)} on {adapters.device}: "
-            f"expected int32 [{shape[0]}] on {z.device}, an adapter a row"
+            f"expected int32 [{shape[0]}] on {z.device}, one adapter per row"
         )
 
 

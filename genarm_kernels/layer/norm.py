@@ -3,9 +3,9 @@
     residual += z[:, :N] + B h
     normed    = round(residual / √(mean(residual²) + ε)) · weight
 
-A row reads and writes 4·N elements; with an adapter also its B, N·rank. One program a row, 8 columns a lane, at most
-4,096 columns at a time: 512 lanes with 16 loads of 16 bytes each in flight then hold all of B at N = 4,096 and rank 16,
-131 KB, 1.2 µs at the 64 bytes a clock that an SM takes from L2. Ranks above 16 come 16 at a time.
+A row reads and writes 4·N elements; with an adapter also its B, N·rank. There is one program per row, 8 columns per
+lane, at most 4,096 columns at a time: 512 lanes with 16 loads of 16 bytes each in flight then hold all of B at N =
+4,096 and rank 16, 131 KB, 1.2 µs at the 64 bytes per clock that an SM takes from L2. Ranks above 16 come 16 at a time.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"
@@ -39,7 +39,7 @@ def add_rms_norm_kernel(
     z, z_stride, residual, residual_stride, weight, normed, up, adapters, eps,
     N: tl.constexpr, RANK: tl.constexpr, ADD: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row; RANK 0 is no LoRA. The row stays in registers from its sum to its result."""
+    """One program per row; RANK 0 is no LoRA. The row stays in registers from its sum to its result."""
     row = tl.program_id(0).to(tl.int64)
     # Pointers that are aligned by WIDE's word; else nothing is claimed.
     ALIGNED: tl.constexpr = BLOCK if WIDE else 1

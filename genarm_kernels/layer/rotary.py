@@ -1,6 +1,6 @@
 """The step behind qkv_proj: LoRA expand, the heads' own norms, rotary embedding and the store to the cache.
 
-    x = z + B h                                               q and k of Qwen3 then x / √(mean(x²) + ε) · weight a head
+    x = z + B h                                               q, k of Qwen3 then x / √(mean(x²) + ε) · weight, by head
     y[:D/2] = x[:D/2]·cos − x[D/2:]·sin                       q and k; y of q is the result, y of k goes to the cache
     y[D/2:] = x[D/2:]·cos + x[:D/2]·sin                       v goes there as it is
 
@@ -186,7 +186,7 @@ def _check(
             )
     if cos.shape != sin.shape or cos.ndim != 2 or cos.shape[0] < T or cos.shape[1] * 2 != D:
         raise ValueError(
-            f"cos is {list(cos.shape)} and sin {list(sin.shape)}: expected both [{T}, {D // 2}], a row a position"
+            f"cos is {list(cos.shape)} and sin {list(sin.shape)}: expected both [{T}, {D // 2}], one row per position"
         )
     if cos.dtype != torch.float32 or sin.dtype != torch.float32 or cos.stride() != sin.stride() or cos.stride(1) != 1:
         raise ValueError(f"cos is {cos.dtype} and sin {sin.dtype}: expected float32, contiguous")

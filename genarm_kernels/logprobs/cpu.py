@@ -1,6 +1,6 @@
 """The same for a CPU, in torch operations: a few rows at a time, so that all passes but the first find them in cache.
 
-Ids are sound and none is to be ignored: logprob_blocks.py has left such rows out.
+Ids are sound and none is to be ignored: blocks.py has left such rows out.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# For each thread half a megabyte of float32. Of fewer elements the operations would cost more than their work.
+# Half a megabyte of float32 for each thread. With fewer elements the operations would cost more than their work.
 _ELEMENTS = 2**17
 
 

@@ -3,13 +3,13 @@
     total_n = log Σ_v exp z_nv        log p_n = z_n[y_n] − total_n        p_nv = exp(z_nv − total_n)
 
 C rows of V logits are read once for the totals; with slopes they are read once more and overwritten, C·V elements each
-time. One program a row keeps its row in L2 between the two (256 KB of bfloat16 at V = 128k, 34 MB on 132 SMs at a
+time. One program per row keeps its row in L2 between the two (256 KB of bfloat16 at V = 128k, 34 MB on 132 SMs at a
 time) while the block may be larger. A block is 8,192 logits to 8 warps: a lane has 4 loads of 16 bytes on their way, a
 program 16 KB, and the 4 programs that share an SM 64 KB. Under 264 rows a row is cut into parts, one kernel for
 their sums and one for the rest. Columns are one read and one write.
 
-With floor bytes f = 2 (rows without slopes), 6 (with) or 4 (columns) a bfloat16 logit, 4.3 TB/s give f·C·V / 4.3e12
-seconds where nothing comes from L2; the product before it takes 2·H·C·V operations, at H = 4,096 and 800 T a second
+With floor bytes f = 2 (rows without slopes), 6 (with) or 4 (columns) per bfloat16 logit, 4.3 TB/s give f·C·V / 4.3e12
+seconds where nothing comes from L2; the product before it takes 2·H·C·V operations, at H = 4,096 and 800 T per second
 about 8 times as long as the 6 bytes.
 """
 

@@ -23,7 +23,7 @@ _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 def token_logprobs(
     hidden: Tensor, lm_head: Tensor, token_ids: Tensor, bias: Tensor | None = None, ignore_index: int = -100
 ) -> Tensor:
-    """log p of one token a row, differentiable once in hidden, lm_head and bias.
+    """log p of one token per row, differentiable once in hidden, lm_head and bias.
 
     Args:
         hidden: [N, H] bfloat16, float16, float32 or float64, any strides.
@@ -104,7 +104,7 @@ def _check(hidden: Tensor, lm_head: Tensor, token_ids: Tensor, bias: Tensor | No
         raise ValueError(f"token_ids has shape {list(token_ids.shape)}: expected [{len(hidden)}], a token a row")
     if bias is not None and (bias.shape != lm_head.shape[:1] or bias.dtype != hidden.dtype):
         raise ValueError(
-            f"bias is {list(bias.shape)} {bias.dtype}: expected [{len(lm_head)}] {hidden.dtype}, a value a token"
+            f"bias is {list(bias.shape)} {bias.dtype}: expected [{len(lm_head)}] {hidden.dtype}, one value per token"
         )
     for name, tensor in (("lm_head", lm_head), ("token_ids", token_ids), ("bias", bias)):
         if tensor is not None and tensor.device != hidden.device:

@@ -1,4 +1,4 @@
-"""Oracles in float64, one an op: short, plain and slow. They share the noise words with the ops, and nothing else."""
+"""Oracles in float64, one per operation: short, plain and slow. With the ops they share the noise words alone."""
 
 from collections.abc import Sequence
 from functools import cached_property

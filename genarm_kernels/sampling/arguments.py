@@ -18,7 +18,7 @@ from genarm_kernels.sampling.settings import filter_values, readable, row_values
 GROUP_SIZE = 1024
 MAX_MODELS = 8
 MAX_VOCABULARY = 2**20
-# Temperatures are used as 1/T in float32; beyond these ends the distribution is the argmax's, or flat, all the same (of
+# Temperatures are used as 1/T in float32; beyond these ends the distribution is the argmax's, or flat, anyway (of
 # scores below 1e31).
 MAX_INVERSE_TEMPERATURE = 1e38
 MIN_INVERSE_TEMPERATURE = 2e-38
@@ -29,7 +29,7 @@ PerRow = float | Tensor
 
 
 class GuidedSample(NamedTuple):
-    """One drawn token a row, and what was asked for beside it."""
+    """One drawn token per row, and what was asked for beside it."""
 
     tokens: Tensor  # [B] int64
     logprobs: Tensor | None  # [B] float32
@@ -129,7 +129,7 @@ def _logits(logits: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if z.dtype not in (torch.bfloat16, torch.float16, torch.float32):
             raise TypeError(f"logits[{m}] is {z.dtype}: expected bfloat16, float16 or float32; convert it")
         if z.ndim != 2:
-            raise ValueError(f"logits[{m}] has shape {list(z.shape)}: expected [B, V], one tensor a model in a list")
+            raise ValueError(f"logits[{m}] has shape {list(z.shape)}: expected [B, V], one tensor per model in a list")
         if z.shape[0] != models[0].shape[0]:
             raise ValueError(
                 f"logits[{m}] has {z.shape[0]} rows and logits[0] {models[0].shape[0]}: every model needs the same rows"
@@ -164,7 +164,7 @@ def _weights(weights: object, B: int, M: int, device: torch.device) -> Tensor:
     if weights.is_complex() or weights.dtype == torch.bool:
         raise TypeError(f"weights is {weights.dtype}: expected float32 [M] or [B, M]")
     if weights.shape not in ((M,), (B, M)):
-        raise ValueError(f"weights has shape {list(weights.shape)}: expected [{M}] or [{B}, {M}], one weight a model")
+        raise ValueError(f"weights has shape {list(weights.shape)}: expected [{M}] or [{B}, {M}], one weight per model")
     if listed and readable(weights) and not bool(weights.isfinite().all()):
         raise ValueError(NOT_FINITE)
     return weights.to(device=device, dtype=torch.float32, non_blocking=True).expand(B, M)

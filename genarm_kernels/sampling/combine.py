@@ -4,8 +4,8 @@
     peak_g   = max over the group of s_v
     sum_g    = Σ over the group of exp((s_v − peak_g) / T)  with T = 1 where the temperature is 0
 
-Reads M·B·V logits once and writes three words a group; with log-probs two more a group and model from the same reads;
-in rows with top-k, top-p or min-p the scores too, V·4 bytes a row.
+It reads M·B·V logits once and writes three words per group; with log-probs two more per group and model from the same
+reads; in rows with top-k, top-p or min-p the scores too, V·4 bytes per row.
 
 A program is one warp and takes whole groups of one row, one after the other. There are two ways through a group. The
 plain one has no rule in it: finite logits need none, −inf passes by itself, and NaN or +inf in any model turn up in
@@ -46,7 +46,7 @@ CAREFUL = tl.constexpr(128)
 # Models whose logits are on their way at the same time. With more models in all it is two, with log-probs one: more
 # would not fit the registers.
 LOADS = tl.constexpr(4)
-# With more programs than this a program takes several groups, and sets up once for all of them.
+# With more programs than this each takes several groups, and sets up once for all of them.
 PROGRAMS = 4096
 MOST_GROUPS = 8
 

@@ -2,9 +2,9 @@
 those kernels run (native/library.py).
 
 A row's result is bitwise the same alone and in any batch. Torch gives other last bits to the final few elements of a
-tensor than to whole vectors, and cuts tensors of more than 32,768 elements into one chunk a thread. So rows are padded
-with −inf to whole groups, a block of rows stays within one chunk or is a single row, and sums are a fixed tree of
-element-wise additions.
+tensor than to whole vectors, and cuts tensors of more than 32,768 elements into one chunk per thread. So rows are
+padded with −inf to whole groups, a block of rows stays within one chunk or is a single row, and sums are a fixed tree
+of element-wise additions.
 """
 
 from typing import NamedTuple
@@ -45,7 +45,7 @@ class _Masses(NamedTuple):
 
 
 def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
-    """Draw one token a row."""
+    """Draw one token per row."""
     parts = [_sample_block(block, return_logprobs) for block in _blocks(inputs)]
     if len(parts) == 1:
         return parts[0]
@@ -160,7 +160,7 @@ def _weighted_sum(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tens
 
 
 def _draw(combined: _Combined, inputs: Inputs) -> tuple[Tensor, _Masses | None]:
-    """A token a row, of those that were kept -> [R] int64, and the groups' masses where they were made on the way."""
+    """One token per row, of those that were kept -> [R] int64, and the groups' masses where they were made as well."""
     kernels = native.library_for(inputs)
     if kernels is not None:
         return native.race(kernels, combined.kept, combined.inverse_temperature, inputs), None

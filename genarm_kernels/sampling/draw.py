@@ -1,11 +1,11 @@
 """The second pass: race the groups, then the tokens of the winner.
 
     group = argmax over g of log Σ_{v in g} exp(s_v / T) − log E_g
-    token = argmax over v in group of s_v / T − log E_v              E exponential, independent (philox.py)
+    token = argmax over v in group of s_v / T − log E_v              E exponential, independent (noise.py)
 
 A group wins with its share of the mass and a token with its share of the group's: the token is drawn from
-softmax(s / T) exactly. Lowest ids win ties, and at temperature 0 the largest score wins. Reads G partials and one group
-of 1,024 ids a row; one program a row.
+softmax(s / T) exactly. Lowest ids win ties, and at temperature 0 the largest score wins. One program per row
+reads its G partials and one group of 1,024 ids.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"
@@ -101,7 +101,7 @@ def draw_kernel(
     M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, BASE_FILTER: tl.constexpr,
     FILTERED: tl.constexpr, G_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row. The winning group's scores are combined again; with FILTERED those ≥ the threshold race."""
+    """One program per row. The winning group's scores are combined again; with FILTERED those ≥ the threshold race."""
     row = tl.program_id(0).to(tl.int64)
     g = tl.arange(0, G_BLOCK)
     seed, position = tl.load(seeds + row), tl.load(positions + row)
@@ -192,7 +192,7 @@ def log_probs_kernel(
 
 
 def draw(inputs: Inputs, logprobs: bool, partials: Partials, thresholds: Thresholds) -> GuidedSample:
-    """Draw one token a row from its partials."""
+    """Draw one token per row from its partials."""
     B, M = inputs.batch_size, len(inputs.logits)
     like = inputs.temperature
     out = GuidedSample(

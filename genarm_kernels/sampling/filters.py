@@ -17,7 +17,7 @@ pass stored:
     select   the threshold, among the candidates
     regroup  the groups' peaks and sums again, of what is left
 
-Bytes: V·4 a row written by the group pass, and read twice as far as groups reach the bound and the threshold;
+Bytes: V·4 per row written by the group pass, and read twice as far as groups reach the bound and the threshold;
 candidates written once, and read by every pass of the search.
 """
 
@@ -59,7 +59,7 @@ def bound_kernel(
     temperature, filters, peaks, sums, lower, threshold, counts, tops, totals, V, G,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr, G_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row: the bound, +inf where there is nothing to search, and the min-p threshold."""
+    """One program per row: the bound, +inf where there is nothing to search, and the min-p threshold."""
     row = tl.program_id(0).to(tl.int64)
     heat = tl.load(temperature + row)
     inverse = inverse_temperature(heat)
@@ -121,7 +121,7 @@ def select_kernel(
     candidates, counts, lower, tops, totals, temperature, filters, shortlists, threshold, V, G,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr, CAPACITY: tl.constexpr,
 ):  # fmt: skip
-    """One program a row: raise the threshold to those of top-k and top-p."""
+    """One program per row: raise the threshold to those of top-k and top-p."""
     row = tl.program_id(0).to(tl.int64)
     bound = tl.load(lower + row)
     if bound < INFINITY:

@@ -70,8 +70,8 @@ def join_halves(parts, HALF: tl.constexpr):
 def load_group(pointer, first, weight, ALWAYS: tl.constexpr, WIDE: tl.constexpr, LANE: tl.constexpr):
     """The 1,024 values from id `first` on; zeros, and not read, at weight 0 unless ALWAYS.
 
-    A lane holds LANE consecutive ids either way: of one load where the pointer is a multiple of 16 bytes (WIDE), else
-    of a load an id.
+    A lane holds LANE consecutive ids either way: from one load where the pointer is a multiple of 16 bytes (WIDE), else
+    from one load per id.
     """
     COUNT: tl.constexpr = GROUP if WIDE else GROUP // LANE
     mask = None if ALWAYS else tl.full([COUNT], 0.0, tl.float32) + weight != 0.0
@@ -147,7 +147,7 @@ def lane_width(*logits: Tensor) -> int:
 
 
 class Partials(NamedTuple):
-    """G groups a row; of no size what was not asked for."""
+    """G groups per row; what was not asked for has no elements."""
 
     peaks: Tensor  # [B, G] float32
     sums: Tensor  # [B, G] float32

@@ -8,7 +8,7 @@ from genarm_kernels.sampling.groups import Partials
 
 
 def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
-    """Draw one token a row."""
+    """Draw one token per row."""
     partials, thresholds = _partials(inputs, return_logprobs)
     return draw.draw(inputs, return_logprobs, partials, thresholds)
 

@@ -18,7 +18,7 @@ from genarm_kernels.sampling.values import settle
 
 
 def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
-    """Draw one token a row."""
+    """Draw one token per row."""
     tokens, logprobs, model_logprobs, status = _SAMPLE(*_fields(inputs), bool(return_logprobs))
     if not return_logprobs:
         return GuidedSample(tokens, None, None, status)

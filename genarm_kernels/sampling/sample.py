@@ -3,9 +3,9 @@
     p(v) ∝ exp((bias_v + Σ_m w_m z_m,v) / T)        m = 0 is the base; no model's normaliser is needed
 
 On a GPU a draw without filters is two kernels: the group pass (combine.py) streams the M·B·V logits once, and one
-program a row races the groups and then the winner's tokens (draw.py). Filters add up to four small ones over the scores
-of the rows that have one, base filters as many more over the base's logits (filters.py). On a CPU the same algorithm
-runs in torch (eager.py) with the same noise words, or the kernels themselves in Triton's interpreter under
+program per row races the groups and then the winner's tokens (draw.py). Filters add up to four small ones over the
+scores of the rows that have one, base filters as many more over the base's logits (filters.py). On a CPU the same
+algorithm runs in torch (cpu.py) with the same noise words, or the kernels themselves in Triton's interpreter under
 TRITON_INTERPRET=1.
 """
 
@@ -32,7 +32,7 @@ def guided_sample(
     return_logprobs: bool = False,
     vocab_size: int | None = None,
 ) -> GuidedSample:
-    """Draw one token a row from softmax((bias + Σ w_m z_m) / temperature), filtered.
+    """Draw one token per row from softmax((bias + Σ w_m z_m) / temperature), filtered.
 
     A row's token depends on its own logits, parameters, seed and position only, whatever the rest of the batch.
 

@@ -2,7 +2,7 @@
 
 Values are compared as sortable integer keys, so the answer is exact. Masses are summed as integers, a sum that is the
 same in every order. Candidates that fit the registers are searched bit by bit; among more of them, sums at a few pivots
-at a time narrow the range first, at 4 bytes a candidate and pass.
+at a time narrow the range first, at 4 bytes per candidate and pass.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"

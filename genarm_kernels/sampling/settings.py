@@ -86,7 +86,7 @@ def _check_tensor(name: str, value: Tensor, B: int, device: torch.device, intege
         kind = "an integer" if integer else "a floating-point"
         raise TypeError(f"{name} is {value.dtype}: expected {kind} tensor [B]")
     if value.ndim and value.shape != (B,):
-        raise ValueError(f"{name} has shape {list(value.shape)}: expected a scalar or [{B}], one value a row")
+        raise ValueError(f"{name} has shape {list(value.shape)}: expected a scalar or [{B}], one value per row")
 
 
 def _spread(value: Tensor | float, B: int, device: torch.device, integer: bool) -> Tensor:
