@@ -97,7 +97,7 @@ def machine_code() -> str:
         an_id = f"{found.plain_an_id:.1f}" if found.plain else ""
         rows.append((name, found.registers, found.stack + found.local, found.instructions, an_id, loads))
     print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
-    head = ("kernel, sm_90", "registers", "spilled", "instructions", "an id, plain way", "loads of 32 ids a lane")
+    head = ("kernel, sm_90", "registers", "spilled", "instructions", "per id, plain way", "loads of 32 ids per lane")
     return table(rows, head)
 
 

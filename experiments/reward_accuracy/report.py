@@ -34,7 +34,7 @@ def tables(results: list[dict[str, Any]]) -> str:
     """All suites, as Markdown."""
     rows = [summary_row(result) for result in results]
     head = (
-        "| data | pairs x seeds | AR-RM | AR-RM, mean a token | trajectory RM | AR-RM − trajectory RM, points "
+        "| data | pairs x seeds | AR-RM | AR-RM, mean per token | trajectory RM | AR-RM − trajectory RM, points "
         "| longer wins | shorter wins | training time, AR-RM / trajectory RM |\n|" + "---|" * 9
     )
     parts = ["\n".join([head, *rows])]

@@ -1,6 +1,6 @@
 /* The weighted combination of models' logits, and the two-level race that draws a token from it (docs/kernels.md).
 
-   The rules on masks, weights of 0 and bad values are eager.py's, the noise words philox.py's. A group of 1,024 ids is
+   The rules on masks, weights of 0 and bad values are cpu.py's, the noise words noise.py's. A group of 1,024 ids is
    reduced in one order by one thread, so a row's token does not depend on its batch. */
 
 #pragma once
@@ -192,7 +192,7 @@ void race(const float *values, int64_t R, int64_t groups, const float *inverse_t
     }
 }
 
-/* Words of ``count`` ids from 0 on, and the logs of words' exponentials: what tests hold against philox.py. */
+/* Words of ``count`` ids from 0 on, and the logs of words' exponentials: what tests hold against noise.py. */
 void noise_words(uint64_t seed, uint64_t position, uint32_t purpose, int64_t count, uint32_t *words)
 {
     for (int64_t id = 0; id < count; id++)

@@ -1,9 +1,9 @@
 """Any causal language model of Hugging Face transformers, through its own forward pass on a static key-value cache.
 
 Row b's tokens stand at positions 0 … n − 1 of slot b, without padding. The model's attention is a function of ours
-(hf_attention.py) that reads each row's own length, so nothing but the new keys and values moves from step to step, no
+(attention.py) that reads each row's own length, so nothing but the new keys and values moves from step to step, no
 step waits for the device, and every buffer stays where it is. Models whose attention or cache is of another kind are
-padded on the left and run on transformers' own cache (hf_padded.py): ``kind`` says "hf-padded" then.
+padded on the left and run on transformers' own cache (padded.py): ``kind`` says "hf-padded" then.
 """
 
 from __future__ import annotations
