@@ -231,16 +231,25 @@ def test_a_peft_model_serves_as_base(adapter: Path, tmp_path: Path, counts: Coun
 
 
 def test_a_base_that_was_trained_or_cast_is_seen(base: Any, adapter: Path) -> None:
-    for change in (
-        lambda: base.lm_head.weight.data.mul_(-1),
-        lambda: base.load_state_dict(make_model("llama", seed=9).state_dict()),
-        lambda: base.load_state_dict(make_model("llama", seed=8).state_dict(), assign=True),
-        lambda: base.to(torch.bfloat16),
-        lambda: base.float(),
+    """To the last bit of the log-probabilities: an adapter that was read for bfloat16 is read anew for float32."""
+    coarse = make_model("llama", seed=7).to(torch.bfloat16)
+    call: dict[str, Any] = {"return_logprobs": True, **OPTIONS}
+    for model, change in (
+        (base, lambda: base.lm_head.weight.data.mul_(-1)),
+        (base, lambda: base.load_state_dict(make_model("llama", seed=9).state_dict())),
+        (base, lambda: base.load_state_dict(make_model("llama", seed=8).state_dict(), assign=True)),
+        (base, lambda: base.to(torch.bfloat16)),
+        (coarse, lambda: coarse.float()),
     ):
-        called(base, {"a": adapter})
+        genarm.generate(model, PROMPTS, {"a": adapter}, **call)
         change()
-        assert torch.equal(called(base, {"a": adapter}), fresh(base, {"a": adapter}))
+        found = genarm.generate(model, PROMPTS, {"a": adapter}, **call)
+        expected = GuidedDecoder(model, {"a": adapter}).generate(PROMPTS, **call)
+        assert torch.equal(found.sequences, expected.sequences)
+        assert found.model_logprobs is not None and expected.model_logprobs is not None
+        assert torch.equal(found.model_logprobs, expected.model_logprobs)
+    base.float()
+    assert torch.equal(called(base, {"a": adapter}), fresh(base, {"a": adapter}))
 
 
 def test_copies_and_pickles_of_the_model_are_models_of_their_own(base: Any, adapter: Path, counts: Counts) -> None:
