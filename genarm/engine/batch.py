@@ -23,7 +23,8 @@ class Batch:
             raise _all_failed(request.errors)
         self._engine = engine
         self._request = request
-        self._chunks = [request.rows(rows[start : start + largest]) for start in range(0, len(rows), largest)]
+        self._places = [rows[start : start + largest] for start in range(0, len(rows), largest)]
+        self._chunks = [request.rows(places) for places in self._places]
         self._done: list[Decoding] = []
 
     def run(self) -> GenerationOutput:
@@ -38,8 +39,7 @@ class Batch:
         with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
             finished = torch.zeros(batch, dtype=torch.bool)
         finished[list(self._request.errors)] = True
-        for decoding, emitted in self._decode():
-            rows = decoding.request.row_ids
+        for rows, decoding, emitted in self._decode():
             tokens = [torch.empty(0, dtype=torch.int64)] * batch
             for row, token in zip(rows, emitted, strict=True):
                 if token is not None:
@@ -47,13 +47,14 @@ class Batch:
             finished[rows] = torch.tensor([reason is not None for reason in decoding.reasons])
             yield StreamStep(tokens, finished.clone())
 
-    def _decode(self) -> Iterator[tuple[Decoding, list[int | None]]]:
+    def _decode(self) -> Iterator[tuple[list[int], Decoding, list[int | None]]]:
+        """Steps of one chunk after the other: the rows it has, and the token each got."""
         if len(self._chunks) > 1:  # one that would not fit is said before the others run
             self._engine.check(self._chunks)
-        for chunk in self._chunks:
+        for places, chunk in zip(self._places, self._chunks, strict=True):
             self._done.append(Decoding(self._engine, chunk))
             for emitted in self._done[-1].run():
-                yield self._done[-1], emitted
+                yield places, self._done[-1], emitted
         errors = self._errors()
         if len(errors) == self._request.batch:
             raise _all_failed(errors)
@@ -61,8 +62,8 @@ class Batch:
     def _errors(self) -> dict[int, GenARMError]:
         """The error of each failed row, prompts and decoding together."""
         errors = dict(self._request.errors)
-        for decoding in self._done:
-            errors.update({decoding.request.row_ids[index]: error for index, error in decoding.errors.items()})
+        for places, decoding in zip(self._places, self._done, strict=False):
+            errors.update({places[index]: error for index, error in decoding.errors.items()})
         return dict(sorted(errors.items()))
 
     def output(self) -> GenerationOutput:
@@ -70,9 +71,8 @@ class Batch:
         request, device = self._request, self._request.device
         tokens = [torch.empty(0, dtype=torch.int64, device=device) for _ in range(request.batch)]
         reasons: list[FinishReason] = ["error"] * request.batch
-        for decoding in self._done:
-            results = zip(decoding.request.row_ids, decoding.tokens, decoding.reasons, strict=True)
-            for row, generated, reason in results:
+        for places, decoding in zip(self._places, self._done, strict=True):
+            for row, generated, reason in zip(places, decoding.tokens, decoding.reasons, strict=True):
                 tokens[row] = torch.tensor(generated, dtype=torch.int64, device=device)
                 reasons[row] = reason or "error"
         width = max(len(row) for row in tokens)
@@ -98,10 +98,10 @@ class Batch:
         shape = (request.batch, width)
         logprobs = torch.full(shape, torch.nan, dtype=torch.float32, device=request.device)
         model_logprobs = torch.full((*shape, len(request.streams)), torch.nan, device=request.device)
-        for decoding in self._done:
+        for places, decoding in zip(self._places, self._done, strict=True):
             if decoding.logprobs is None or decoding.model_logprobs is None:
                 continue
-            for index, row in enumerate(decoding.request.row_ids):
+            for index, row in enumerate(places):
                 count = len(decoding.tokens[index])
                 logprobs[row, :count] = decoding.logprobs[index, :count]
                 model_logprobs[row, :count] = decoding.model_logprobs[index, :count]

@@ -12,7 +12,6 @@ from torch import Tensor
 from genarm_kernels import GuidedSample
 from genarm_kernels.sampling import ops
 from genarm_kernels.sampling.arguments import Inputs, prepare
-from genarm_kernels.sampling.values import settle
 
 from .state import State
 
@@ -48,7 +47,7 @@ class Draw:
     def _checked(self, logits: list[Tensor]) -> Inputs:
         if self._settings is None:
             guidance = self._state.guidance
-            self._settings = prepare(
+            settings = prepare(
                 logits,
                 guidance.weights,
                 bias=guidance.bias,
@@ -57,8 +56,7 @@ class Draw:
                 vocab_size=self._vocab_size,
                 **guidance.filters,
             )
-            if not self._captured:
-                self._settings = settle(self._settings)
+            self._settings = replace(settings if self._captured else ops.settled(settings), logits=())
         return replace(self._settings, logits=tuple(logits))
 
     def _edited(self, logits: list[Tensor], edit: ScoreEdit | None) -> Tensor:

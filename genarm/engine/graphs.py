@@ -18,7 +18,7 @@ from torch import Tensor
 from ..models.fused.session import FusedBackbone, FusedSession
 from ..models.fused.weights import Tensors
 from ..request.options import Request
-from .memory import IDLE_CACHES, bucket, cache_bytes, check_fit, fits, slots_for
+from .memory import add_idle_cache, bucket, cache_bytes, check_fit, fits, idle_caches, slots_for
 from .run import Run
 from .state import State, new_state
 
@@ -53,19 +53,21 @@ class CapturedRuns:
         self._taken = Lock()
         self._outdated = False
         self.captures = 0
-        IDLE_CACHES.add(self)
+        add_idle_cache(self)
 
     def take(self) -> bool:
         """Whether no other request runs on them, so that this one may."""
         return self._taken.acquire(blocking=False)
 
     def give_back(self) -> None:
-        if self._current is not None:
-            self._current.detach()
-            self._current = None
+        try:
+            if self._current is not None:
+                self._current.detach()
+                self._current = None
+        finally:
+            self._taken.release()
         if self._outdated:
-            self._end()
-        self._taken.release()
+            self.give_up()
 
     def release(self) -> None:
         """Let go of everything, or where a request is on its way, after it."""
@@ -75,8 +77,11 @@ class CapturedRuns:
     def give_up(self) -> None:
         """Memory is short: let go of everything, unless a request is on its way."""
         if self.take():
-            self._end()
-            self._taken.release()
+            try:
+                self._outdated = False
+                self._end()
+            finally:
+                self._taken.release()
 
     def held_bytes(self) -> int:
         """What a larger cache would replace."""
@@ -145,14 +150,16 @@ class CapturedRuns:
         return self._launched
 
     def _end(self) -> None:
-        """Let go of graphs and caches, once the last step that was launched has run."""
-        if self._launched is not None:
-            self._launched.synchronize()
+        """Let go of graphs and caches."""
         self._end_graphs()
         self._caches.clear()
-        self._made_for, self._size, self._outdated = None, (0, 0), False
+        self._made_for, self._size = None, (0, 0)
 
     def _end_graphs(self) -> None:
+        """Once the last step that was launched has run. The next ones have a pool of their own."""
+        if self._launched is not None:
+            self._launched.synchronize()
+            self._pool = torch.cuda.graph_pool_handle()
         self._runs.clear()
         self.streams = []
 
@@ -197,9 +204,12 @@ class CapturedRun(Run):
 
     def launch(self, step: int) -> Tensor:
         report = super().launch(step)
-        if self._launched is not None:
-            self._launched.record(torch.cuda.current_stream(report.device))
+        self.note_launched()
         return report
+
+    def note_launched(self) -> None:
+        if self._launched is not None:
+            self._launched.record(torch.cuda.current_stream(self.request.device))
 
     def _whole_step(self) -> None:
         self.decode()
@@ -235,7 +245,7 @@ def capture(step: Callable[[], object], pool: Any, stream: Any) -> Replay:
 
 def own_streams(count: int, device: torch.device) -> list[Any]:
     """So many CUDA streams of a device that no living graphs have, as far as torch's supply of them goes."""
-    taken = {stream.cuda_stream for runs in IDLE_CACHES for stream in runs.streams}
+    taken = {stream.cuda_stream for runs in idle_caches() for stream in runs.streams}
     found: list[Any] = []
     spare: list[Any] = []
     for _ in range(MOST_STREAMS):

@@ -101,6 +101,7 @@ class Decoding:
         if run.state.logprobs is not None and run.state.model_logprobs is not None:  # written over by the next request
             self.logprobs = run.state.logprobs[:, : self.steps].clone()
             self.model_logprobs = run.state.model_logprobs[:, : self.steps].clone()
+            run.note_launched()
 
     def _clock(self, seconds: float) -> None:
         """The first step's time is the prefill's, with its draw."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from weakref import WeakSet
 
@@ -19,7 +20,20 @@ SHARE = 0.9
 # Of what is free when a decoder is made, which may be less when it decodes.
 AUTO_SHARE = 0.8
 # What keeps caches between jobs: ``give_up`` lets go of them where no job runs.
-IDLE_CACHES: WeakSet[Any] = WeakSet()
+_IDLE_CACHES: WeakSet[Any] = WeakSet()
+_LOCK = Lock()
+
+
+def add_idle_cache(cache: Any) -> None:
+    """Ask it for its memory where there is too little."""
+    with _LOCK:
+        _IDLE_CACHES.add(cache)
+
+
+def idle_caches() -> list[Any]:
+    """Those that live now."""
+    with _LOCK:
+        return list(_IDLE_CACHES)
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -57,7 +71,7 @@ def check_fit(
     """Raise CacheMemoryError where a batch's cache would not fit, with every idle cache given up."""
     if fits(backbones, batch, length, device, reclaimed()):
         return
-    for cache in list(IDLE_CACHES):
+    for cache in idle_caches():
         cache.give_up()
     if fits(backbones, batch, length, device, reclaimed()):
         return

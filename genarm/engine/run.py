@@ -58,6 +58,9 @@ class Run:
             self.state.stop_rows(self.request.halt(self.state.generated[:, : step + 1]))
         return self.state.report
 
+    def note_launched(self) -> None:
+        """Whatever reads the buffers next has to wait for what was launched until now."""
+
     def _next(self, step: int) -> None:
         self.decode()
         self.draw(step)
@@ -118,14 +121,16 @@ def side_by_side(branches: Sequence[Branch], sides: Sequence[Any]) -> list[list[
         return [branch() for branch in branches]
     main = torch.cuda.current_stream(sides[0].device)
     results: list[list[Tensor]] = []
+    forked: list[Any] = []
     try:
         for branch, side in zip(branches[1:], sides, strict=False):
             side.wait_stream(main)
+            forked.append(side)
             with torch.cuda.stream(side):
                 results.append(branch())
         return [branches[0](), *results]
     finally:  # an error of a branch is not to be hidden by a stream that was left alone
-        for side in sides[: len(branches) - 1]:
+        for side in forked:
             main.wait_stream(side)
 
 

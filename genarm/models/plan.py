@@ -8,6 +8,7 @@ for every call. What neither can see (`GuidedDecoder.refresh` says what) is read
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from threading import RLock
 from typing import Any
 
 from torch import nn
@@ -31,12 +32,14 @@ class Plan:
         self._fuse, self._attention = fuse, attention
         self._seen: list[Any] = []
         self._backbones: list[Backbone] = []
+        self._lock = RLock()
         self._notice()
 
     @property
     def backbones(self) -> list[Backbone]:
-        self._notice()
-        return self._backbones
+        with self._lock:
+            self._notice()
+            return self._backbones
 
     def _notice(self) -> None:
         modules = {id(inner): inner for inner in (inner_model(model.module) for model in self._models)}
@@ -48,10 +51,11 @@ class Plan:
 
     def refresh(self) -> None:
         """Read everything anew at the next call: weights may have changed in ways that do not show."""
-        for backbone in self._backbones:
-            if isinstance(backbone, FusedBackbone):
-                backbone.weights.invalidate()
-        self._seen, self._backbones = [], []
+        with self._lock:
+            for backbone in self._backbones:
+                if isinstance(backbone, FusedBackbone):
+                    backbone.weights.invalidate()
+            self._seen, self._backbones = [], []
 
     def _build(self) -> list[Backbone]:
         """One FusedBackbone for all streams on one set of weights that it can run, an HFBackbone for each other."""

@@ -131,6 +131,7 @@ class Request:
             self,
             streams=[stream.select(index) for stream in self.streams],
             row_ids=[self.row_ids[row] for row in index],
+            errors={place: self.errors[row] for place, row in enumerate(index) if row in self.errors},
             guidance=self.guidance.select(torch.tensor(index, device=self.guidance.weights.device)),
         )
 

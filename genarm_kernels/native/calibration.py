@@ -82,7 +82,7 @@ def _read(path: Path) -> Figures | None:
     try:
         content = json.loads(path.read_text())
         steps, products = _times(content["steps"]), _times(content["products"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     return Figures(steps, products) if (*steps, *products) == (*STEP_ROWS, *PRODUCT_ROWS) else None
 

@@ -5,7 +5,7 @@ for has no elements. Values of CPU tensors are read in here, where no compiler t
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -60,9 +60,18 @@ def _fields(inputs: Inputs) -> tuple[Any, ...]:
 
 def _inputs(logits: Sequence[Tensor], weights: Tensor, bias: Tensor | None, *rest: Any) -> Inputs:
     # Strides are seen to here rather than at the edge, since a compiler may choose others than those it traced.
-    models = tuple(_unit_stride(z) for z in logits)
-    rows: list[Any] = [value.contiguous() if isinstance(value, Tensor) else value for value in rest]
-    return settle(Inputs(models, weights, None if bias is None else _unit_stride(bias), *rows))
+    return settled(Inputs(tuple(logits), weights, bias, *rest))
+
+
+def settled(inputs: Inputs) -> Inputs:
+    """A checked call as those that run it take it: strides, and what a CPU's values say."""
+    rows: dict[str, Any] = {
+        field.name: value.contiguous()
+        for field in fields(inputs)
+        if field.name not in ("weights", "bias") and isinstance(value := getattr(inputs, field.name), Tensor)
+    }
+    bias = None if inputs.bias is None else _unit_stride(inputs.bias)
+    return settle(replace(inputs, logits=tuple(map(_unit_stride, inputs.logits)), bias=bias, **rows))
 
 
 def _unit_stride(values: Tensor) -> Tensor:

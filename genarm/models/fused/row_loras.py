@@ -68,37 +68,37 @@ def row_loras(layers: Sequence[LayerTensors], adapters: Tensor) -> list[RowLoras
 
 @dataclass(frozen=True, slots=True)
 class HeadLora:
-    """LoRA on the LM head, which may be the embedding too and so stays as it is: A [S·r, H] and Bᵀ [S·r, V] of S
-    streams, zero for one that has none."""
+    """LoRA on the LM head, which may be the embedding too and so stays as it is: A [S, r, H] and Bᵀ [S, r, V] of S
+    streams, None for one that has none."""
 
-    down: Tensor
-    up: Tensor
-    streams: int
+    down: Sequence[Tensor | None]
+    up: Sequence[Tensor | None]
 
-    def mask(self, streams: Tensor) -> Tensor:
-        """[N, S·r], 1 where a column is of the row's own stream, [N] int32."""
-        owners = torch.arange(self.streams, device=streams.device).repeat_interleave(len(self.down) // self.streams)
-        return (owners == streams[:, None]).to(self.down.dtype)
-
-    def add_to(self, logits: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
-        """logits [N, V] of hidden states [N, H], written over and returned."""
-        return logits.addmm_(F.linear(hidden, self.down) * mask, self.up)
+    def add_to(self, logits: Tensor, hidden: Tensor, counts: Sequence[int]) -> Tensor:
+        """logits [N, V] of hidden states [N, H], so many rows of each stream's, written over and returned."""
+        start = 0
+        for down, up, count in zip(self.down, self.up, counts, strict=True):
+            own = slice(start, start + count)
+            if down is not None and up is not None:
+                logits[own].addmm_(F.linear(hidden[own], down), up)
+            start += count
+        return logits
 
     def write(self, index: int, pair: Pair) -> None:
-        """Put stream ``index``'s pair to its place, for which there is room."""
-        rank = len(self.down) // self.streams
-        rows = slice(index * rank, index * rank + len(pair.down))
-        self.down[rows].copy_(pair.down)
-        self.up[rows].copy_((pair.up if pair.scale == 1.0 else pair.up * pair.scale).t())
+        """Put stream ``index``'s pair, of the rank it had, to its place."""
+        down, up = self.down[index], self.up[index]
+        assert down is not None and up is not None
+        down.copy_(pair.down)
+        up.copy_((pair.up if pair.scale == 1.0 else pair.up * pair.scale).t())
 
 
 def head_lora(pairs: Sequence[Pair | None], head: Tensor) -> HeadLora | None:
     """What S streams' adapters do to the head [V, H]; None for nothing."""
-    rank = max((len(pair.down) for pair in pairs if pair), default=0)
-    if not rank:
+    if not any(pairs):
         return None
-    down, up = (head.new_zeros(len(pairs) * rank, size) for size in (head.shape[1], head.shape[0]))
-    found = HeadLora(down, up, len(pairs))
+    down = [None if pair is None else head.new_empty(pair.down.shape) for pair in pairs]
+    up = [None if pair is None else head.new_empty(pair.up.shape[::-1]) for pair in pairs]
+    found = HeadLora(down, up)
     for index, pair in enumerate(pairs):
         if pair is not None:
             found.write(index, pair)

@@ -21,7 +21,7 @@ from .families import rotary_tables
 from .native import native_step
 from .network import Network, on_host
 from .prefill import Chunk, chunks, unique_prompts
-from .row_loras import HeadLora, RowLoras, head_lora, row_loras
+from .row_loras import RowLoras, head_lora, row_loras
 from .streams import StreamLora, stream_lora
 from .weights import FusedWeights, Tensors, fused_weights
 
@@ -72,13 +72,12 @@ class FusedBackbone:
 
 
 class PassRows(NamedTuple):
-    """The rows of a pass of Q tokens each, row by row: places in the cache, adapters, and which head LoRA each has.
+    """The rows of a pass of Q tokens each, row by row: places in the cache, and adapters.
 
     A captured step reads them where they were at its capture."""
 
     slots: Tensor | None
     adapters: Tensor
-    head_mask: Tensor | None
 
 
 class FusedSession:
@@ -107,11 +106,10 @@ class FusedSession:
         self._keys_and_values = [(layer[0], layer[1]) for layer in self.cache]
         self._lengths = torch.zeros(rows, dtype=torch.int32, device=like.device)
         self.cos, self.sin = rotary_tables(parts.rotary, length, like.device)
-        self._stream_of_row = torch.arange(self.streams, dtype=torch.int32, device=like.device).repeat_interleave(batch)
         self._adapter_of_row = [adapter for adapter in tensors.adapters for _ in range(batch)]
         self._row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
         self._host = on_host(like.device)
-        self._longest, self._even, self._exact = 0, True, True
+        self._longest, self._even = 0, True
         self._network = Network(parts, self._keys_and_values, self.cos, self.sin)
         self._rows: dict[int, PassRows] = {}
         self.attach(tensors)
@@ -135,7 +133,7 @@ class FusedSession:
 
     @torch.no_grad()
     def append(self, tokens: Tensor) -> list[Tensor]:
-        if self._exact and self._longest + tokens.shape[1] > self.length:
+        if self._host and self._longest + tokens.shape[1] > self.length:
             raise IndexError(f"rows of {self._longest} tokens and {tokens.shape[1]} more do not fit {self.length}")
         parts = [self._append(part) for part in torch.split(tokens, MOST_TOKENS, 1)]
         return parts[0] if len(parts) == 1 else [torch.cat(stream, 1) for stream in zip(*parts, strict=True)]
@@ -155,19 +153,21 @@ class FusedSession:
             else:
                 attend = partial(self._attend, Q)
                 hidden = self._network(self._tensors, hidden, positions, rows.slots, self._loras_of(Q), attend)
-            logits = self._logits(hidden, rows.head_mask)
+            logits = self._logits(hidden, [B * Q] * self.streams)
         return [part.view(B, Q, -1) for part in logits.chunk(self.streams)]
 
     def copy(self, sources: Rows, targets: Rows) -> None:
         first = torch.arange(self.streams, device=self._lengths.device)[:, None] * self.batch
         pair = checked_rows(sources, targets, self.batch, self._lengths.device)
-        self._copy_rows(*((first + rows).flatten() for rows in pair))
+        # On a device replayed steps have moved on without the host: it copies whole slots.
+        positions = self._longest if self._host else self.length
+        of, to = ((first + rows).flatten() for rows in pair)
+        self._copy_rows(of, to, positions)
         self._measure()
 
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         kept = checked_lengths(lengths, self.lengths).reshape(-1)
         self._lengths.copy_(torch.minimum(self._lengths, kept))
-        self._exact = self._host
         self._measure()
 
     @torch.no_grad()
@@ -177,16 +177,17 @@ class FusedSession:
         device = self._lengths.device
         with torch.autocast(device.type, enabled=False):
             last = torch.cat([self._read(chunk) for chunk in chunks(unique, CHUNK_TOKENS)])
-            slots = torch.tensor(unique.slots, device=device)
-            logits = self._logits(last, self._mask_head(self._stream_of_row[slots]))
+            streams = [slot // self.batch for slot in unique.slots]
+            logits = self._logits(last, [streams.count(stream) for stream in range(self.streams)])
         lengths = [len(unique.prompts[place]) for place in unique.source]
         self._lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
-        self._longest, self._even, self._exact = max(lengths), min(lengths) == max(lengths), True
+        self._longest, self._even = max(lengths), min(lengths) == max(lengths)
         if len(unique.prompts) == len(unique.source):
             return list(logits.chunk(self.streams))
         readers = [unique.slots[place] for place in unique.source]
         shared = [(reader, row) for row, reader in enumerate(readers) if row != reader]
-        self._copy_rows(*torch.tensor(shared, device=device).unbind(1))
+        of, to = torch.tensor(shared, device=device).unbind(1)
+        self._copy_rows(of, to, self._longest)
         return list(logits[torch.tensor(unique.source, device=device)].chunk(self.streams))
 
     def _read(self, chunk: Chunk) -> Tensor:
@@ -200,18 +201,15 @@ class FusedSession:
         hidden = self._tensors.embedding[chunk.ids]
         return self._network(self._tensors, hidden, chunk.positions, chunk.slots, segments, attend)[chunk.ends]
 
-    def _copy_rows(self, sources: Tensor, targets: Tensor) -> None:
-        """Rows [n] of all streams: their keys, values and lengths. Beyond the longest row there is nothing to copy;
-        a captured step, whose longest row the host does not know, copies whole slots."""
-        capturing = sources.is_cuda and torch.cuda.is_current_stream_capturing()
-        positions = self.length if capturing else self._longest
+    def _copy_rows(self, sources: Tensor, targets: Tensor, positions: int) -> None:
+        """Rows [n] of all streams: their first keys and values, and their lengths."""
         for layer in self.cache:  # what is on its way takes memory beside the cache: not all layers at once
             live = layer[:, :, :positions]
             live.index_copy_(1, targets, live.index_select(1, sources))
         self._lengths.index_copy_(0, targets, self._lengths[sources])
 
     def _measure(self) -> None:
-        """Read the lengths again on a CPU; elsewhere that would be a wait, and the longest stays an upper bound."""
+        """Read the lengths again on a CPU, which alone goes by them; elsewhere that would be a wait."""
         if self._host:
             self._longest, shortest = int(self._lengths.max()), int(self._lengths.min())
             self._even = self._longest == shortest
@@ -228,8 +226,7 @@ class FusedSession:
     def _rows_of(self, Q: int) -> PassRows:
         if Q not in self._rows:
             slots = torch.arange(len(self._row_adapters), device=self._lengths.device).repeat_interleave(Q)
-            adapters, streams = (rows.repeat_interleave(Q) for rows in (self._row_adapters, self._stream_of_row))
-            self._rows[Q] = PassRows(slots if Q > 1 else None, adapters, self._mask_head(streams))
+            self._rows[Q] = PassRows(slots if Q > 1 else None, self._row_adapters.repeat_interleave(Q))
         return self._rows[Q]
 
     def _loras_of(self, Q: int) -> list[RowLoras]:
@@ -237,14 +234,9 @@ class FusedSession:
             self._loras[Q] = row_loras(self._tensors.layers, self._rows_of(Q).adapters)
         return self._loras[Q]
 
-    def _logits(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """[N, H] -> [N, V]; ``mask`` says which of the head's adapters each row has."""
+    def _logits(self, hidden: Tensor, counts: Sequence[int]) -> Tensor:
+        """[N, H] -> [N, V]; so many rows are each stream's, one stream's behind the other's."""
         # In C a token's bits are those it has alone, however many there are.
         product = native_linear if self._native is not None else rows_linear
         logits = product(hidden, self._tensors.head, self._tensors.head_bias)
-        return logits if self._head_lora is None or mask is None else self._head_lora.add_to(logits, hidden, mask)
-
-    def _mask_head(self, streams: Tensor) -> Tensor | None:
-        """For rows of these streams, [N] int32."""
-        head: HeadLora | None = self._head_lora
-        return None if head is None else head.mask(streams)
+        return logits if self._head_lora is None else self._head_lora.add_to(logits, hidden, counts)

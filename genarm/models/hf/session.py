@@ -136,6 +136,7 @@ class HFSession:
         self._lengths.index_copy_(0, to, self._lengths[of])
         for source, target in pairs:
             self._sizes[target] = before[source]
+        self._cache.cut(self._lengths, max(before))
         return None
 
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:

@@ -114,3 +114,15 @@ def test_a_bad_model_of_weight_zero_fails_only_when_its_log_probs_are_asked_for(
         assert not decoder.generate(PROMPTS, **settings).errors
         with pytest.raises(NumericalError, match="'r'"):
             decoder.generate(PROMPTS, return_logprobs=True, **settings)
+
+
+def test_some_rows_of_a_request_are_a_request() -> None:
+    """In any order, with their errors, one of them twice."""
+    decoder = GuidedDecoder(make_model("llama", seed=1), max_batch_size=2)
+    prompts = [*random_prompts([4, 7, 3, 9], seed=1), torch.empty(0, dtype=torch.int64)]
+    options: dict[str, Any] = {"max_new_tokens": 5, "eos_token_id": [], "seed": torch.arange(5)}
+    request = decoder.prepare(prompts, **options)
+    whole = decoder.run(request)
+    some = decoder.run(request.rows([3, 4, 1, 3]))
+    assert [tokens.tolist() for tokens in some.tokens] == [whole.tokens[row].tolist() for row in (3, 4, 1, 3)]
+    assert some.finish_reasons == ["length", "error", "length", "length"] and list(some.errors) == [1]

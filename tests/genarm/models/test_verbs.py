@@ -118,6 +118,19 @@ def test_a_copy_goes_its_own_way(streams: Streams) -> None:
     streams.assert_appends(session, rows, tokens_of(1, seed=9))
 
 
+def test_a_failed_row_is_replaced_by_a_sound_one(streams: Streams) -> None:
+    """What lies behind a copied row's length, NaN among it, shows nowhere."""
+    prompts = random_prompts([3, 9, 8, 4], seed=1, vocab=90)
+    embedding = streams.decoder.base_model.get_input_embeddings().weight  # type: ignore[operator]
+    kept = embedding.data[95].clone()
+    prompts[1][5:] = 95
+    embedding.data[95] = torch.nan
+    session = streams.session(prompts)
+    session.copy([0], [1])
+    embedding.data[95] = kept
+    streams.assert_appends(session, [prompts[0], prompts[0], *prompts[2:]], tokens_of(2, seed=2))
+
+
 def test_what_does_not_fit_is_refused(streams: Streams) -> None:
     prompts = random_prompts(LENGTHS, seed=1)
     session = streams.session(prompts)

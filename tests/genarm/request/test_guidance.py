@@ -177,3 +177,17 @@ def test_temperature_zero_is_greedy_row_by_row_and_the_lowest_id_wins_a_tie(deco
         flat.lm_head.weight.zero_()
     assert greedy(GuidedDecoder(flat)) == [[0] * 6] * 2
     assert greedy(GuidedDecoder(flat), allowed_tokens=[40, 31, 50]) == [[31] * 6] * 2
+
+
+def test_a_tensor_of_any_stride_is_read_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bias, seeds and filters that are every second element of something."""
+    decoder = GuidedDecoder(make_model("llama", seed=1))
+    wide = torch.linspace(-4, 4, 2 * decoder.vocab_size)
+    seeds, heat = torch.arange(6), torch.linspace(0.5, 2, 6)
+    for native in ("0", "1"):
+        monkeypatch.setenv("GENARM_NATIVE", native)
+        call = {"max_new_tokens": 6, "eos_token_id": []}
+        strided = {"logit_bias": wide[::2], "seed": seeds[::2], "temperature": heat[::2]}
+        dense = {name: value.contiguous() for name, value in strided.items()}
+        found, expected = (decoder.generate([[5, 6, 7]] * 3, **call, **own) for own in (strided, dense))
+        assert torch.equal(found.sequences, expected.sequences)

@@ -158,3 +158,22 @@ def test_a_token_beyond_the_cache_is_an_error() -> None:
     decode(session, torch.tensor([4, 4]))
     with pytest.raises(IndexError):
         decode(session, torch.tensor([4, 4]))
+
+
+def test_an_adapter_that_is_not_a_number_stays_in_its_stream(native_path: None, tmp_path: Path) -> None:
+    """On the head and elsewhere, whoever else reads the same rows of weights."""
+    base = build("llama")
+    plain = untouched(base)
+    sound = save_adapter(base, "llama", tmp_path / "a", seed=4, target_modules=[*LLAMA_LINEARS, "lm_head"])
+    bad = save_adapter(base, "llama", tmp_path / "b", seed=5, target_modules=["q_proj", "lm_head"])
+    decoder = GuidedDecoder(base, [sound, bad])
+    assert decoder.models[2].adapter is not None
+    for down, up, _ in decoder.models[2].adapter.layers.values():
+        down.fill_(torch.nan)
+        up.fill_(torch.nan)
+    decoder.refresh()
+    prompts = random_prompts([5, 9], seed=1)
+    found = stream_logits(decoder, [prompts] * 3, steps=2)
+    for stream, model in enumerate((plain, with_adapter(plain, sound))):
+        torch.testing.assert_close(found[stream], plain_logits(model, prompts, 2), atol=1e-4, rtol=0)
+    assert bool(found[2].isnan().all())

@@ -87,7 +87,7 @@ def test_a_step_waits_for_nothing(
 ) -> None:
     """But where a CPU's own operations look at values: in the draw, which is one operation here as a GPU has it, and
     in torch's attention of uneven rows, which looks for NaN behind their lengths once per layer."""
-    monkeypatch.setattr(draw, "ops", SimpleNamespace(sample=ops.guided_sample))
+    monkeypatch.setattr(draw, "ops", SimpleNamespace(sample=ops.guided_sample, settled=ops.settled))
     with running(tmp_path, lengths, **options) as run:
         run.launch(1)  # makes what a CPU makes on first use
         with Waits() as waits:
