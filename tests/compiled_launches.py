@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,11 @@ SHARED_BYTES = {80: 166912, 90: 232448, 100: 232448}
 
 def swept(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.sweep)
+
+
+def first(usual: list[Any], every: Iterable[Any]) -> list[Any]:
+    """The usual cases, and those of all others that are swept."""
+    return [*usual, *(swept(*case) for case in every if case not in usual)]
 
 
 def compile_only(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:

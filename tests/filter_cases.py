@@ -153,7 +153,7 @@ def min_p_is_relative_to_the_largest_that_is_left(device: str = "cpu") -> None:
 
 @check
 def groups_have_the_mass_of_what_is_left_at_its_temperature(device: str = "cpu") -> None:
-    logits = torch.full((3, 2100), -1.0, device=device)
+    logits = torch.full((6, 2100), -1.0, device=device)
     logits[:, [5, 6, 1027]] = torch.tensor([2.0, 1.0, 2.5], device=device)
     options = {"temperature": 0.5, "top_k": 3}
     ours = guided_sample([logits], [1.0], seed=3, return_logprobs=True, **options)

@@ -24,6 +24,7 @@ def test_check(check: Callable[[str], None], device: str) -> None:
     check(device)
 
 
+@pytest.mark.usefixtures("stale_memory")
 @pytest.mark.parametrize("check", cases.KERNEL_CHECKS, ids=lambda check: check.__name__)
 def test_kernel_check(check: Callable[[str], None], kernel_device: str) -> None:
     check(kernel_device)

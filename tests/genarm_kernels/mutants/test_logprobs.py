@@ -8,7 +8,7 @@ from mutations import Mutation, edited, proofs, replaced
 
 from genarm_kernels.logprobs import blocks, kernels
 
-pytestmark = [pytest.mark.mutants, pytest.mark.interpreter]
+pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtures("stale_memory")]
 ROWS, PARTS, COLUMNS = (
     cases.rows_become_slopes_and_nothing_else_is_written,
     cases.rows_in_parts_become_slopes_and_nothing_else_is_written,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from compiled_launches import in_registers, swept
+from compiled_launches import first, in_registers, swept
 from kernel_cases import at, make_logits
 from torch import Tensor
 from triton.compiler import CompiledKernel
@@ -34,9 +34,8 @@ PLACES = [
 
 @pytest.mark.parametrize(
     ("dtype", "B", "V", "stride", "start", "wide"),
-    [(BF16, *PLACES[0]), (FP32, *PLACES[3]),
-     *(swept(dtype, *place) for dtype in (BF16, FP16, FP32) for place in PLACES)],
-)  # fmt: skip
+    first([(BF16, *PLACES[0]), (FP32, *PLACES[3])], ((dtype, *at) for dtype in (BF16, FP16, FP32) for at in PLACES)),
+)
 def test_a_call_compiles_to_loads_that_its_tensors_allow(
     launched: list[CompiledKernel], dtype: torch.dtype, B: int, V: int, stride: int, start: int, wide: bool
 ) -> None:
@@ -46,10 +45,9 @@ def test_a_call_compiles_to_loads_that_its_tensors_allow(
     assert set(group.plain_loads) == ({"LDG.E.128"} if wide else narrow)
 
 
-@pytest.mark.parametrize(
-    ("M", "return_logprobs"),
-    [(1, True), swept(1, False), swept(3, True), swept(3, False), swept(8, False), swept(8, True)],
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("return_logprobs", [False, True])
+@pytest.mark.parametrize("M", [1, 3, 8])
 def test_a_call_with_everything_compiles(launched: list[CompiledKernel], M: int, return_logprobs: bool) -> None:
     logits = make_logits(3, 5000, M, (torch.bfloat16,))
     call(logits, return_logprobs, **ALL, bias=torch.zeros(5000))

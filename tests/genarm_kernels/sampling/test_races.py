@@ -110,7 +110,7 @@ def test_a_tail_that_is_lost_shows() -> None:
     # Only the head's own group is left, or every other is summed twice.
     head = torch.arange(256) == 12345 // 1024
     for damage in (lambda sums: torch.where(head, sums, 1e-9), lambda sums: torch.where(head, sums, 2 * sums)):
-        assert beyond_chance(races(head_18_above(), 20000, damage=damage))
+        assert beyond_chance(races(head_18_above(), 15000, damage=damage))
 
 
 @pytest.mark.usefixtures("torch_path")
