@@ -192,3 +192,21 @@ def test_lengths_stay_where_a_captured_step_reads_them(tmp_path: Path, torch_pat
     session.truncate([3, 3, 1, 1])
     session.append(tokens_of(1, seed=2))
     assert session.lengths.data_ptr() == place and session.lengths.tolist() == [[4, 4, 2, 2]] * 3
+
+
+def test_an_adapter_on_transformers_path_takes_part(tmp_path: Path) -> None:
+    base = make_model("qwen2", seed=1)
+    folder = save_adapter(base, "llama", tmp_path / "a", seed=3)
+    plain = with_adapter(base, folder)
+    backbone = GuidedDecoder(base, [folder], engine="hf").engine.backbones[1]
+    session, prompts, tokens = backbone.session(4, 40), random_prompts(LENGTHS, seed=1), tokens_of(4, seed=2)
+    session.prefill([prompts])
+    session.append(tokens)
+    session.truncate([length + 1 for length in LENGTHS])
+    session.copy([2], [0])
+    texts = [torch.cat([prompt, own[:1]]) for prompt, own in zip(prompts, tokens, strict=True)]
+    texts = [torch.cat([text, new]) for text, new in zip([texts[2], *texts[1:]], tokens, strict=True)]
+    (found,) = session.append(tokens)
+    with torch.no_grad():
+        expected = torch.stack([plain(input_ids=text[None]).logits[0, -4:] for text in texts])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
