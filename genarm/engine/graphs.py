@@ -47,8 +47,8 @@ class CapturedRuns:
         self._caches: list[Tensor] = []
         self._size = (0, 0)  # sequences and tokens that the caches hold
         self._made_for: Any = None
-        self._pool: Any = None
-        self._launched: Any = None  # recorded behind every step
+        self.pool: Any = None
+        self.launched: Any = None  # recorded behind every step
         self.streams: list[Any] = []
         self._taken = Lock()
         self._outdated = False
@@ -91,8 +91,8 @@ class CapturedRuns:
     @torch.no_grad()
     def run(self, request: Request, backbones: Sequence[FusedBackbone]) -> CapturedRun:
         """A run for a request, loaded with it."""
-        if self._launched is not None:  # the last request's steps may be on another stream
-            self._launched.wait(torch.cuda.current_stream(request.device))
+        if self.launched is not None:  # the last request's steps may be on another stream
+            self.launched.wait(torch.cuda.current_stream(request.device))
         tensors = [backbone.tensors() for backbone in backbones]
         self._make_room(request, backbones, tensors)
         if not request.interrupts:  # the caller's code sees the rows there are
@@ -138,16 +138,8 @@ class CapturedRuns:
         ]
         self._size, self._made_for = size, made_for
         if request.device.type == "cuda":
-            self._pool = torch.cuda.graph_pool_handle()
-            self._launched = torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-    @property
-    def pool(self) -> Any:
-        return self._pool
-
-    @property
-    def launched(self) -> Any:
-        return self._launched
+            self.pool = torch.cuda.graph_pool_handle()
+            self.launched = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def _end(self) -> None:
         """Let go of graphs and caches."""
@@ -157,9 +149,9 @@ class CapturedRuns:
 
     def _end_graphs(self) -> None:
         """Once the last step that was launched has run. The next ones have a pool of their own."""
-        if self._launched is not None:
-            self._launched.synchronize()
-            self._pool = torch.cuda.graph_pool_handle()
+        if self.launched is not None:
+            self.launched.synchronize()
+            self.pool = torch.cuda.graph_pool_handle()
         self._runs.clear()
         self.streams = []
 

@@ -58,18 +58,6 @@ class Lora:
         return dense.view(-1, N)
 
     @cached_property
-    def dense_float(self) -> Tensor:
-        """`dense` in float32."""
-        return self.dense.float()
-
-    @cached_property
-    def stacked(self) -> Tensor:
-        """[T, A·rank, W] for targets of one width W: each target's shrinks, adapter by adapter, to its outputs."""
-        A, _, rank = self.up.shape
-        targets = self.up.view(A, len(self.widths), self.widths[0], rank)
-        return targets.permute(1, 0, 3, 2).reshape(len(self.widths), A * rank, self.widths[0])
-
-    @cached_property
     def mask(self) -> Tensor:
         """[R, A·T·rank], 1 where a column is a shrink of the row's own adapter."""
         owner = torch.arange(self.up.shape[0], device=self.up.device).repeat_interleave(self.shrinks // len(self.up))
