@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 KERNELS := tests/genarm_kernels tests/gpu
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test coverage mutants bench bench-decode roofline kernels-report lint types clean
+.PHONY: demo test coverage mutants bench bench-decode roofline kernels-report lint types docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -54,6 +54,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# The pages of the interface.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/api.py out/docs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -45,7 +45,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'genarm' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    found: object = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = found  # asked for once: from now on an ordinary name, which documentation tools see too
+    return found
 
 
 def __dir__() -> list[str]:
