@@ -153,7 +153,9 @@ def _seen(guidance: Guidance, prompts: list[Tensor], vocab_size: int) -> Tensor 
     penalty = guidance.repetition_penalty
     if isinstance(penalty, float) and penalty == 1.0:
         return None
-    seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=prompts[0].device)
-    for row, prompt in enumerate(prompts):
-        seen[row, prompt[prompt < vocab_size]] = True
-    return seen
+    # Prompts may hold ids that are not drawn: they go to a column behind the others.
+    ids = torch.cat(prompts).clamp(max=vocab_size)
+    rows = torch.arange(len(prompts)).repeat_interleave(torch.tensor([len(prompt) for prompt in prompts]))
+    seen = torch.zeros(len(prompts), vocab_size + 1, dtype=torch.bool, device=ids.device)
+    seen.view(-1).index_fill_(0, rows.to(ids.device) * (vocab_size + 1) + ids, True)
+    return seen[:, :vocab_size]

@@ -96,7 +96,7 @@ def per_row(
     if isinstance(value, str) or not isinstance(value, Tensor | Sequence):
         raise InvalidArgumentError(f"{name} is {value!r}: pass a number, or one per sequence")
     try:
-        row = torch.as_tensor(value, dtype=torch.float32)
+        row = torch.as_tensor(value, dtype=torch.float32, device="cpu")
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise InvalidArgumentError(f"{name} is {value!r}: pass a number, or one per sequence") from None
     if row.shape != (batch,):
@@ -107,12 +107,12 @@ def per_row(
 
 def top_k_rows(value: int | Sequence[int] | Tensor, batch: int, vocab_size: int, device: torch.device) -> int | Tensor:
     """A scalar, or [B] int64. From ``vocab_size`` on it is off."""
-    rows = per_row("top_k", value, batch, device, low=0.0)
+    rows = per_row("top_k", value, batch, torch.device("cpu"), low=0.0)
     numbers = torch.as_tensor(rows)
     if bool((numbers != numbers.round()).any()):
         raise InvalidArgumentError(f"top_k is {value}: pass a whole number, 0 to switch it off")
     limited = numbers.clamp(max=float(vocab_size)).long()
-    return limited if isinstance(rows, Tensor) else int(limited)
+    return limited.to(device) if isinstance(rows, Tensor) else int(limited)
 
 
 def weight_matrix(
@@ -165,13 +165,13 @@ def token_bias(
     bias = _bias(logit_bias, batch, vocab_size, device)
     if allowed_tokens is None:
         return bias
-    ids = _tensor("allowed_tokens", allowed_tokens).to(device)
+    ids = _tensor("allowed_tokens", allowed_tokens).cpu()
     if ids.dim() != 1 or not len(ids) or ids.is_floating_point() or ids.dtype == torch.bool:
         raise InvalidArgumentError("allowed_tokens is not a list of token ids: pass at least one id")
     _check_ids("allowed_tokens", ids.tolist(), vocab_size)
-    mask = torch.full((vocab_size,), -math.inf, dtype=torch.float32, device=device)
+    mask = torch.full((vocab_size,), -math.inf, dtype=torch.float32)
     mask[ids.long()] = 0.0
-    return mask if bias is None else bias + mask
+    return mask.to(device) if bias is None else bias + mask.to(device)
 
 
 def _bias(logit_bias: LogitBias, batch: int, vocab_size: int, device: torch.device) -> Tensor | None:
@@ -190,7 +190,7 @@ def _bias(logit_bias: LogitBias, batch: int, vocab_size: int, device: torch.devi
         raise InvalidArgumentError(
             f"logit_bias is {shape}: pass {{token id: bias}} or a tensor [{vocab_size}] or [{batch}, {vocab_size}]"
         )
-    if bool(torch.isnan(bias).any()) or bool((bias == math.inf).any()):
+    if bool((torch.isnan(bias) | (bias == math.inf)).any()):
         raise InvalidArgumentError("logit_bias holds NaN or +inf: pass finite numbers, or −inf to forbid a token")
     return bias.to(device)
 

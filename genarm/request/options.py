@@ -23,7 +23,7 @@ from .guidance import (
     top_k_rows,
     weight_matrix,
 )
-from .prompts import PromptInput, Prompts, prompt_errors, read_prompts
+from .prompts import PromptInput, Prompts, on_host, prompt_errors, read_prompts
 
 # (generated so far [B, t], combined scores s [B, V]) -> edited scores [B, V]
 Edit = Callable[[Tensor, Tensor], Tensor]
@@ -144,6 +144,7 @@ def prepare(
     eos_token_id = options.get("eos_token_id")
     eos_ids = models.eos_ids if eos_token_id is None else tuple(token_ids("eos_token_id", eos_token_id))
     pad_id = _pad_id(models, eos_ids)
+    input_ids = on_host(input_ids)
     if attention_mask is None:
         attention_mask = _padding_mask(models, input_ids)
     prompts = read_prompts(input_ids, attention_mask, pad_id, models.device)
@@ -210,9 +211,8 @@ def _reward_prompts(
         if name not in given:
             found.append(prompts)
             continue
-        own = read_prompts(
-            given[name], _padding_mask(models, given[name]), pad_id, models.device, f"reward_prompts[{name!r}]"
-        )
+        ids = on_host(given[name])
+        own = read_prompts(ids, _padding_mask(models, ids), pad_id, models.device, f"reward_prompts[{name!r}]")
         if len(own.rows) != len(prompts.rows):
             raise InvalidArgumentError(
                 f"reward_prompts[{name!r}] has {len(own.rows)} rows, input_ids {len(prompts.rows)}: give one per row"

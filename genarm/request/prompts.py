@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,11 +18,12 @@ class Prompts:
     """A batch of prompts.
 
     ``columns`` [B, T] int64 is what the output's ``sequences`` start with; ``rows`` holds each prompt without its
-    padding, 1-D int64.
+    padding, 1-D int64. ``host`` are the rows again, where looking at them waits for no device.
     """
 
     columns: Tensor
     rows: list[Tensor]
+    host: list[Tensor] = field(default_factory=list, repr=False)
 
     @property
     def lengths(self) -> list[int]:
@@ -30,7 +31,8 @@ class Prompts:
 
     def select(self, index: Sequence[int]) -> Prompts:
         """Some of the rows."""
-        return Prompts(self.columns[torch.tensor(index, device=self.columns.device)], [self.rows[row] for row in index])
+        columns = self.columns[torch.tensor(index, device=self.columns.device)]
+        return Prompts(columns, [self.rows[row] for row in index], [self.host[row] for row in index if self.host])
 
 
 def read_prompts(
@@ -45,10 +47,21 @@ def read_prompts(
         )
     if not isinstance(input_ids, Sequence) or isinstance(input_ids, str | bytes):
         raise InvalidArgumentError(f"{what} is a {type(input_ids).__name__}: pass token ids, a [B, T] tensor or a list")
-    rows = [_row(prompt, index, device, what) for index, prompt in enumerate(input_ids)]
+    rows = [_row(prompt, index, what) for index, prompt in enumerate(input_ids)]
     if not rows:
         raise InvalidArgumentError(f"{what} is an empty batch: pass at least one prompt")
-    return Prompts(pad_left(rows, pad_id)[0], rows)
+    return _on_device(pad_left(rows, pad_id)[0], rows, device)
+
+
+def on_host(ids: PromptInput) -> PromptInput:
+    """A tensor of prompts where its values can be looked at again and again without a wait."""
+    return ids.cpu() if isinstance(ids, Tensor) and ids.device.type != "meta" else ids
+
+
+def _on_device(columns: Tensor, rows: list[Tensor], device: torch.device) -> Prompts:
+    """Prompts of a host's tensors, in two copies however many rows there are."""
+    there = torch.split(torch.cat(rows).to(device), [len(row) for row in rows])
+    return Prompts(columns.to(device), list(there), rows)
 
 
 def pad_left(rows: list[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -68,12 +81,14 @@ def prompt_errors(
 ) -> dict[int, GenARMError]:
     """What is wrong with which row: an empty prompt, ids outside the vocabulary, no room for the new tokens."""
     errors: dict[int, GenARMError] = {}
-    for index, row in enumerate(prompts.rows):
+    ends = [torch.stack(row.aminmax()) if len(row) else row.new_zeros(2) for row in prompts.host]
+    bounds = torch.stack(ends).tolist()
+    for index, (row, (least, most)) in enumerate(zip(prompts.host, bounds, strict=True)):
         where = f"row {index}: the {stream} prompt"
         if not len(row):
             errors[index] = PromptError(f"{where} is empty: give it at least one token (a BOS token will do)")
-        elif int(row.min()) < 0 or int(row.max()) >= vocab_size:
-            worst = int(row.min()) if int(row.min()) < 0 else int(row.max())
+        elif least < 0 or most >= vocab_size:
+            worst = least if least < 0 else most
             errors[index] = PromptError(
                 f"{where} holds token id {worst}, outside the shared vocabulary of {vocab_size}: "
                 "encode it with the base model's tokenizer"
@@ -94,17 +109,18 @@ def _from_tensor(input_ids: Tensor, attention_mask: Tensor | None, device: torch
         )
     if not len(input_ids):
         raise InvalidArgumentError(f"{what} is an empty batch: pass at least one prompt")
-    columns = input_ids.to(device, torch.int64)
+    columns = input_ids.to("cpu", torch.int64)
     if attention_mask is None:
-        return Prompts(columns, list(columns))
+        return _on_device(columns, list(columns), device)
     if not isinstance(attention_mask, Tensor) or attention_mask.shape != input_ids.shape:
         shape = list(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
         raise InvalidArgumentError(f"attention_mask is {shape}, {what} {list(input_ids.shape)}: give both one shape")
-    keep = attention_mask.to(device) != 0
-    return Prompts(columns, [row[mask] for row, mask in zip(columns, keep, strict=True)])
+    keep = attention_mask.cpu() != 0
+    rows = torch.split(columns[keep], keep.sum(1).tolist())
+    return _on_device(columns, list(rows), device)
 
 
-def _row(prompt: object, index: int, device: torch.device, what: str) -> Tensor:
+def _row(prompt: object, index: int, what: str) -> Tensor:
     if isinstance(prompt, int):
         raise InvalidArgumentError(f"{what} is a flat list of ids: wrap one prompt as [[...]]")
     try:
@@ -116,7 +132,7 @@ def _row(prompt: object, index: int, device: torch.device, what: str) -> Tensor:
     _check_ids(row, f"{what}[{index}]")
     if row.dim() != 1:
         raise InvalidArgumentError(f"{what}[{index}] has shape {list(row.shape)}: each prompt of a list is 1-D")
-    return row.to(device, torch.int64)
+    return row.to("cpu", torch.int64)
 
 
 def _check_ids(ids: Tensor, what: str) -> None:

@@ -22,7 +22,7 @@ from .native import native_step
 from .network import Network, on_host
 from .prefill import Chunk, chunks, unique_prompts
 from .row_loras import RowLoras, head_lora, row_loras
-from .streams import StreamLora, stream_lora
+from .streams import StreamLora, stream_lora, tuner_layers
 from .weights import FusedWeights, Tensors, fused_weights
 
 CHUNK_TOKENS = 8192
@@ -50,8 +50,10 @@ class FusedBackbone:
 
     def tensors(self) -> Tensors:
         """What a pass reads now, adapters that live in the module as they are at this moment."""
+        live = any(lora.live for lora in self._loras)
+        layers = list(tuner_layers(inner_model(self._models[0].module))) if live else []
         for place, (model, lora) in enumerate(zip(self._models, self._loras, strict=True)):
-            found = stream_lora(model) if lora.live else None
+            found = stream_lora(model, layers) if lora.live else None
             if found is not None:
                 self._loras[place] = found
                 if self.head_lora is not None and found.head is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,10 +45,13 @@ class StreamLora:
         return all(alike(pair, other.pairs[name]) for name, pair in self.pairs.items())
 
 
-def stream_lora(model: CausalModel) -> StreamLora | None:
-    """What fused layers have to add for this stream, None where that is more than A and B matrices."""
+def stream_lora(model: CausalModel, layers: Sequence[tuple[str, Any]] | None = None) -> StreamLora | None:
+    """What fused layers have to add for this stream, None where that is more than A and B matrices.
+
+    ``layers``: the module's ``tuner_layers``, where they were looked up for several streams.
+    """
     pairs: dict[str, list[Pair]] = {}
-    for name, layer in tuner_layers(inner_model(model.module)):
+    for name, layer in tuner_layers(inner_model(model.module)) if layers is None else layers:
         found = _active(layer, off=model.without is not None)
         if found is None:
             return None

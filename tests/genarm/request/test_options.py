@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from genarm import GenARMError, GuidedDecoder
+from genarm.engine.state import new_state
+from genarm.request.options import ModelFacts, prepare
 
 NAN, INF = math.nan, math.inf
 HUGE = 10**400  # more than any float
@@ -77,3 +80,59 @@ def test_numpy_integers_are_integers(decoder: GuidedDecoder) -> None:
     numpy = pytest.importorskip("numpy")
     out = decoder.generate([[5]], max_new_tokens=numpy.int64(3), eos_token_id=numpy.int64(96), stop=[[numpy.int32(95)]])
     assert 1 <= len(out.tokens[0]) <= 3
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a device: numbers and shapes that the host reads of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += operation.name() in {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"}
+        return operation(*args, **(kwargs or {}))
+
+
+def every_option(batch: int) -> dict[str, Any]:
+    names = ("temperature", "top_p", "min_p", "base_min_p", "base_top_p", "repetition_penalty", "beta", "base_weight")
+    ids = torch.randint(3, 97, (batch, 9))
+    return {
+        **{name: torch.full((batch,), 0.5) for name in names},
+        "input_ids": ids,
+        "attention_mask": (torch.arange(9) >= torch.arange(batch)[:, None] % 5).long(),
+        "weights": torch.rand(batch, 3),
+        "top_k": torch.full((batch,), 7),
+        "logit_bias": torch.zeros(batch, 97),
+        "allowed_tokens": torch.arange(90),
+        "seed": torch.arange(batch),
+        "reward_prompts": {"a": ids.flip(1), "b": list(ids)},
+        "eos_token_id": torch.tensor([1, 2]),
+        "max_new_tokens": 8,
+    }
+
+
+def facts_on(device: str) -> ModelFacts:
+    return ModelFacts(torch.device(device), ("base", "a", "b", "c"), (97,) * 4, 97, 64, (2,), 1, 0)
+
+
+def test_nothing_on_the_models_device_is_looked_at() -> None:
+    """A meta tensor has nothing to be read; on a GPU each look would be a wait."""
+    options = every_option(64)
+    ids, mask = options.pop("input_ids"), options.pop("attention_mask")
+    request = prepare(facts_on("meta"), ids, mask, options)
+    assert not request.errors and request.guidance.weights.is_meta and request.streams[2].rows[5].is_meta
+    assert request.streams[0].lengths == [9 - row % 5 for row in range(64)]
+
+
+def test_arguments_on_a_device_are_read_once_however_many_rows_there_are() -> None:
+    counts = []
+    for batch in (2, 64):
+        options = every_option(batch)
+        ids, mask = options.pop("input_ids"), options.pop("attention_mask")
+        with Waits() as waits:
+            request = prepare(facts_on("cpu"), ids, mask, options)
+            request.rows(range(batch))
+            new_state(request, 97)
+        counts.append(waits.count)
+    assert counts[0] == counts[1] < 8

@@ -12,10 +12,12 @@ from families import make_model, save_adapter
 from fused_cases import build
 from peft import LoraConfig, get_peft_model
 
+from genarm import GuidedDecoder
 from genarm.models.adapters import read_adapter
 from genarm.models.causal import make_model as stream_model
+from genarm.models.fused import session, streams
 from genarm.models.fused.linear import Pair
-from genarm.models.fused.streams import StreamLora, stream_lora
+from genarm.models.fused.streams import StreamLora, stream_lora, tuner_layers
 
 NAME = "model.layers.1.mlp.down_proj"
 
@@ -70,3 +72,19 @@ def test_what_is_off_or_elsewhere_adds_nothing(reward: Any) -> None:
 def test_merged_layers_cannot_be_told_as_a_and_b(reward: Any) -> None:
     reward.merge_adapter()
     assert stream_lora(stream_model("r", reward)) is None
+
+
+def test_a_call_walks_a_module_once_however_many_streams_are_on_it(
+    reward: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks = []
+
+    def counted(module: Any) -> Any:
+        walks.append(module)
+        return tuner_layers(module)
+
+    decoder = GuidedDecoder(reward, {"a": reward, "b": reward, "c": reward})
+    for place in (streams, session):
+        monkeypatch.setattr(place, "tuner_layers", counted)
+    decoder.generate([[5, 6]], max_new_tokens=2)
+    assert len(walks) == 1 and [backbone.streams for backbone in decoder.engine.backbones] == [(0, 1, 2, 3)]
