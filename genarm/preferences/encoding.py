@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..errors import GenARMError, InvalidArgumentError
+from ..request.text import PromptEncoder
 from .chat import render, turn_ends
 from .pairs import Message, PreferencePair, Text
 from .truncation import Truncation, check_max_length, lengths_within
@@ -112,7 +113,8 @@ class Encoder:
                 "the tokenizer has no EOS token, which every response ends in: set its eos_token"
             )
         self.tokenizer = tokenizer
-        self.start = _start(tokenizer)
+        self.prompts = PromptEncoder(tokenizer)
+        self.start = self.prompts.start
         self.ends: dict[str, int] = {tokenizer.eos_token: tokenizer.eos_token_id}
         for token in extra_eos:
             ids = self._as_template(token)
@@ -121,8 +123,6 @@ class Encoder:
                     f"extra_eos: {token!r} is no single token of the tokenizer: check its spelling"
                 )
             self.ends[token] = ids[0]
-        added = tokenizer.added_tokens_decoder.values()
-        self.specials = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
 
     def pair(self, pair: PreferencePair) -> EncodedPair:
         """All of a pair's tokens, uncut."""
@@ -145,10 +145,7 @@ class Encoder:
 
     def prompt(self, text: str) -> list[int]:
         """BOS and the prompt, read as the tokenizer reads any text."""
-        bos = self.tokenizer.bos_token
-        while self.start and bos and text.startswith(bos):
-            text = text[len(bos) :]
-        return self._begun(self._ids(text))
+        return self.prompts.text(text)
 
     def response(self, text: str) -> list[int]:
         """The response as text, and one EOS."""
@@ -160,16 +157,8 @@ class Encoder:
         content = response if isinstance(response, str) else response[-1]["content"]
         body, end = self._split_end(self._turn(rendered.response, content))
         asked = [message["content"] for message in prompt]
-        prompt_ids = self._mixed(rendered.prompt, asked)
-        return prompt_ids or self._begun([]), [*self._mixed(body, [content]), end]
-
-    def _begun(self, ids: list[int]) -> list[int]:
-        if ids[: len(self.start)] != self.start:
-            ids = self.start + ids
-        if ids:
-            return ids
-        bos = self.tokenizer.bos_token_id
-        return [self.tokenizer.eos_token_id if bos is None else bos]
+        prompt_ids = self.prompts.rendered(rendered.prompt, asked)
+        return prompt_ids or self.prompts.begun([]), [*self.prompts.rendered(body, [content]), end]
 
     def _turn(self, text: str, content: str) -> str:
         """A rendered response up to the token that ends it; what a template writes after that is no part of it."""
@@ -187,35 +176,11 @@ class Encoder:
                 return text, end
             text, end = stripped[: -len(token)], self.ends[token]
 
-    def _mixed(self, text: str, contents: Sequence[str]) -> list[int]:
-        """Ids of a rendered conversation whose template's special tokens are tokens, and those in contents text."""
-        suspect = [content.strip() for content in contents if any(token in content for token in self.specials)]
-        ids: list[int] = []
-        for content in suspect:
-            before, found, after = text.partition(content)
-            if found:
-                ids += self._as_template(before) + self._as_text(found)
-                text = after
-        return ids + self._as_template(text)
-
-    def _ids(self, text: str, **options: bool) -> list[int]:
-        # verbose would warn of texts over the tokenizer's own length, which max_length is there to cut
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
-        return ids
-
     def _as_text(self, text: str) -> list[int]:
-        return self._ids(text, split_special_tokens=True)
+        return self.prompts.ids(text, split_special_tokens=True)
 
     def _as_template(self, text: str) -> list[int]:
-        return self._ids(text, split_special_tokens=False)
-
-
-def _start(tokenizer: Any) -> list[int]:
-    """What a tokenizer puts before any text by itself."""
-    alone: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole: list[int] = tokenizer("a")["input_ids"]
-    places = range(len(whole) - len(alone) + 1)
-    return next((whole[:place] for place in places if whole[place : place + len(alone)] == alone), [])
+        return self.prompts.ids(text, split_special_tokens=False)
 
 
 def _cut(pair: EncodedPair, max_length: int, start: Sequence[int], truncation: Truncation) -> EncodedPair:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgumentError, RunError
+from ..request.text import PromptEncoder
 
 RowId = str | int
 
@@ -167,9 +168,7 @@ CONTEXT = 8
 
 
 def encode(tokenizer: Any, prompts: Sequence[str], chat: bool) -> list[list[int]]:
-    """The ids of each prompt: as the tokenizer encodes text, or under ``chat`` as one user turn in its chat template.
-
-    The template writes its own BOS, so nothing is added to what it renders.
+    """The ids of each prompt in text, or under ``chat`` as one user turn in the tokenizer's chat template.
 
     Raises:
         InvalidArgumentError: there is no tokenizer, or no chat template, or the template refuses a single user turn.
@@ -178,15 +177,18 @@ def encode(tokenizer: Any, prompts: Sequence[str], chat: bool) -> list[list[int]
         raise InvalidArgumentError("the base model has no tokenizer beside it: put its tokenizer.json into the folder")
     if not prompts:
         return []
+    encoder = PromptEncoder(tokenizer)
     if not chat:
-        ids: list[list[int]] = tokenizer(list(prompts))["input_ids"]
-        return ids
+        return [encoder.text(prompt) for prompt in prompts]
     if not getattr(tokenizer, "chat_template", None):
         raise InvalidArgumentError(
             "--chat: the base model's tokenizer has no chat template: leave --chat out, or put a chat_template.jinja "
             "into its folder"
         )
-    return [_chat(tokenizer, prompt) for prompt in prompts]
+    try:
+        return [encoder.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"--chat: {error}") from error
 
 
 def continuation(tokenizer: Any, prompt: list[int], tokens: list[int]) -> str:
@@ -197,18 +199,6 @@ def continuation(tokenizer: Any, prompt: list[int], tokens: list[int]) -> str:
     before = _decode(tokenizer, prompt[-CONTEXT:])
     whole = _decode(tokenizer, [*prompt[-CONTEXT:], *tokens])
     return whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, tokens)
-
-
-def _chat(tokenizer: Any, prompt: str) -> list[int]:
-    turn = [{"role": "user", "content": prompt}]
-    try:
-        encoded = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=True)
-    except Exception as error:  # templates raise what they like
-        raise InvalidArgumentError(
-            f"--chat: the chat template fails on a single user turn ({error}): repair it, or leave --chat out"
-        ) from error
-    ids: list[int] = encoded["input_ids"]
-    return ids
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:

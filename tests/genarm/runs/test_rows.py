@@ -106,7 +106,10 @@ def test_chat_renders_one_user_turn_with_one_bos():
     assert tokenizer.decode(plain) == "<bos>hi"
     assert encode(tokenizer, [], chat=True) == []
     for template, words in (
-        ("{{ raise_exception('no users here') }}", r"fails on a single user turn .no users here.: repair it"),
+        (
+            "{{ raise_exception('no users here') }}",
+            r"fails on messages of user .no users here.: write the turns it knows, or repair it",
+        ),
         (None, "has no chat template: leave --chat out"),
     ):
         tokenizer.chat_template = template
