@@ -1,16 +1,51 @@
 """Triton kernels for guided decoding, with a CPU path in torch and a float64 oracle for each operation."""
 
-from genarm_kernels import reference
-from genarm_kernels.layer.activation import swiglu
-from genarm_kernels.layer.attention import decode_attention
-from genarm_kernels.layer.linear import skinny_linear
-from genarm_kernels.layer.lora import Lora
-from genarm_kernels.layer.norm import add_rms_norm
-from genarm_kernels.layer.rotary import rotary_store
-from genarm_kernels.logprobs.logprobs import token_logprobs
-from genarm_kernels.noise import row_seeds
-from genarm_kernels.sampling.arguments import GuidedSample
-from genarm_kernels.sampling.sample import guided_log_probs, guided_sample
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genarm_kernels import reference
+    from genarm_kernels.layer.activation import swiglu
+    from genarm_kernels.layer.attention import decode_attention
+    from genarm_kernels.layer.linear import skinny_linear
+    from genarm_kernels.layer.lora import Lora
+    from genarm_kernels.layer.norm import add_rms_norm
+    from genarm_kernels.layer.rotary import rotary_store
+    from genarm_kernels.logprobs.logprobs import token_logprobs
+    from genarm_kernels.noise import row_seeds
+    from genarm_kernels.sampling.arguments import GuidedSample
+    from genarm_kernels.sampling.sample import guided_log_probs, guided_sample
+
+# Imported on first use: what is read without torch, such as how the C is compiled, lies in this package too.
+_LAZY = {
+    "reference": "reference",
+    "swiglu": "layer.activation",
+    "decode_attention": "layer.attention",
+    "skinny_linear": "layer.linear",
+    "Lora": "layer.lora",
+    "add_rms_norm": "layer.norm",
+    "rotary_store": "layer.rotary",
+    "token_logprobs": "logprobs.logprobs",
+    "row_seeds": "noise",
+    "GuidedSample": "sampling.arguments",
+    "guided_log_probs": "sampling.sample",
+    "guided_sample": "sampling.sample",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'genarm_kernels' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"genarm_kernels.{_LAZY[name]}")
+    value = module if _LAZY[name] == name else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 __all__ = [
     "GuidedSample",

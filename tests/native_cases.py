@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genarm_kernels import reference
 from genarm_kernels.layer.lora import Lora
-from genarm_kernels.native import library, products
+from genarm_kernels.native import compiler, library, products
 from genarm_kernels.native.decode import DecodeStep, Layer, Product
 from genarm_kernels.reference.layer import expand, rms_norm
 
@@ -216,24 +216,24 @@ def edited_source(file: str, old: str, new: str) -> Mutation:
     """The kernels with ``old``, which stands once in a source, replaced by ``new``; quickly compiled."""
 
     def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
-        folder = Path(library._own_folder()) / f"mutant-{abs(hash((file, old, new)))}"
+        folder = Path(compiler._own_folder()) / f"mutant-{abs(hash((file, old, new)))}"
         folder.mkdir(exist_ok=True)
-        for source in library.SOURCES.glob("*.[ch]"):
+        for source in compiler.SOURCES.glob("*.[ch]"):
             text = source.read_text()
             if source.name == file:
                 assert text.count(old) == 1, f"{file} has {text.count(old)} of {old!r}: expected 1"
                 text = text.replace(old, new)
             (folder / source.name).write_text(text)
-        monkeypatch.setattr(library, "SOURCES", folder)
-        monkeypatch.setattr(library, "FLAGS", ("-O1", *library.FLAGS))
+        monkeypatch.setattr(compiler, "SOURCES", folder)
+        monkeypatch.setattr(compiler, "FLAGS", ("-O1", *compiler.FLAGS))
         built: dict[torch.dtype, Any] = {}
 
         def load(dtype: torch.dtype) -> Any:
             if dtype not in built:
-                built[dtype] = library._load(library._compiled(library.DEFINES[dtype]))
+                built[dtype] = library._load(compiler.compiled(library.DEFINES[dtype]))
             return built[dtype]
 
         monkeypatch.setattr(library, "_library", load)
-        monkeypatch.setattr(library, "_folder", lambda: folder)
+        monkeypatch.setattr(compiler, "_folder", lambda: folder)
 
     return mutate

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import __version__
 from ..errors import GenARMError, InvalidArgumentError
 from . import evaluate as evaluation
 from . import train as training
@@ -20,13 +21,23 @@ app = typer.Typer(
     name="genarm",
     help="Reward-guided decoding: a base model, small reward models, weights chosen per request.",
     rich_markup_mode="markdown",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"genarm {__version__}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Reward-guided decoding: a base model, small reward models, weights chosen per request."""
 
 

@@ -1,20 +1,25 @@
-"""What this installation runs on: versions, devices, and which backend does what and why."""
+"""What this installation runs on: versions, devices, and which backend does what and why.
+
+Torch is imported only where a driver is present and can be asked for its devices: the rest is read from files, at once.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from genarm_kernels.native import choice as native
+from genarm_kernels.native import why as native
 
-from ..models.fused.families import FAMILIES
+from ..models.fused.names import FAMILIES
 
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA's, CUDA's under Windows, ROCm's
 PACKAGES = ("torch", "triton", "transformers", "peft")
 
 
@@ -81,6 +86,10 @@ def _version(package: str) -> str | None:
 
 
 def _devices() -> list[Device]:
+    if not any(Path(driver).exists() for driver in DRIVERS):
+        return []
+    import torch
+
     found = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -94,13 +103,13 @@ def _sampling(devices: list[Device]) -> Backend:
         return Backend("sampling", "Triton interpreter", "TRITON_INTERPRET=1: kernels run in Python, for tests only")
     if devices:
         return Backend("sampling", "Triton kernels", "on CUDA tensors; torch operations on CPU tensors")
-    uses = "torch operations, kernels in C" if native.why()[0] else "torch operations"
+    uses = "torch operations" if native.why()[0] is False else "torch operations, kernels in C"
     return Backend("sampling", uses, "no CUDA device: the CPU path draws the same tokens as the kernels")
 
 
 def interpreted() -> bool:
     """Whether Triton kernels run in its interpreter."""
-    if importlib.util.find_spec("triton") is None:
+    if "TRITON_INTERPRET" not in os.environ or importlib.util.find_spec("triton") is None:
         return False
     import triton
 
@@ -109,7 +118,7 @@ def interpreted() -> bool:
 
 def _cpu_kernels() -> Backend:
     runs, why = native.why()
-    return Backend("on a CPU", "kernels in C" if runs else "torch operations", why)
+    return Backend("on a CPU", {True: "kernels in C", False: "torch operations", None: "the faster way"}[runs], why)
 
 
 def _model_path(devices: list[Device]) -> list[Backend]:

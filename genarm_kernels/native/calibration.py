@@ -7,14 +7,12 @@ compiled kernels, under a name that tells the processor, the kernels, torch and 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -24,43 +22,12 @@ import torch
 from torch.nn import functional as F
 
 from genarm_kernels.native import library
+from genarm_kernels.native.figures import PRODUCT_ROWS, STEP_ROWS, Figures, place, read
 from genarm_kernels.native.products import linear
 from genarm_kernels.native.trial import Trial
 
-STEP_ROWS = (1, 4)
-PRODUCT_ROWS = (8, 32, 128, 512)
 REPEATS = 7
 PATIENCE = 0.3  # seconds of one comparison after which it is not repeated
-
-Times = dict[int, tuple[float, float]]  # rows -> milliseconds in C, by torch
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What was measured: whole steps, and single products."""
-
-    steps: Times
-    products: Times
-
-    @property
-    def native(self) -> bool:
-        """Whether steps in C are the faster ones, by the mean of their ratios to torch's."""
-        return sum(math.log(own / torchs) for own, torchs in self.steps.values()) <= 0
-
-    @property
-    def most_rows(self) -> float:
-        """Up to how many rows products in C are the faster ones."""
-        rows = STEP_ROWS[-1]  # for so few the steps have decided
-        for count, (own, torchs) in sorted(self.products.items()):
-            if own > torchs:
-                return rows
-            rows = count
-        return math.inf
-
-    def __str__(self) -> str:
-        rows, own, torchs = zip(*((rows, *both) for rows, both in self.steps.items()), strict=True)
-        figures = [" and ".join(f"{value:.1f}" for value in values) for values in (own, torchs)]
-        return f"a step of {rows[0]} and {rows[1]} rows takes {figures[0]} ms in C, {figures[1]} by torch"
 
 
 @cache
@@ -70,28 +37,9 @@ def figures(dtype: torch.dtype, threads: int) -> Figures | None:
     if kernels is None:
         return None
     compiled = Path(kernels._name)
-    facts = (torch.__version__, torch.backends.cpu.get_cpu_capability(), str(threads))
-    digest = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:12]
-    path = compiled.with_name(f"{compiled.stem}-{digest}.json")
-    found = _read(path)
+    path = place(compiled, torch.__version__, torch.backends.cpu.get_cpu_capability(), threads)
+    found = read(path)
     return _keep(path, _measured(dtype)) if found is None else found
-
-
-def _read(path: Path) -> Figures | None:
-    """None where there is no file, or one that holds anything but figures."""
-    try:
-        content = json.loads(path.read_text())
-        steps, products = _times(content["steps"]), _times(content["products"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        return None
-    return Figures(steps, products) if (*steps, *products) == (*STEP_ROWS, *PRODUCT_ROWS) else None
-
-
-def _times(content: dict[str, list[float]]) -> Times:
-    times = {int(rows): (float(own), float(torchs)) for rows, (own, torchs) in content.items()}
-    if not all(0 < value < math.inf for both in times.values() for value in both):
-        raise ValueError("not the times of anything")
-    return times
 
 
 def _keep(path: Path, measured: Figures) -> Figures:
@@ -103,11 +51,11 @@ def _keep(path: Path, measured: Figures) -> Figures:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp") as file:
             json.dump(asdict(measured), file)
             file.flush()
-            if path.exists() and _read(path) is None:
+            if path.exists() and read(path) is None:
                 path.unlink(missing_ok=True)
             with suppress(FileExistsError):
                 os.link(file.name, path)
-        return _read(path) or measured
+        return read(path) or measured
     except OSError:  # a full disk, or one without links: this process has its own figures
         return measured
 

@@ -11,7 +11,7 @@ import os
 import torch
 
 from genarm_kernels.native import calibration
-from genarm_kernels.native.calibration import Figures
+from genarm_kernels.native.figures import Figures
 from genarm_kernels.native.library import DEFINES, compiled
 
 
@@ -40,23 +40,6 @@ def figures(dtype: torch.dtype) -> Figures | None:
     if dtype not in DEFINES or wanted() is not None:
         return None
     return calibration.figures(dtype, torch.get_num_threads())
-
-
-def why() -> tuple[bool, str]:
-    """Whether the kernels run here, and why or why not, for people."""
-    if os.environ.get("GENARM_NATIVE") == "0":
-        return False, "GENARM_NATIVE=0"
-    chosen = wanted()
-    if chosen is False:
-        return False, "a processor without AVX2, whose instructions the kernels in C are written in"
-    if compiled(torch.float32) is None:
-        return False, "they could not be compiled: a C compiler with OpenMP is needed, such as gcc"
-    if chosen:
-        return True, "GENARM_NATIVE=1"
-    measured = {str(dtype).removeprefix("torch."): figures(dtype) for dtype in DEFINES}
-    runs = [name for name, one in measured.items() if one and one.native]
-    texts = "; ".join(f"{name}: {one}" for name, one in measured.items())
-    return bool(runs), f"measured here, faster for {' and '.join(runs) or 'neither dtype'}. {texts}"
 
 
 def takes(dtype: torch.dtype, device: torch.device) -> bool:

@@ -17,7 +17,8 @@ from transformers.activations import ACT2FN
 
 from genarm_kernels.layer.attention_arguments import MAX_HEAD_DIM
 
-FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+from .names import FAMILIES
+
 # Scalings whose frequencies do not depend on the length of the text.
 ROTARY_TYPES = {"default", "linear", "llama3", "yarn"}
 DTYPES = {torch.bfloat16, torch.float16, torch.float32}

@@ -1,6 +1,7 @@
 """The command line itself: help, usage errors, warnings and exit statuses."""
 
 import errno
+import os
 import subprocess
 import sys
 import warnings
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import genarm
 from genarm.cli import generate
+from genarm.cli.app import main
 from genarm.errors import InvalidArgumentError, RunError
 
 # An option of each command.
@@ -23,19 +26,34 @@ COMMANDS = {
 }
 
 
-def test_help_names_every_command():
+def test_help_version_and_info_import_nothing_heavy():
     code = "import sys; from genarm.cli.app import main\n"
     code += f"for command in {list(COMMANDS)}: assert main([*command.split(), '--help']) == 0\n"
-    code += "assert not {'torch', 'transformers', 'trl', 'datasets'} & sys.modules.keys()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr  # at once: nothing heavy is imported
+    code += "assert main(['-h']) == main(['train', '-h']) == 0\n"
+    code += "assert main(['--version']) == main(['info']) == 0\n"
+    code += "assert not {'torch', 'triton', 'transformers', 'trl', 'datasets'} & sys.modules.keys()"
+    machine = {**os.environ, "COLUMNS": "80"}
+    machine.pop("TRITON_INTERPRET", None)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=machine)
+    assert done.returncode == 0, done.stderr  # at once
     assert [option for option in COMMANDS.values() if option not in done.stdout] == []
+    assert f"genarm {genarm.__version__}\n" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_a_group_alone_shows_its_commands(cli):
     for arguments, names in (((), ("generate", "info")), (("evaluate",), ("accuracy", "rewards"))):
         found = cli(*arguments)
         assert (found.status, found.errors) == (0, []) and all(name in found.text for name in names)
+
+
+def test_a_shell_completes_commands_and_options(monkeypatch, capsys):
+    monkeypatch.setenv("_GENARM_COMPLETE", "complete_bash")
+    for typed, words in (("genarm ge", "generate"), ("genarm generate --max-n", "--max-new-tokens")):
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+        with pytest.raises(SystemExit):
+            main([])
+        assert capsys.readouterr().out.split() == [words]
 
 
 @pytest.mark.parametrize(

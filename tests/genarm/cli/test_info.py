@@ -28,10 +28,12 @@ def test_it_prints_versions_devices_and_backends_for_readers_and_machines(cli):
 
 
 TORCH, IN_C, NOT_USED = "torch operations", "kernels in C", "not used"
+FASTER = "the faster way"
 MACHINES = [
     # devices, interpreted, kernels in C, flash-attn; what runs the sampling, a CPU's steps, prompts, CUDA graphs
     (0, False, False, None, [TORCH, TORCH, NOT_USED, NOT_USED], "not installed"),
     (0, False, True, "2.8", [f"{TORCH}, {IN_C}", IN_C, NOT_USED, NOT_USED], "2.8 is installed; no CUDA"),
+    (0, False, None, None, [f"{TORCH}, {IN_C}", FASTER, NOT_USED, NOT_USED], "not installed"),
     (0, True, False, None, ["Triton interpreter", TORCH, NOT_USED, NOT_USED], "not installed"),
     (1, False, False, "2.8", ["Triton kernels", TORCH, "prompts", "one per step"], "2.8 is installed; bfloat16 and"),
 ]
@@ -40,6 +42,7 @@ MACHINES = [
 @pytest.mark.parametrize(("devices", "interpreted", "in_c", "flash", "uses", "why"), MACHINES)
 def test_backends_follow_the_machine(monkeypatch, capsys, devices, interpreted, in_c, flash, uses, why):
     properties = SimpleNamespace(name="Imaginary", total_memory=3 * 2**30, major=9, minor=0)
+    monkeypatch.setattr(info, "DRIVERS", ["/dev/null"][:devices])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(info, "interpreted", lambda: interpreted)

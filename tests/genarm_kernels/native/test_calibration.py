@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from genarm_kernels.native import calibration, choice, library, linear
-from genarm_kernels.native.calibration import PRODUCT_ROWS, STEP_ROWS, Figures
+from genarm_kernels.native import calibration, choice, compiler, figures, library, linear
+from genarm_kernels.native.figures import PRODUCT_ROWS, STEP_ROWS, Figures
 from genarm_kernels.native.trial import Trial
+from genarm_kernels.native.why import why
 
 DTYPES = (torch.float32, torch.bfloat16)
 Measure = Callable[[torch.dtype], Figures]
@@ -31,10 +32,13 @@ def measured(steps: float = 0.5, products: float = 0.5) -> Figures:
 def measures(native_path: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Figures]]:
     """Nothing is known of this machine yet; whatever it measures is the list's next, which must not be empty."""
     results: list[Figures] = []
-    build = {dtype: library._compiled(library.DEFINES[dtype]) for dtype in DTYPES}
+    build = {dtype: compiler.compiled(library.DEFINES[dtype]) for dtype in DTYPES}
     kernels = {dtype: library._load(_copy(path, tmp_path)) for dtype, path in build.items()}
     monkeypatch.setattr(library, "_library", kernels.get)
+    places = {str(dtype).removeprefix("torch."): tmp_path / path.name for dtype, path in build.items()}
+    monkeypatch.setattr(compiler, "place", places.get)
     monkeypatch.setattr(choice, "wanted", lambda: None)
+    monkeypatch.delenv("GENARM_NATIVE", raising=False)
     monkeypatch.setattr(calibration, "_measured", lambda dtype: results.pop(0))
     calibration.figures.cache_clear()
     yield results
@@ -58,17 +62,22 @@ def test_the_faster_way_runs(measures: list[Figures], share: float, runs: bool) 
     assert (choice.library(torch.bfloat16) is not None) == (not runs)
     x, weight = torch.ones(2, 4), torch.ones(3, 4)
     assert linear.suits(x, weight) == runs
-    chosen, text = choice.why()
+    chosen, text = why()
     faster = "float32" if runs else "bfloat16"
     assert (
-        chosen and f"faster for {faster}. " in text and f"float32: a step of 1 and 4 rows takes {share:.1f} and" in text
+        chosen
+        and f"faster for {faster}. " in text
+        and f"float32 on 1 thread: a step of 1 and 4 rows takes {share:.1f} and" in text
     )
 
 
-def test_neither_dtype_may_be_faster(measures: list[Figures]) -> None:
+def test_neither_dtype_may_be_faster(measures: list[Figures], tmp_path: Path) -> None:
+    assert why()[0] is None and not kept(tmp_path)  # asking measures nothing
     measures += [measured(1.5), measured(1.5)]
-    chosen, text = choice.why()
-    assert not chosen and "faster for neither dtype. bfloat16: a step" in text
+    for dtype in DTYPES:
+        choice.figures(dtype)
+    chosen, text = why()
+    assert not chosen and "faster for neither dtype. bfloat16 on 1 thread: a step" in text
 
 
 def test_a_step_of_one_row_and_one_of_four_count_alike() -> None:
@@ -134,7 +143,7 @@ def test_the_file_appears_whole(measures: list[Figures], monkeypatch: pytest.Mon
     link, seen = os.link, []
 
     def watched(source: str, target: Path) -> None:
-        seen.append((calibration._read(Path(source)), target.exists()))
+        seen.append((figures.read(Path(source)), target.exists()))
         link(source, target)
 
     monkeypatch.setattr(calibration.os, "link", watched)
@@ -161,7 +170,8 @@ def test_the_environment_is_asked_first(measures: list[Figures], monkeypatch: py
         monkeypatch.setattr(choice, "wanted", lambda asked=asked: asked)
         assert (choice.library(torch.float32) is not None) == asked
         assert choice.figures(torch.float32) is None  # and nothing was measured
-        assert choice.why()[0] == asked
+        monkeypatch.setenv("GENARM_NATIVE", str(int(asked)))
+        assert why() == (asked, f"GENARM_NATIVE={int(asked)}")
     assert linear.most_rows(torch.float32) == linear.MOST_FLOAT_ROWS
 
 
@@ -169,8 +179,6 @@ def test_without_kernels_there_is_nothing_to_measure(measures: list[Figures], mo
     monkeypatch.setattr(library, "_library", lambda dtype: None)
     assert choice.figures(torch.float32) is None and choice.library(torch.float32) is None
     assert choice.figures(torch.float16) is None
-    chosen, text = choice.why()
-    assert not chosen and "C compiler" in text
 
 
 def test_the_median_decides_whatever_one_call_took(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from mutations import assert_killed
 from native_cases import SHAPES, Shape, Step, check_a_step, check_exact, edited_source, make_step
 from torch import Tensor
 
-from genarm_kernels.native import library, products
+from genarm_kernels.native import compiler, library, products
 from genarm_kernels.native.decode import DecodeStep
 from genarm_kernels.native.trial import HEADS, Trial
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("native_path")
 
 @cache
 def built(dtype: torch.dtype, flag: str) -> Any:
-    return library._load(library._compiled((*DEFINES[dtype], flag)))
+    return library._load(compiler.compiled((*DEFINES[dtype], flag)))
 
 
 def emulate(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
@@ -130,11 +130,11 @@ def test_the_instruction_is_emulated_as_it_is_defined(dot: None) -> None:
 
 
 def test_a_processor_that_has_the_instruction_gets_the_same_bits(native_path: None, dot: None) -> None:
-    if "avx512_bf16" not in library._processor():
+    if "avx512_bf16" not in compiler.processor():
         pytest.skip("NOT RUN: this processor does not have AVX512-BF16")
     x, weight = torch.randn(9, 1040).to(torch.bfloat16), torch.randn(50, 1040).to(torch.bfloat16)
     expected = products.linear(x, weight)
-    own = library._load(library._compiled(DEFINES[torch.bfloat16]))
+    own = library._load(compiler.compiled(DEFINES[torch.bfloat16]))
     out = torch.empty_like(expected)
     room = torch.empty(9 * 1040)
     own.linear_rows(
@@ -178,13 +178,13 @@ AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 )
 def test_the_inner_loop_keeps_its_sums_in_registers(flags: tuple[str, ...], multiply: str) -> None:
     """Four rows by four columns: 16 products, and no sum goes to the stack or comes from there."""
-    compiler = library.shutil.which("gcc")
-    if compiler is None:
+    gcc = compiler.shutil.which("gcc")
+    if gcc is None:
         pytest.skip("NOT RUN: there is no gcc")
-    flags = tuple(flag for flag in library.FLAGS if flag != "-shared") + AVX512 + flags
+    flags = tuple(flag for flag in compiler.FLAGS if flag != "-shared") + AVX512 + flags
     try:
-        text = library._run([compiler, *flags, "-S", str(library.SOURCES / library.MAIN), "-o", "-"])
-    except library.CompileError as error:
+        text = compiler._run([gcc, *flags, "-S", str(compiler.SOURCES / compiler.MAIN), "-o", "-"])
+    except compiler.CompileError as error:
         pytest.skip(f"NOT RUN: {error}")
     tiles = [loop for loop in loops(text) if sum(multiply in line for line in loop) == 16 and "prefetch" in str(loop)]
     assert tiles

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from genarm_kernels import guided_sample
-from genarm_kernels.native import choice, library
+from genarm_kernels.native import choice, compiler, library
 from genarm_kernels.native.linear import rows_linear
+from genarm_kernels.native.why import why
 
 X, W = torch.ones(2, 4), torch.ones(3, 4)
 
@@ -23,7 +24,7 @@ X, W = torch.ones(2, 4), torch.ones(3, 4)
 def anew(native_path: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Nothing is compiled yet; the folder it goes into."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(library, "FLAGS", ("-O0", *library.FLAGS[:1], *library.FLAGS[2:]))
+    monkeypatch.setattr(compiler, "FLAGS", ("-O0", *compiler.FLAGS[:1], *compiler.FLAGS[2:]))
     library._library.cache_clear()
     yield tmp_path / "genarm" / "native"  # type: ignore[misc]
     library._library.cache_clear()
@@ -35,16 +36,16 @@ def test_it_is_compiled_once_and_found_by_the_next_process(anew: Path, monkeypat
     assert [path.suffix for path in made] == [".so"]
     assert anew.stat().st_mode & 0o777 == 0o700
     library._library.cache_clear()
-    run = library._run
-    monkeypatch.setattr(library, "_run", lambda command: run(command) if "--version" in command else pytest.fail())
+    run = compiler._run
+    monkeypatch.setattr(compiler, "_run", lambda command: run(command) if "--version" in command else pytest.fail())
     assert choice.library(torch.float32) is not None
     assert list(anew.iterdir()) == made
 
 
 def test_another_source_or_command_is_another_library(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {library._fingerprint(["gcc", *library.FLAGS]), library._fingerprint(["gcc", "-DBFLOAT16"])}
-    monkeypatch.setattr(library, "_processor", lambda: "another")
-    assert len(names | {library._fingerprint(["gcc", *library.FLAGS])}) == 3
+    names = {compiler._fingerprint(["gcc", *compiler.FLAGS]), compiler._fingerprint(["gcc", "-DBFLOAT16"])}
+    monkeypatch.setattr(compiler, "processor", lambda: "another")
+    assert len(names | {compiler._fingerprint(["gcc", *compiler.FLAGS])}) == 3
 
 
 @pytest.mark.parametrize(
@@ -63,22 +64,21 @@ def test_without_a_working_compiler_torch_is_used_and_it_is_said_once(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rows_linear(X, W)
-    runs, text = choice.why()
-    assert not runs and "C compiler" in text
 
 
 def test_no_compiler_at_all_is_named(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="no C compiler was found"):
         assert choice.library(torch.bfloat16) is None
+    assert why() == (False, "no C compiler was found: install one with OpenMP, such as gcc")
 
 
 def test_a_compiler_that_hangs_is_given_up(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(*_: object, **__: object) -> Any:
         raise subprocess.TimeoutExpired("gcc", 1)
 
-    monkeypatch.setattr(library.subprocess, "run", hang)
+    monkeypatch.setattr(compiler.subprocess, "run", hang)
     with pytest.warns(UserWarning, match="timed out"):
         assert choice.library(torch.float32) is None
 
@@ -90,7 +90,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(anew: Path, monkeypatch:
 
 
 def test_a_library_cut_short_is_made_again(anew: Path) -> None:
-    made = library._compiled(library.DEFINES[torch.float32])
+    made = compiler.compiled(library.DEFINES[torch.float32])
     made.write_bytes(b"")
     assert choice.library(torch.float32) is not None
     assert made.stat().st_size > 0
@@ -100,9 +100,9 @@ def test_a_folder_that_others_may_write_is_not_trusted(anew: Path) -> None:
     anew.mkdir(parents=True)
     for folder in (anew, anew.parent):
         folder.chmod(0o777)
-        assert library._folder() == library._own_folder() != anew
+        assert compiler._folder() == compiler._own_folder() != anew
         folder.chmod(0o700)
-    assert library._folder() == anew
+    assert compiler._folder() == anew
 
 
 def test_without_a_home_a_folder_of_its_own_will_do(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +111,8 @@ def test_without_a_home_a_folder_of_its_own_will_do(anew: Path, monkeypatch: pyt
 
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        monkeypatch.setattr(library.Path, "home", nowhere)
-        assert library._folder() == library._own_folder()
+        monkeypatch.setattr(compiler.Path, "home", nowhere)
+        assert compiler._folder() == compiler._own_folder()
 
 
 def test_a_forked_process_has_one_thread(native_path: None) -> None:
