@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Unpack, get_args
 
@@ -16,17 +16,11 @@ from .engine.memory import largest_batch
 from .errors import InvalidArgumentError, UnsupportedModelError
 from .models.causal import CausalModel, inner_model
 from .models.fused.attention import AttentionName
-from .models.loading import (
-    RewardModels,
-    Source,
-    build_models,
-    load_model,
-    load_tokenizer,
-    name_rewards,
-    resolve_device,
-    resolve_dtype,
-)
+from .models.loading import load_model, load_tokenizer
+from .models.options import LoadOptions, Source, make_source
+from .models.placement import compute_dtype, execution_device
 from .models.plan import Plan
+from .models.rewards import RewardModels, build_models, name_rewards
 from .request.options import ModelFacts, Options, Request, prepare, token_ids
 from .request.output import GenerationOutput, StreamStep
 from .request.prompts import PromptInput
@@ -68,6 +62,7 @@ class GuidedDecoder:
         attention: AttentionName = "kernel",
         trust_remote_code: bool = False,
         _base_name: str | None = None,
+        _hub: Mapping[str, Any] | None = None,
         _hold_weakly: bool = False,
     ) -> None:
         if not isinstance(base_model, nn.Module):
@@ -75,13 +70,13 @@ class GuidedDecoder:
                 f"base_model is a {type(base_model).__name__}: pass a loaded model, or a path to from_pretrained"
             )
         _check_limits(max_batch_size, max_length)
-        parameter = next(base_model.parameters(), None)
-        if parameter is None:
+        if next(base_model.parameters(), None) is None:
             raise UnsupportedModelError(
                 f"base_model ({type(base_model).__name__}) has no weights: pass an AutoModelForCausalLM or a PeftModel"
             )
-        _check_paths(engine, attention, parameter)
-        source = Source(parameter.dtype, parameter.device, trust_remote_code)
+        dtype, device = compute_dtype(base_model), execution_device(base_model)
+        _check_paths(engine, attention, dtype, device)
+        source = Source(dtype, device, trust_remote_code, _hub or {})
         base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
         self.tokenizer = tokenizer
         rewards = name_rewards(reward_models)
@@ -118,14 +113,17 @@ class GuidedDecoder:
         engine: EngineName = "auto",
         attention: AttentionName = "kernel",
         trust_remote_code: bool = False,
+        **options: Unpack[LoadOptions],
     ) -> GuidedDecoder:
         """Load a base and its reward models from folders or the hub (safetensors only).
 
         dtype: "bfloat16", "float16", "float32", or "auto" (bfloat16 on CUDA, float32 on the CPU).
         device: "cuda", "cpu", or "auto". The other arguments are those of the class.
+        options: ``revision``, ``device_map``, ``quantization_config`` and the like, for the base, and ``token`` and
+            the like, for whatever comes from the hub, as transformers' ``from_pretrained`` takes them
+            (``genarm.models.options.LoadOptions`` lists them). Load a reward model yourself to give it other ones.
         """
-        where = resolve_device(device)
-        source = Source(resolve_dtype(dtype, where), where, trust_remote_code)
+        source = make_source(dtype, device, trust_remote_code, options)
         if not isinstance(base_model, str | Path):
             raise InvalidArgumentError(
                 f"from_pretrained takes a path or hub id, not a {type(base_model).__name__}: use GuidedDecoder(model)"
@@ -133,13 +131,14 @@ class GuidedDecoder:
         return cls(
             load_model(base_model, source),
             reward_models,
-            tokenizer if tokenizer is not None else load_tokenizer(base_model, trust_remote_code),
+            tokenizer if tokenizer is not None else load_tokenizer(base_model, trust_remote_code, source.hub),
             max_batch_size=max_batch_size,
             max_length=max_length,
             engine=engine,
             attention=attention,
             trust_remote_code=trust_remote_code,
             _base_name=str(base_model),
+            _hub=source.of_rewards().options,
         )
 
     @property
@@ -272,7 +271,7 @@ def _check_limits(max_batch_size: object, max_length: object) -> None:
             raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 1{extra}, or None")
 
 
-def _check_paths(engine: object, attention: object, weight: Tensor) -> None:
+def _check_paths(engine: object, attention: object, dtype: torch.dtype, device: torch.device) -> None:
     for name, value, choices in (("engine", engine, EngineName), ("attention", attention, AttentionName)):
         if value not in get_args(choices):
             raise InvalidArgumentError(f"{name} is {value!r}: pass one of {', '.join(map(repr, get_args(choices)))}")
@@ -282,8 +281,8 @@ def _check_paths(engine: object, attention: object, weight: Tensor) -> None:
         raise InvalidArgumentError(
             "attention is 'flash-attn', which is not installed: pip install flash-attn, or leave it at 'kernel'"
         )
-    if weight.device.type != "cuda" or weight.dtype not in (torch.bfloat16, torch.float16):
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         raise InvalidArgumentError(
-            f"attention is 'flash-attn', which takes bfloat16 and float16 on CUDA, and the base is {weight.dtype} on "
-            f"{weight.device}: leave it at 'kernel'"
+            f"attention is 'flash-attn', which takes bfloat16 and float16 on CUDA, and the base is {dtype} on "
+            f"{device}: leave it at 'kernel'"
         )

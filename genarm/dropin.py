@@ -24,7 +24,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .errors import UnsupportedGenerationError
-from .models.loading import RewardModels
+from .models.rewards import RewardModels
 from .request.guidance import PerRow, Weights
 from .request.prompts import PromptInput
 from .reuse import shared_decoder

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, finalize, ref
 from torch import Tensor, nn
 
 from .decoder import GuidedDecoder
-from .models.loading import RewardModel, RewardModels, name_rewards
+from .models.rewards import RewardModel, RewardModels, name_rewards
 from .request.output import GenerationOutput
 from .request.prompts import PromptInput
 

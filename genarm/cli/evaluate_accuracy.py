@@ -18,7 +18,7 @@ from ..evaluation.pair_sets import PairSet, read_set
 from ..evaluation.plots import new_figure
 from ..evaluation.report import as_record, reports
 from ..evaluation.scorers import Scores, fitting_length, pair_scores, quiet
-from ..models.loading import Source, resolve_device, resolve_dtype
+from ..models.options import Source, resolve_device, resolve_dtype
 from ..preferences.chat import pair_tokenizer
 from ..preferences.rows import conditions
 from .console import say

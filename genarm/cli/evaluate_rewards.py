@@ -14,7 +14,7 @@ from ..errors import InvalidArgumentError
 from ..evaluation.choices import base_path, parse_choices
 from ..evaluation.heatmap import ScoredPair, Sides, pairs_html, scored_pairs
 from ..evaluation.scorers import causal_models, fitting_length, quiet
-from ..models.loading import Source, resolve_device, resolve_dtype
+from ..models.options import Source, resolve_device, resolve_dtype
 from ..preferences.chat import pair_tokenizer
 from ..preferences.encoding import Encoded, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..decoder import GuidedDecoder
 from ..errors import InvalidArgumentError, RunError
-from ..models.loading import resolve_device, resolve_dtype
+from ..models.options import resolve_device, resolve_dtype
 from ..models.sources import RewardChoice, fingerprint, model_path, parse_rewards
 from ..runs.output import OutputFile
 from ..runs.rows import RunInput, prompt_rows, read_input

@@ -25,7 +25,9 @@ from ..errors import GenARMError, InvalidArgumentError, LoadingError
 from ..models.adapters import read_adapter
 from ..models.causal import inner_model
 from ..models.files import adapter_folder, is_adapter, model_source, read_json, read_safetensors
-from ..models.loading import Source, load_model, load_scorer, load_tokenizer, own_base
+from ..models.loading import full_model, load_model, load_scorer, load_tokenizer
+from ..models.options import Source
+from ..models.rewards import own_base
 from ..models.vocabulary import check_vocabularies
 from ..preferences.encoding import EncodedPair
 from ..preferences.scoring import pair_rewards, sequence_scores
@@ -69,7 +71,7 @@ def quiet() -> Iterator[None]:
 def fitting_length(base: str, asked: int | None, trust_remote_code: bool = False) -> int | None:
     """The most tokens of prompt and response that the base has positions for, or fewer if fewer are asked for."""
     try:
-        config = AutoConfig.from_pretrained(model_source(base), trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(model_source(full_model(base)), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise LoadingError(f"{base}: its config.json cannot be read ({error}): copy or save the model again") from None
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.modeling import align_module_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import LoadingError, UnsupportedAdapterError
 from .files import read_json, read_safetensors
+from .placement import adapter_dtype, execution_device
 
 # Settings of PEFT's LoraConfig that change the forward pass in ways y = Wx + sBAx does not cover.
 UNSUPPORTED = {
@@ -37,6 +39,7 @@ UNSUPPORTED = {
 }
 # Initialisations that also change the base weights, so the adapter alone does not say what the model was.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+FEATURES = ("in_features", "out_features")  # GPTQ's layers write them without the underscore
 CURE = "merge it into its model (peft's merge_and_unload, then save_pretrained) and pass the full model"
 
 
@@ -67,12 +70,11 @@ class LoraAdapter:
                     f"{self.path}: {name} maps {down.shape[1]} -> {up.shape[0]} features, the model's {wanted[0]} -> "
                     f"{wanted[1]}: this adapter was made for another architecture; load it on its own base"
                 )
-            like = next(layer.parameters())
-            dtype = like.dtype if like.dtype.is_floating_point else down.dtype
+            device, dtype = execution_device(layer), adapter_dtype(layer)
             fitted[name] = (
-                down.to(like.device, dtype),
-                up.to(like.device, dtype),
-                None if bias is None else bias.to(like.device, dtype),
+                down.to(device, dtype),
+                up.to(device, dtype),
+                None if bias is None else bias.to(device, dtype),
             )
         return LoraAdapter(self.path, self.base_name, fitted)
 
@@ -93,11 +95,8 @@ class LoraAdapter:
         return any(name == target or name.endswith(f".{target}") for target in self.targets)
 
     def _check_frozen(self, model: nn.Module) -> None:
-        parameters = dict(model.named_parameters(remove_duplicate=False))
         for name, tensor in self.frozen.items():
-            layer, _, leaf = name.rpartition(".")
-            own = parameters.get(name, parameters.get(f"{layer}.base_layer.{leaf}"))
-            if own is None or not _same(own, tensor):
+            if not _is_own(model, name, tensor):
                 raise UnsupportedAdapterError(
                     f"{self.path}: it brings a {name} of its own, which is not applied in place: {CURE}"
                 )
@@ -125,6 +124,19 @@ class LoraAdapter:
         return layer
 
 
+def _is_own(model: nn.Module, name: str, saved: Tensor) -> bool:
+    """Whether ``saved`` is the model's own tensor of that name, wherever it lies."""
+    path, _, leaf = name.rpartition(".")
+    try:
+        layer = model.get_submodule(path)
+    except AttributeError:
+        return False
+    layer = getattr(layer, "base_layer", layer)
+    with align_module_device(layer):
+        own = getattr(layer, leaf, None)
+        return isinstance(own, Tensor) and _same(own, saved)
+
+
 def _same(own: Tensor, saved: Tensor) -> bool:
     """Whether two tensors are equal in the coarser of their dtypes."""
     saved = saved.to(own.device)
@@ -135,7 +147,8 @@ def _same(own: Tensor, saved: Tensor) -> bool:
 
 def _hook(down: Tensor, up: Tensor, bias: Tensor | None) -> Any:
     def add(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + F.linear(F.linear(args[0].to(down.dtype), down), up, bias).to(output.dtype)
+        added = F.linear(F.linear(args[0].to(down.device, down.dtype), down), up, bias)
+        return output + added.to(output.device, output.dtype)
 
     return add
 
@@ -144,7 +157,8 @@ def _features(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, Conv1D):  # GPT-2's linear layer, stored transposed
         return layer.nx, layer.nf
     inner = getattr(layer, "base_layer", layer)
-    return int(getattr(inner, "in_features", 0)), int(getattr(inner, "out_features", 0))
+    width, height = (getattr(inner, name, getattr(inner, name.replace("_", ""), 0)) for name in FEATURES)
+    return int(width), int(height)
 
 
 def read_adapter(folder: Path) -> LoraAdapter:
@@ -181,12 +195,7 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     kind = str(config.get("peft_type", "LORA")).upper()
     if kind != "LORA":
         raise UnsupportedAdapterError(f"{folder}: a {kind} adapter; only LoRA is applied in place: {CURE}")
-    task = str(config.get("task_type") or "CAUSAL_LM")
-    if task != "CAUSAL_LM":
-        scorer = " (a trajectory RM, a scorer of whole responses)" if task == "SEQ_CLS" else ""
-        raise UnsupportedAdapterError(
-            f"{folder}: made for task {task}{scorer}: an autoregressive reward model is a CAUSAL_LM adapter"
-        )
+    check_task(folder, config)
     for key, name in UNSUPPORTED.items():
         if config.get(key):
             raise UnsupportedAdapterError(f"{folder}: the adapter uses {name}, which is not applied in place: {CURE}")
@@ -201,6 +210,16 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
         raise UnsupportedAdapterError(f"{folder}: {start} initialisation changes the base's own weights: {CURE}")
+
+
+def check_task(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse an adapter that makes something else of its model than a causal LM."""
+    task = str(config.get("task_type") or "CAUSAL_LM")
+    if task != "CAUSAL_LM":
+        scorer = " (a trajectory RM, a scorer of whole responses)" if task == "SEQ_CLS" else ""
+        raise UnsupportedAdapterError(
+            f"{folder}: made for task {task}{scorer}: an autoregressive reward model is a CAUSAL_LM adapter"
+        )
 
 
 def _split_key(folder: Path, key: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import UnsupportedModelError
 from .adapters import LoraAdapter
+from .placement import compute_dtype, execution_device
 
 # -> a module, for as long as it lives
 Hold = Callable[[], Any]
@@ -58,8 +59,13 @@ class CausalModel:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = next(self.module.parameters()).device
-        return device
+        """Where its forward pass begins, and its prompts are to be."""
+        return execution_device(self.module)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its activations, and so of its keys and values."""
+        return compute_dtype(self.module)
 
     @property
     def vocab_size(self) -> int:
@@ -75,7 +81,11 @@ class CausalModel:
         """Rows of the head's or the embedding's weight; the configured vocabulary where the model names neither."""
         layer = getattr(self.module, getter, lambda: None)()
         weight = getattr(layer, "weight", None)
-        return int(weight.shape[0]) if weight is not None else int(self.config.vocab_size)
+        if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+            return int(weight.shape[0])
+        # A quantised layer's weight is packed, or not a tensor.
+        counts = (getattr(layer, name, None) for name in ("out_features", "outfeatures", "num_embeddings"))
+        return int(next((count for count in counts if count), self.config.vocab_size))
 
     @property
     def max_positions(self) -> int | None:
@@ -133,8 +143,8 @@ def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None,
         raise UnsupportedModelError(
             f"{name} ({type(inner).__name__}) takes no key-value cache (past_key_values): pass a transformer that does"
         )
-    if next(inner.parameters()).device.type == "meta":
-        raise UnsupportedModelError(f"{name} is on the meta device (not loaded, or offloaded): load it on cpu or cuda")
+    if execution_device(inner).type == "meta":
+        raise UnsupportedModelError(f"{name} is on the meta device (it was not loaded): load it on cpu or cuda")
     return CausalModel(name, lambda: module, adapter, (lambda: without) if without is not None else None, accepts)
 
 

@@ -1,78 +1,48 @@
-"""Names, paths and modules -> a base and its reward models, which of them share the base's weights, and tokenizers."""
+"""Names and paths -> models and tokenizers: safe files only, complete, and a LoRA folder with the base it is on."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from ..errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError, UnsupportedModelError
-from .adapters import LoraAdapter, read_adapter
-from .causal import CausalModel, inner_model, make_model
-from .files import adapter_folder, is_adapter, model_source, read_json, refuse_pickled
-from .vocabulary import check_vocabularies
+from ..errors import LoadingError
+from .files import NO_OPTIONS, HubOptions, adapter_folder, is_adapter, model_source, read_json, refuse_pickled
+from .joined import join
+from .options import Source
+from .placement import execution_device
 
-RewardModel = str | Path | nn.Module | LoraAdapter
-RewardModels = Mapping[str, RewardModel] | Sequence[RewardModel] | None
 REPORTED = ("missing_keys", "unexpected_keys")
-DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-    "float32": torch.float32,
-    "fp32": torch.float32,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """How models given by path are read."""
-
-    dtype: torch.dtype
-    device: torch.device
-    trust_remote_code: bool = False
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """A device that is there; "auto" is CUDA where available, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise InvalidArgumentError(f"device is {device!r}: pass 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
-    if resolved.type not in {"cpu", "cuda"}:
-        raise InvalidArgumentError(f"device is {device!r}: guided decoding runs on 'cpu' and 'cuda'")
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgumentError("device is 'cuda', but torch sees no CUDA device here: pass device='cpu' or 'auto'")
-    return resolved
-
-
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A floating dtype; "auto" is bfloat16 on CUDA and float32 on the CPU."""
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if not isinstance(resolved, torch.dtype) or resolved not in DTYPES.values():
-        raise InvalidArgumentError(f"dtype is {dtype!r}: pass 'auto', 'bfloat16', 'float16' or 'float32'")
-    return resolved
 
 
 def load_model(name: str | Path, source: Source) -> nn.Module:
-    """A causal LM from a folder or the hub: safetensors only, complete, in ``source.dtype`` on ``source.device``."""
-    return _load(AutoModelForCausalLM, name, source)
+    """A causal LM from a folder or the hub: safetensors only, complete, in ``source.dtype`` on ``source.device``.
+
+    A folder that holds a LoRA adapter, as a supervised fine-tuning leaves it, is the model it was trained on with the
+    adapter as a part of it, which a warning says: merged into the weights, or, where those are quantised or
+    offloaded, added by hooks on its layers (a rounded sum in 4 bits would be another model). Either way no PEFT layer
+    is in it: new adapters go on top, and switching those off gives this model back.
+
+    Raises:
+        LoadingError: files that are missing, damaged or of another kind of model.
+        UnsafeWeightsError: pickled weights.
+        UnsupportedAdapterError: an adapter that cannot be made a part of its model.
+    """
+    path = str(name)
+    if not is_adapter(path, source.hub):
+        return _load(AutoModelForCausalLM, path, source)
+    folder = adapter_folder(path, source.hub)
+    model = load_model(base_of(path, source.hub), source.of_base())
+    return join(model, folder, path)
 
 
 def load_scorer(name: str | Path, source: Source, new_score: bool = False) -> nn.Module:
@@ -80,11 +50,59 @@ def load_scorer(name: str | Path, source: Source, new_score: bool = False) -> nn
 
     ``new_score``: the files are a causal LM's, and the score that takes its head's place is an adapter's to bring.
     """
-    return _load(AutoModelForSequenceClassification, name, source, new_score, num_labels=1)
+    path = str(name)
+    if not (new_score and is_adapter(path, source.hub)):
+        return _load(AutoModelForSequenceClassification, path, source, new_score, num_labels=1)
+    scorer: Any = _load(
+        AutoModelForSequenceClassification, full_model(path, source.hub), source.of_base(), True, num_labels=1
+    )
+    model: Any = load_model(path, source)
+    setattr(scorer, scorer.base_model_prefix, getattr(model, model.base_model_prefix))
+    scorer.name_or_path = scorer.config._name_or_path = path
+    return scorer  # type: ignore[no-any-return]
 
 
-def _load(architecture: Any, name: str | Path, source: Source, new_score: bool = False, **settings: Any) -> nn.Module:
-    folder = model_source(str(name))
+def load_tokenizer(name: str | Path, trust_remote_code: bool = False, hub: HubOptions = NO_OPTIONS) -> Any:
+    """The tokenizer beside a model, or None where there is none. A LoRA folder without one has its base's."""
+    try:
+        path = str(adapter_folder(str(name), hub)) if is_adapter(str(name), hub) else model_source(str(name), hub)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **hub)
+    except Exception:  # whatever it fails with, a model without a tokenizer is still a model
+        try:
+            return load_tokenizer(base_of(str(name), hub), trust_remote_code) if is_adapter(str(name), hub) else None
+        except LoadingError:
+            return None
+
+
+def full_model(name: str, hub: HubOptions = NO_OPTIONS) -> str:
+    """The full model behind a name: for a LoRA folder the model it is on, else the name itself."""
+    return full_model(base_of(name, hub)) if is_adapter(name, hub) else name
+
+
+def base_of(name: str, hub: HubOptions = NO_OPTIONS) -> str:
+    """The model that a LoRA folder says it was trained on."""
+    folder = adapter_folder(name, hub)
+    if any(file.name != "adapter_model.safetensors" for file in folder.glob("*.safetensors")):
+        raise LoadingError(
+            f"{name}: holds a LoRA adapter and the weights of a model: move adapter_config.json and "
+            "adapter_model.safetensors into a folder of their own, and pass the one that is meant"
+        )
+    recorded = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not recorded:
+        raise LoadingError(
+            f"{name}: a LoRA adapter, and its adapter_config.json names no base_model_name_or_path: write the path of "
+            "the model it was trained on there, or merge it and pass the full model"
+        )
+    place = Path(str(recorded)).expanduser()
+    if place.is_dir() and place.samefile(folder):
+        raise LoadingError(
+            f"{name}: its adapter_config.json names the adapter itself as the model it is on: correct it"
+        )
+    return str(recorded)
+
+
+def _load(architecture: Any, name: str, source: Source, new_score: bool = False, **settings: Any) -> nn.Module:
+    folder = model_source(name, source.hub)
     try:
         with _quiet():
             loaded: Any = architecture.from_pretrained(
@@ -94,19 +112,22 @@ def _load(architecture: Any, name: str | Path, source: Source, new_score: bool =
                 trust_remote_code=source.trust_remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                **source.keywords(),
                 **settings,
             )
     except SafetensorError as error:
         raise LoadingError(f"{name}: its weights are corrupt ({error}): copy or save them again") from None
     except Exception as error:  # a damaged configuration fails in any way it likes
         kind = "a causal language model" if architecture is AutoModelForCausalLM else "a scorer of sequences"
-        raise _loading_error(name, error, kind) from error
+        raise _loading_error(name, error, kind, source.options) from error
     model, report = loaded
     if new_score:
         report = {kind: [key for key in keys if not _is_head(key)] for kind, keys in report.items() if kind in REPORTED}
     _check_report(name, report)
-    moved: nn.Module = model.to(source.device).eval()
-    return moved
+    placed: nn.Module = model.eval()
+    here, wanted = execution_device(placed), source.device
+    is_there = here.type == wanted.type and wanted.index in {None, here.index}
+    return placed if source.places or is_there else placed.to(wanted)
 
 
 def _is_head(key: str) -> bool:
@@ -143,153 +164,12 @@ def _check_report(name: str | Path, report: Mapping[str, Any]) -> None:
         warnings.warn(f"{name}: {len(unused)} weights in its files are not used ({unused[0]}, …)", stacklevel=2)
 
 
-def load_tokenizer(name: str | Path, trust_remote_code: bool = False) -> Any:
-    """The tokenizer beside a model, or None where there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(model_source(str(name)), trust_remote_code=trust_remote_code)
-    except Exception:  # whatever it fails with, a model without a tokenizer is still a model
-        return None
-
-
-def name_rewards(reward_models: RewardModels) -> dict[str, RewardModel]:
-    """Reward models by name; a list gets reward_0, reward_1, …"""
-    if reward_models is None:
-        return {}
-    if isinstance(reward_models, str | Path | nn.Module | LoraAdapter):
-        raise InvalidArgumentError("reward_models is a single model: pass {name: model} or a list of models")
-    if not isinstance(reward_models, Iterable):
-        raise InvalidArgumentError(
-            f"reward_models is a {type(reward_models).__name__}: pass {{name: model}} or a list of models"
-        )
-    if isinstance(reward_models, Mapping):
-        named = dict(reward_models)
-    else:
-        named = {f"reward_{index}": model for index, model in enumerate(reward_models)}
-    for name, model in named.items():
-        if not isinstance(name, str) or not name or name == "base":
-            raise InvalidArgumentError(f"a reward model is named {name!r}: use a non-empty string other than 'base'")
-        if model == "" or not isinstance(model, str | Path | nn.Module | LoraAdapter):
-            what = "an empty path" if model == "" else f"a {type(model).__name__}"
-            raise InvalidArgumentError(f"reward model {name!r} is {what}: pass a path, a hub id or a loaded model")
-    if len(named) > 7:
-        raise InvalidArgumentError(f"{len(named)} reward models were given: at most 7 fit one step beside the base")
-    return named
-
-
-def build_models(
-    base: nn.Module, rewards: Mapping[str, RewardModel], tokenizer: Any, source: Source, base_name: str | None = None
-) -> list[CausalModel]:
-    """The base's model first, then each reward model's, in order; every mismatch is an error here."""
-    wrapper = _shared_wrapper(base, rewards)
-    models = [make_model("base", base, without=wrapper)]
-    for name, reward in rewards.items():
-        model, reward_tokenizer = _reward(name, reward, base, source, base_name, wrapper)
-        if model.device != models[0].device:
-            raise InvalidArgumentError(
-                f"reward model {name!r} is on {model.device}, the base on {models[0].device}: move one with .to(device)"
-            )
-        check_vocabularies(models[0].vocab_size, model.vocab_size, tokenizer, reward_tokenizer, name)
-        models.append(model)
-    return models
-
-
-def _reward(
-    name: str,
-    reward: RewardModel,
-    base: nn.Module,
-    source: Source,
-    base_name: str | None,
-    wrapper: nn.Module | None,
-) -> tuple[CausalModel, Any]:
-    """``wrapper`` is a PeftModel around the base, whose adapters are off in every stream that is the base's."""
-    if isinstance(reward, LoraAdapter):
-        return make_model(name, base, reward.fit(inner_model(base)), wrapper), None
-    if isinstance(reward, nn.Module):
-        if reward is base:
-            return make_model(name, reward, without=wrapper), None
-        # The plain model inside a PeftModel that is the base: a reference, which its adapters must not touch.
-        inside = not hasattr(reward, "disable_adapter") and _shares_modules(reward, base)
-        return make_model(name, reward, without=base if inside else None), None
-    path = str(reward)
-    if not is_adapter(path):
-        _refuse_scorer(path)
-        return make_model(name, load_model(path, source)), load_tokenizer(path, source.trust_remote_code)
-    folder = adapter_folder(path)
-    adapter = read_adapter(folder)
-    tokenizer = load_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
-    own = own_base(adapter.base_name, base_name)
-    if own is not None:
-        module = load_model(own, source)
-        return make_model(name, module, adapter.fit(module)), tokenizer or load_tokenizer(own)
-    try:
-        fitted = adapter.fit(inner_model(base))
-    except UnsupportedAdapterError as error:
-        if adapter.base_name is None or adapter.base_name == base_name or Path(adapter.base_name).is_absolute():
-            raise
-        return _adapter_elsewhere(name, adapter, source, error), tokenizer
-    if adapter.base_name and base_name and Path(adapter.base_name).name != Path(base_name).name:
-        warnings.warn(
-            f"reward model {name!r} was trained on {adapter.base_name}, and is applied to {base_name}: if those "
-            "weights differ, load its own base with peft and pass the PeftModel",
-            stacklevel=4,
-        )
-    return make_model(name, base, fitted, wrapper), tokenizer
-
-
-def _refuse_scorer(path: str) -> None:
-    """A scorer with tied embeddings would load as a causal LM without complaint."""
-    file = Path(path).expanduser() / "config.json"
-    try:
-        architectures = read_json(file).get("architectures")
-    except LoadingError:  # loading says what is wrong with it
-        return
-    if any(str(name).endswith("ForSequenceClassification") for name in architectures or ()):
-        raise UnsupportedModelError(
-            f"{path}: a scorer of whole responses (a trajectory RM), and guidance needs a reward for every token: "
-            "train an autoregressive reward model (genarm train arm)"
-        )
-
-
-def own_base(recorded: str | None, base_name: str | None) -> str | None:
-    """The local folder of another base than ``base_name`` that an adapter was trained on, if that is what it names."""
-    if not recorded or not (Path(recorded) / "config.json").is_file():
-        return None
-    same = base_name is not None and Path(base_name).exists() and Path(recorded).samefile(base_name)
-    return None if same else recorded
-
-
-def _adapter_elsewhere(name: str, adapter: LoraAdapter, source: Source, misfit: GenARMError) -> CausalModel:
-    """An adapter that does not fit the base, with the base it names on the hub."""
-    try:
-        module = load_model(str(adapter.base_name), source)
-    except GenARMError:
-        raise misfit from None
-    return make_model(name, module, adapter.fit(module))
-
-
-def _shared_wrapper(base: nn.Module, rewards: Mapping[str, RewardModel]) -> nn.Module | None:
-    """The reward model that is a PeftModel whose adapters were put into the base's own layers, if there is one."""
-    found: list[nn.Module] = []
-    for reward in rewards.values():
-        if isinstance(reward, nn.Module) and _shares_modules(base, reward) and all(reward is not one for one in found):
-            found.append(reward)
-    if len(found) > 1:
-        raise UnsupportedAdapterError(
-            "two PeftModels wrap the base's own layers, where one adapter would stand in for the other: pass the "
-            "adapters' paths instead"
-        )
-    return found[0] if found else None
-
-
-def _shares_modules(base: nn.Module, reward: nn.Module) -> bool:
-    return hasattr(reward, "disable_adapter") and inner_model(reward) is inner_model(base) and reward is not base
-
-
-def _loading_error(name: str | Path, error: Exception, kind: str) -> LoadingError:
+def _loading_error(name: str, error: Exception, kind: str, options: Mapping[str, Any]) -> LoadingError:
     text = shorten(str(error), 160, placeholder=" …") or type(error).__name__
-    folder = Path(str(name)).expanduser()
+    folder = Path(name).expanduser()
     if not list(folder.glob("*.safetensors")):
         refuse_pickled(folder)
     if not folder.exists():
         return LoadingError(f"{name}: no such folder, and not to be had from the hub ({text}): check the path")
-    return LoadingError(f"{name}: cannot be loaded as {kind} ({text}): copy or save it again")
+    cure = f"copy or save it again, or change {', '.join(options)}" if options else "copy or save it again"
+    return LoadingError(f"{name}: cannot be loaded as {kind} ({text}): {cure}")

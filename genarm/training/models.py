@@ -9,7 +9,8 @@ from peft import LoraConfig, TaskType, get_peft_model
 from transformers import set_seed
 
 from ..errors import InvalidArgumentError
-from ..models.loading import Source, load_model, load_scorer
+from ..models.loading import load_model, load_scorer
+from ..models.options import Source
 from .settings import TrainingSettings
 
 # Up to this many tokens, plain matrix products are faster on a CPU: a step on sequences of 23 took 0.29 s, not 0.37.

@@ -9,7 +9,8 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 
 from ..errors import GenARMError, InvalidArgumentError
-from ..models.loading import Source, load_model
+from ..models.loading import load_model
+from ..models.options import Source
 from ..preferences.collate import PairCollator
 from ..preferences.encoding import EncodedPair
 from .arm import ArmTrainer

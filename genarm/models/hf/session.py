@@ -43,8 +43,7 @@ class HFBackbone:
         config = self.model.config
         alike = not getattr(config, "is_heterogeneous", False)
         layers = [config] * config.num_hidden_layers if alike else config.per_layer_config
-        size: int = next(self.model.module.parameters()).element_size()
-        return 2 * sum(map(_cache_width, layers)) * batch * length * size
+        return 2 * sum(map(_cache_width, layers)) * batch * length * self.model.dtype.itemsize
 
     def session(self, batch: int, length: int) -> HFSession | PaddedSession:
         return HFSession(self, batch, length) if self.static else PaddedSession(self.model, batch, length)

@@ -18,7 +18,8 @@ from genarm.errors import (
 )
 from genarm.evaluation.choices import Choice
 from genarm.evaluation.scorers import causal_models, fitting_length, pair_scores
-from genarm.models.loading import Source, load_model
+from genarm.models.loading import load_model
+from genarm.models.options import Source
 from genarm.preferences.chat import pair_tokenizer
 
 SOURCE = Source(torch.float32, torch.device("cpu"))

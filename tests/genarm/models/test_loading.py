@@ -24,7 +24,8 @@ from genarm import (
     UnsafeWeightsError,
     UnsupportedModelError,
 )
-from genarm.models.loading import load_tokenizer, resolve_dtype
+from genarm.models.loading import load_tokenizer
+from genarm.models.options import resolve_dtype
 
 WEIGHTS_FILE = "model.safetensors"
 

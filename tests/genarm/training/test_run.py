@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from genarm import GuidedDecoder
 from genarm.errors import GenARMError, InvalidArgumentError, NumericalError
-from genarm.models.loading import Source, load_scorer
+from genarm.models.loading import load_scorer
+from genarm.models.options import Source
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import read_pairs
 from genarm.preferences.scoring import pair_rewards, sequence_scores

@@ -1,0 +1,155 @@
+"""A base and its reward models: which module runs each, and on which base every adapter goes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError, UnsupportedModelError
+from .adapters import LoraAdapter, read_adapter
+from .causal import CausalModel, inner_model, make_model
+from .files import ADAPTER_FILES, adapter_folder, is_adapter, read_json
+from .loading import load_model, load_tokenizer
+from .options import Source
+from .vocabulary import check_vocabularies
+
+RewardModel = str | Path | nn.Module | LoraAdapter
+RewardModels = Mapping[str, RewardModel] | Sequence[RewardModel] | None
+
+
+def name_rewards(reward_models: RewardModels) -> dict[str, RewardModel]:
+    """Reward models by name; a list gets reward_0, reward_1, …"""
+    if reward_models is None:
+        return {}
+    if isinstance(reward_models, str | Path | nn.Module | LoraAdapter):
+        raise InvalidArgumentError("reward_models is a single model: pass {name: model} or a list of models")
+    if not isinstance(reward_models, Iterable):
+        raise InvalidArgumentError(
+            f"reward_models is a {type(reward_models).__name__}: pass {{name: model}} or a list of models"
+        )
+    if isinstance(reward_models, Mapping):
+        named = dict(reward_models)
+    else:
+        named = {f"reward_{index}": model for index, model in enumerate(reward_models)}
+    for name, model in named.items():
+        if not isinstance(name, str) or not name or name == "base":
+            raise InvalidArgumentError(f"a reward model is named {name!r}: use a non-empty string other than 'base'")
+        if model == "" or not isinstance(model, str | Path | nn.Module | LoraAdapter):
+            what = "an empty path" if model == "" else f"a {type(model).__name__}"
+            raise InvalidArgumentError(f"reward model {name!r} is {what}: pass a path, a hub id or a loaded model")
+    if len(named) > 7:
+        raise InvalidArgumentError(f"{len(named)} reward models were given: at most 7 fit one step beside the base")
+    return named
+
+
+def build_models(
+    base: nn.Module, rewards: Mapping[str, RewardModel], tokenizer: Any, source: Source, base_name: str | None = None
+) -> list[CausalModel]:
+    """The base's model first, then each reward model's, in order; every mismatch is an error here."""
+    wrapper = _shared_wrapper(base, rewards)
+    models = [make_model("base", base, without=wrapper)]
+    for name, reward in rewards.items():
+        model, reward_tokenizer = _reward(name, reward, base, source, base_name, wrapper)
+        if model.device != models[0].device:
+            raise InvalidArgumentError(
+                f"reward model {name!r} is on {model.device}, the base on {models[0].device}: move one with .to(device)"
+            )
+        check_vocabularies(models[0].vocab_size, model.vocab_size, tokenizer, reward_tokenizer, name)
+        models.append(model)
+    return models
+
+
+def _reward(
+    name: str,
+    reward: RewardModel,
+    base: nn.Module,
+    source: Source,
+    base_name: str | None,
+    wrapper: nn.Module | None,
+) -> tuple[CausalModel, Any]:
+    """``wrapper`` is a PeftModel around the base, whose adapters are off in every stream that is the base's."""
+    if isinstance(reward, LoraAdapter):
+        return make_model(name, base, reward.fit(inner_model(base)), wrapper), None
+    if isinstance(reward, nn.Module):
+        if reward is base:
+            return make_model(name, reward, without=wrapper), None
+        # The plain model inside a PeftModel that is the base: a reference, which its adapters must not touch.
+        inside = not hasattr(reward, "disable_adapter") and _shares_modules(reward, base)
+        return make_model(name, reward, without=base if inside else None), None
+    path = str(reward)
+    if not is_adapter(path, source.hub):
+        _refuse_scorer(path)
+        return make_model(name, load_model(path, source)), load_tokenizer(path, source.trust_remote_code, source.hub)
+    folder = adapter_folder(path, source.hub)
+    adapter = read_adapter(folder)
+    tokenizer = load_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
+    own = own_base(adapter.base_name, base_name)
+    if own is not None:
+        module = load_model(own, source)
+        return make_model(name, module, adapter.fit(module)), tokenizer or load_tokenizer(own)
+    try:
+        fitted = adapter.fit(inner_model(base))
+    except UnsupportedAdapterError as error:
+        if adapter.base_name is None or adapter.base_name == base_name or Path(adapter.base_name).is_absolute():
+            raise
+        return _adapter_elsewhere(name, adapter, source, error), tokenizer
+    if adapter.base_name and base_name and Path(adapter.base_name).name != Path(base_name).name:
+        warnings.warn(
+            f"reward model {name!r} was trained on {adapter.base_name}, and is applied to {base_name}: if those "
+            "weights differ, load its own base with peft and pass the PeftModel",
+            stacklevel=4,
+        )
+    return make_model(name, base, fitted, wrapper), tokenizer
+
+
+def _refuse_scorer(path: str) -> None:
+    """A scorer with tied embeddings would load as a causal LM without complaint."""
+    file = Path(path).expanduser() / "config.json"
+    try:
+        architectures = read_json(file).get("architectures")
+    except LoadingError:  # loading says what is wrong with it
+        return
+    if any(str(name).endswith("ForSequenceClassification") for name in architectures or ()):
+        raise UnsupportedModelError(
+            f"{path}: a scorer of whole responses (a trajectory RM), and guidance needs a reward for every token: "
+            "train an autoregressive reward model (genarm train arm)"
+        )
+
+
+def own_base(recorded: str | None, base_name: str | None) -> str | None:
+    """The local folder of another base than ``base_name`` that an adapter was trained on, if that is what it names."""
+    if not recorded or not any((Path(recorded) / file).is_file() for file in ("config.json", ADAPTER_FILES[0])):
+        return None
+    same = base_name is not None and Path(base_name).exists() and Path(recorded).samefile(base_name)
+    return None if same else recorded
+
+
+def _adapter_elsewhere(name: str, adapter: LoraAdapter, source: Source, misfit: GenARMError) -> CausalModel:
+    """An adapter that does not fit the base, with the base it names on the hub."""
+    try:
+        module = load_model(str(adapter.base_name), source)
+    except GenARMError:
+        raise misfit from None
+    return make_model(name, module, adapter.fit(module))
+
+
+def _shared_wrapper(base: nn.Module, rewards: Mapping[str, RewardModel]) -> nn.Module | None:
+    """The reward model that is a PeftModel whose adapters were put into the base's own layers, if there is one."""
+    found: list[nn.Module] = []
+    for reward in rewards.values():
+        if isinstance(reward, nn.Module) and _shares_modules(base, reward) and all(reward is not one for one in found):
+            found.append(reward)
+    if len(found) > 1:
+        raise UnsupportedAdapterError(
+            "two PeftModels wrap the base's own layers, where one adapter would stand in for the other: pass the "
+            "adapters' paths instead"
+        )
+    return found[0] if found else None
+
+
+def _shares_modules(base: nn.Module, reward: nn.Module) -> bool:
+    return hasattr(reward, "disable_adapter") and inner_model(reward) is inner_model(base) and reward is not base
