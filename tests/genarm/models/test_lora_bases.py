@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import assert_streams_are, make_model, save_adapter, with_adapter, word_tokenizer
+from families import assert_streams_are, save_adapter, with_adapter, word_tokenizer
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
