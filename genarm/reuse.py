@@ -102,8 +102,9 @@ def _at_the_end(reward: nn.Module, base: nn.Module, key: Key) -> Any:
 def _forget(base: Callable[[], nn.Module | None], key: Key) -> None:
     module = base()
     kept = None if module is None else _KEPT.get(module)
-    if kept is not None and key in kept:
-        kept.pop(key).drop()
+    found = None if kept is None else kept.pop(key, None)  # another thread may have been quicker
+    if found is not None:
+        found.drop()
 
 
 def _identity(reward: RewardModel) -> Key:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from threading import get_ident
 from typing import Any
 from weakref import ref
 
@@ -107,10 +108,16 @@ class CausalModel:
                 if off is not None:
                     stack.enter_context(off())
                 for layer, hook in hooks:
-                    stack.callback(layer.register_forward_hook(hook).remove)
+                    stack.callback(layer.register_forward_hook(_here(hook)).remove)
                 yield
 
         return active
+
+
+def _here(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward hook in this thread alone: in another the caller may be using the module as it is."""
+    own = get_ident()
+    return lambda *args: hook(*args) if get_ident() == own else None
 
 
 def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None, without: Any = None) -> CausalModel:

@@ -21,6 +21,7 @@ from .fused.families import is_altered, lora_targets, why_not
 from .fused.session import FusedBackbone
 from .fused.streams import StreamLora, stream_lora, tuner_layers
 from .hf.session import HFBackbone
+from .turns import alone_with
 
 
 class Plan:
@@ -37,17 +38,17 @@ class Plan:
 
     @property
     def backbones(self) -> list[Backbone]:
-        with self._lock:
-            self._notice()
-            return self._backbones
+        return self._notice()
 
-    def _notice(self) -> None:
+    def _notice(self) -> list[Backbone]:
         modules = {id(inner): inner for inner in (inner_model(model.module) for model in self._models)}
-        seen = [list(_appearance(module)) for module in modules.values()]
-        if seen != self._seen:
-            self._seen, self._backbones = [], []  # the old ones' adapters need no rows any more
-            self._backbones = self._build()
-            self._seen = seen
+        with alone_with(modules.values()), self._lock:
+            seen = [list(_appearance(module)) for module in modules.values()]
+            if seen != self._seen:
+                self._seen, self._backbones = [], []  # the old ones' adapters need no rows any more
+                self._backbones = self._build()
+                self._seen = seen
+            return self._backbones
 
     def refresh(self) -> None:
         """Read everything anew at the next call: weights may have changed in ways that do not show."""

@@ -16,6 +16,7 @@ from genarm_kernels.native.products import linear as native_linear
 
 from ..backbone import Rows, checked_lengths, checked_rows
 from ..causal import CausalModel, inner_model
+from ..turns import alone_with
 from .attention import AttentionName, decode_attention, prefill_attention
 from .families import rotary_tables
 from .native import native_step
@@ -50,15 +51,16 @@ class FusedBackbone:
 
     def tensors(self) -> Tensors:
         """What a pass reads now, adapters that live in the module as they are at this moment."""
-        live = any(lora.live for lora in self._loras)
-        layers = list(tuner_layers(inner_model(self._models[0].module))) if live else []
-        for place, (model, lora) in enumerate(zip(self._models, self._loras, strict=True)):
-            found = stream_lora(model, layers) if lora.live else None
-            if found is not None:
-                self._loras[place] = found
-                if self.head_lora is not None and found.head is not None:
-                    self.head_lora.write(place, found.head)
-        return self.weights.tensors(self, [lora.body for lora in self._loras])
+        module = inner_model(self._models[0].module)
+        with alone_with([module]):
+            layers = list(tuner_layers(module)) if any(lora.live for lora in self._loras) else []
+            for place, (model, lora) in enumerate(zip(self._models, self._loras, strict=True)):
+                found = stream_lora(model, layers) if lora.live else None
+                if found is not None:
+                    self._loras[place] = found
+                    if self.head_lora is not None and found.head is not None:
+                        self.head_lora.write(place, found.head)
+            return self.weights.tensors(self, [lora.body for lora in self._loras])
 
     def cache_bytes(self, batch: int, length: int) -> int:
         parts = self.weights.parts

@@ -7,8 +7,9 @@ sees follows from its own length and the layer's sliding window.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from threading import Lock
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ IGNORED = {
     *("output_attentions", "output_router_logits"),
 }
 _span: ContextVar[PassSpan | None] = ContextVar("span", default=None)
+# Configurations whose modules attend by us now, by their ids: each, what it had before, and how many blocks it is in.
+_taken: dict[int, tuple[Any, Any, int]] = {}
+_TAKING = Lock()
 
 
 def attention(
@@ -77,18 +81,36 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
 
 @contextmanager
 def attending(configs: list[Any], span: PassSpan) -> Iterator[None]:
-    """Modules of these configurations attend by ``span`` inside the block; each is as it was afterwards."""
-    # The property's setter would spread a value over a configuration's parts, which may differ.
-    before = [config._attn_implementation_internal for config in configs]
+    """Modules of these configurations attend by ``span`` inside the block; each is as it was after the last one.
+
+    Modules may share a configuration, and blocks of several threads overlap.
+    """
     token = _span.set(span)
     try:
-        for config in configs:
-            config._attn_implementation_internal = NAME
-        yield
+        with ExitStack() as stack:
+            for config in configs:
+                _take(config)
+                stack.callback(_give_back, config)
+            yield
     finally:
         _span.reset(token)
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation_internal = name
+
+
+def _take(config: Any) -> None:
+    with _TAKING:
+        # The property's setter would spread a value over a configuration's parts, which may differ.
+        _, before, users = _taken.get(id(config), (config, config._attn_implementation_internal, 0))
+        _taken[id(config)] = config, before, users + 1
+        config._attn_implementation_internal = NAME
+
+
+def _give_back(config: Any) -> None:
+    with _TAKING:
+        _, before, users = _taken.pop(id(config))
+        if users > 1:
+            _taken[id(config)] = config, before, users - 1
+        else:
+            config._attn_implementation_internal = before
 
 
 def attention_configs(model: nn.Module) -> list[Any]:

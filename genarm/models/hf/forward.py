@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..causal import CausalModel
+from ..causal import CausalModel, inner_model
+from ..turns import turn
 from .cache import DoesNotTakePart
 
 
@@ -19,6 +21,7 @@ class Forward:
 
     def __init__(self, model: CausalModel) -> None:
         self.accepts = model.accepts
+        self.turn = turn(inner_model(model.module))
         self._module = model.module
         self._parts = list(model.module.modules())
         self._active = model.activation()
@@ -26,7 +29,7 @@ class Forward:
     @torch.no_grad()
     def __call__(self, ids: Tensor, **inputs: Any) -> Tensor:
         """Ids [B, T] and more of the model's keywords -> its logits [B, T', V]; float32 where they are float64."""
-        with evaluating(self._parts), self._active():
+        with self.turn, evaluating(self._parts), self._active():
             logits: Tensor = self._module(input_ids=ids, use_cache=True, **inputs).logits
         return logits.float() if logits.dtype == torch.float64 else logits
 
@@ -59,11 +62,11 @@ def at_each_rows(last: Tensor, tokens: int, head: nn.Module) -> Iterator[Callabl
     """Run the model's head at position ``last`` [n] of each row only, not at all ``tokens`` of them: [n, T, V] logits
     may not fit. -> a function from what the model returned to [n, V]."""
     rows = torch.arange(len(last), device=last.device)
-    seen = False
+    own, seen = get_ident(), False
 
     def pick_states(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         nonlocal seen
-        if args[0].shape[:-1] != (len(last), tokens):
+        if get_ident() != own or args[0].shape[:-1] != (len(last), tokens):
             return None
         seen = True
         return args[0][rows, last][:, None], *args[1:]

@@ -176,7 +176,7 @@ class HFSession:
             last = torch.tensor([min(size, stop) - 1 - start for size in sizes], device=ids.device)
             positions = torch.arange(start, stop, device=ids.device).expand(len(rows), -1)
             span = PassSpan(where, start, stop, row=rows[0])
-            with at_each_rows(last, stop - start, self._head) as pick:
+            with self._forward.turn, at_each_rows(last, stop - start, self._head) as pick:
                 logits = pick(self._pass(ids[:, start:stop], positions, span))
             if not span.stored or not span.stored <= span.attended:
                 raise DoesNotTakePart("not every layer that caches calls attention by name")
@@ -185,7 +185,7 @@ class HFSession:
     def _pass(self, ids: Tensor, positions: Tensor, span: PassSpan) -> Tensor:
         self._cache.span = span
         try:
-            with attending(self._configs, span):
+            with self._forward.turn, attending(self._configs, span):
                 return self._forward(
                     ids,
                     position_ids=positions,
