@@ -21,6 +21,7 @@ from .models.options import LoadOptions, Source, make_source
 from .models.placement import compute_dtype, execution_device
 from .models.plan import Plan
 from .models.rewards import RewardModels, build_models, name_rewards
+from .models.vocabulary import ExcludedIds
 from .request.options import ModelFacts, Options, Request, prepare, token_ids
 from .request.output import GenerationOutput, StreamStep
 from .request.prompts import PromptInput
@@ -84,9 +85,9 @@ class GuidedDecoder:
         if _hold_weakly:
             given = [base_model, *(reward for reward in rewards.values() if isinstance(reward, nn.Module))]
             self.models = [model.held_weakly(given) for model in self.models]
-        self.vocab_size = min(model.vocab_size for model in self.models)
         positions = [model.max_positions for model in self.models if model.max_positions]
         self.max_length = min([NO_LIMIT if max_length is None else max_length, *positions])
+        self._excluded = ExcludedIds(self.models, tokenizer)
         plan = Plan(self.models, fuse=engine != "hf", attention=attention)
         if max_batch_size == "auto":
             max_batch_size = largest_batch(plan.backbones, self.max_length, self.device)
@@ -94,7 +95,6 @@ class GuidedDecoder:
         self.engine = Engine(
             self.models,
             plan,
-            self.vocab_size,
             graphs=engine == "auto",
             limits=(max_batch_size, None if max_length is None else self.max_length),
         )
@@ -151,6 +151,11 @@ class GuidedDecoder:
         return tuple(model.name for model in self.models[1:])
 
     @property
+    def vocab_size(self) -> int:
+        """Ids that can be drawn: the base's, as its head is now."""
+        return self.models[0].vocab_size
+
+    @property
     def device(self) -> torch.device:
         return self.models[0].device
 
@@ -203,7 +208,9 @@ class GuidedDecoder:
         self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
     ) -> Request:
         """Check a call's arguments once and turn them into what the loop reads."""
-        return prepare(self.facts(), input_ids, attention_mask, options)
+        request = prepare(self.facts(), input_ids, attention_mask, options)
+        self._excluded.tell(request.guidance.weights, request.eos_ids)
+        return request
 
     def facts(self) -> ModelFacts:
         """What a call's arguments are checked against, as the models are now."""

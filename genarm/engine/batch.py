@@ -105,7 +105,18 @@ class Batch:
                 count = len(decoding.tokens[index])
                 logprobs[row, :count] = decoding.logprobs[index, :count]
                 model_logprobs[row, :count] = decoding.model_logprobs[index, :count]
+                for model, start in self._unread(row, decoding.tokens[index]):
+                    model_logprobs[row, start:, model] = torch.nan
         return logprobs, model_logprobs
+
+    def _unread(self, row: int, tokens: list[int]) -> Iterator[tuple[int, int]]:
+        """Models that do not know a token of the text, which have weight 0 then, and the first new token after it: what
+        they would say of that is not defined."""
+        for model, known in enumerate(self._request.prompt_ids):
+            if known < self._request.vocab_size:
+                prompt = self._request.streams[model].rows[row].tolist()
+                unknown = (place for place, token in enumerate([*prompt, *tokens]) if token >= known)
+                yield model, max(0, next(unknown, len(prompt) + len(tokens)) + 1 - len(prompt))
 
     def _stats(self, new_tokens: int) -> GenerationStats:
         return GenerationStats(

@@ -17,10 +17,14 @@ from .state import State
 
 # combined scores s [B, V] -> edited scores [B, V]
 ScoreEdit = Callable[[Tensor], Tensor]
+ALIGNED = 8  # elements; a row that starts at a multiple of so many is loaded in whole vectors
 
 
 class Draw:
     """The draws of one run. Its settings, the same tensors in every step, are checked with the first logits only.
+
+    The vocabulary is the base's. Ids that another model lacks are −inf in it, so the sampler's rule on masks excludes
+    them where that model has a weight, and nowhere else.
 
     ``captured``: their values may be others at the next replay, so none is read.
     """
@@ -31,10 +35,12 @@ class Draw:
         self._return_logprobs = return_logprobs
         self._captured = captured
         self._settings: Inputs | None = None
+        self._wide: dict[int, Tensor] = {}  # model -> its logits with what it lacks behind them
 
     def __call__(self, logits: list[Tensor], edit: ScoreEdit | None = None) -> GuidedSample:
         """Draw from M logits [B, V_m]. ``edit`` acts on the combined scores, as Hugging Face's processors do."""
         state, weights = self._state, self._state.guidance.weights
+        logits = [self._widened(model, z) for model, z in enumerate(logits)]
         inputs = self._checked(logits)
         edits = state.seen is not None or edit is not None
         if edits:  # the edited scores stand for the whole combination
@@ -43,6 +49,18 @@ class Draw:
         if edits:
             sample = sample._replace(status=sample.status | bad_models(logits, weights, self._vocab_size))
         return sample
+
+    def _widened(self, model: int, logits: Tensor) -> Tensor:
+        """Logits [B, V_m] -> at least V columns, in the same buffer in every step."""
+        missing = self._vocab_size - logits.shape[1]
+        if missing <= 0:
+            return logits
+        if model not in self._wide:
+            rows = -(-self._vocab_size // ALIGNED) * ALIGNED
+            with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
+                self._wide[model] = logits.new_full((len(logits), rows), -math.inf)[:, : self._vocab_size]
+        self._wide[model][:, : logits.shape[1]].copy_(logits)
+        return self._wide[model]
 
     def _checked(self, logits: list[Tensor]) -> Inputs:
         if self._settings is None:
@@ -73,7 +91,8 @@ class Draw:
 
 
 def combined_scores(logits: list[Tensor], weights: Tensor, bias: Tensor | None, vocab_size: int) -> Tensor:
-    """s = bias + Σ w_m z_m, [B, V] float32, un-normalised; −inf where the base or any weighted model has −inf."""
+    """s = bias + Σ w_m z_m, [B, V] float32, un-normalised; −inf where the base or any weighted model has −inf. Logits
+    [B, ≥ V]."""
     excluded = logits[0][:, :vocab_size] == -math.inf
     scores = torch.zeros_like(excluded, dtype=torch.float32)
     for index, row in enumerate(logits):

@@ -30,17 +30,15 @@ class Engine:
         self,
         models: Sequence[CausalModel],
         plan: Plan,
-        vocab_size: int,
         graphs: bool = True,
         limits: tuple[int | None, int | None] = (None, None),
     ) -> None:
         self.names = tuple(model.name for model in models)
         self.plan = plan
-        self.vocab_size = vocab_size
         self.graphs = graphs
         self._base = models[0]
         self._limits = limits
-        self._captured = CapturedRuns(vocab_size, limits)
+        self._captured = CapturedRuns(limits)
 
     @property
     def backbones(self) -> list[Backbone]:
@@ -100,7 +98,7 @@ class Engine:
             return
         length = slot_length(request.longest, request.max_new_tokens)
         check_fit(backbones, request.batch, length, request.device)
-        yield Run(request, backbones, [one.session(request.batch, length) for one in backbones], self.vocab_size)
+        yield Run(request, backbones, [one.session(request.batch, length) for one in backbones])
 
     def _capturable(self, backbones: Sequence[Backbone]) -> list[FusedBackbone]:
         """The backbones if their steps are captured, else none."""

@@ -39,8 +39,7 @@ class CapturedRuns:
     and no other has their stream.
     """
 
-    def __init__(self, vocab_size: int, limits: tuple[int | None, int | None]) -> None:
-        self._vocab_size = vocab_size
+    def __init__(self, limits: tuple[int | None, int | None]) -> None:
         self._limits = limits  # sequences and tokens
         self._runs: dict[Any, CapturedRun] = {}
         self._current: CapturedRun | None = None
@@ -99,8 +98,8 @@ class CapturedRuns:
             request = padded(request, bucket(request.batch))
         request = replace(request, guidance=request.guidance.in_tensors())
         width = -(-request.max_new_tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-        state = new_state(request, self._vocab_size, width)
-        key = (state.shapes(), request.return_logprobs, request.interrupts)
+        state = new_state(request, width)
+        key = (state.shapes(), request.vocab_size, request.return_logprobs, request.interrupts)
         if key not in self._runs:
             if len(self._runs) == MOST_RUNS:
                 self._end_graphs()
@@ -119,7 +118,7 @@ class CapturedRuns:
         ]
         if request.device.type == "cuda" and not self.streams:
             self.streams = own_streams(len(backbones), request.device)
-        return CapturedRun(request, state, backbones, sessions, self._vocab_size, self)
+        return CapturedRun(request, state, backbones, sessions, self)
 
     def _make_room(self, request: Request, backbones: Sequence[FusedBackbone], tensors: Sequence[Tensors]) -> None:
         """Caches that hold the request; new ones, or weights that lie elsewhere, make every captured step useless."""
@@ -167,11 +166,10 @@ class CapturedRun(Run):
         state: State,
         backbones: Sequence[FusedBackbone],
         sessions: Sequence[FusedSession],
-        vocab_size: int,
         owner: CapturedRuns,
     ) -> None:
         # The caller's tensors stay as they are.
-        super().__init__(request, backbones, sessions, vocab_size, state.copied(), owner.streams[1:])
+        super().__init__(request, backbones, sessions, state.copied(), owner.streams[1:])
         self._fused = list(sessions)
         self._stream = owner.streams[0] if owner.streams else None
         self._pool, self._launched = owner.pool, owner.launched

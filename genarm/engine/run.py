@@ -29,15 +29,15 @@ class Run:
     captured = False
 
     def __init__(
-        self, request: Request, backbones: Sequence[Backbone], sessions: Sequence[Session], vocab_size: int,
+        self, request: Request, backbones: Sequence[Backbone], sessions: Sequence[Session],
         state: State | None = None, sides: Sequence[Any] = (),
     ) -> None:  # fmt: skip
         self.request = request
         self.backbones = list(backbones)
         self.sessions = list(sessions)
-        self.state: State = state or new_state(request, vocab_size)
+        self.state: State = state or new_state(request)
         self._sides = sides
-        self._draw = Draw(self.state, vocab_size, request.return_logprobs, self.captured)
+        self._draw = Draw(self.state, request.vocab_size, request.return_logprobs, self.captured)
         self._logits: list[Tensor] = []
 
     @property
@@ -67,9 +67,10 @@ class Run:
 
     def decode(self) -> None:
         """Every stream's logits after the last tokens."""
+        tokens = self.state.tokens[:, None]
         calls = [
-            partial(self._branch, f"branch {index}", session, self.state.tokens[:, None])
-            for index, session in enumerate(self.sessions)
+            partial(self._branch, f"branch {index}", session, self._readable(tokens, backbone))
+            for index, (backbone, session) in enumerate(zip(self.backbones, self.sessions, strict=True))
         ]
         self._logits = self._in_order(side_by_side(calls, self._sides))
 
@@ -84,8 +85,15 @@ class Run:
     def _prefill(self) -> list[Tensor]:
         outputs = []
         for backbone, session in zip(self.backbones, self.sessions, strict=True):
-            outputs.append(session.prefill([self.request.streams[stream].rows for stream in backbone.streams]))
+            prompts = [self.request.streams[stream].rows for stream in backbone.streams]
+            outputs.append(session.prefill([[self._readable(row, backbone) for row in rows] for rows in prompts]))
         return self._in_order(outputs)
+
+    def _readable(self, ids: Tensor, backbone: Backbone) -> Tensor:
+        """Ids for a backbone's embedding. A row holds others only where its models there have weight 0, and what they
+        say from then on is not used."""
+        known = min(self.request.prompt_ids[stream] for stream in backbone.streams)
+        return ids if known >= self.request.vocab_size else ids.clamp(max=known - 1)
 
     @staticmethod
     def _branch(name: str, session: Session, tokens: Tensor) -> list[Tensor]:

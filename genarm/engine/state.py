@@ -110,7 +110,7 @@ def _copied(holder: Any) -> Any:
 
 
 @torch.inference_mode(False)  # the caller's next step may be outside of the mode this one is in
-def new_state(request: Request, vocab_size: int, width: int | None = None) -> State:
+def new_state(request: Request, width: int | None = None) -> State:
     """The buffers of a request's steps as they are before the first one. ``width``: tokens that they hold, where that
     is more than the request's own."""
     guidance, prompts, device = request.guidance, request.streams[0].rows, request.device
@@ -137,7 +137,7 @@ def new_state(request: Request, vocab_size: int, width: int | None = None) -> St
         stops=torch.tensor(stops, dtype=torch.int64, device=device).view(len(stops), longest),
         tail=torch.arange(1 - longest, 1, device=device),
         pad_id=request.pad_id,
-        seen=_seen(guidance, prompts, vocab_size),
+        seen=_seen(guidance, prompts, request.vocab_size),
         logprobs=unknown(*shape),
         model_logprobs=unknown(*shape, len(request.streams)),
     )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import VocabularyMismatchError
+from .causal import CausalModel
 
 
 def check_vocabularies(
@@ -53,3 +58,35 @@ def _compare_tokens(base_tokenizer: Any, reward_tokenizer: Any, size: int, rewar
 
 def _by_id(tokenizer: Any) -> dict[int, str]:
     return {index: token for token, index in tokenizer.get_vocab().items()}
+
+
+class ExcludedIds:
+    """Says, once per decoder, which of the base's ids are never drawn because a model with a weight lacks them."""
+
+    def __init__(self, models: Sequence[CausalModel], tokenizer: Any) -> None:
+        self._models = models
+        self._tokenizer = tokenizer
+        self._told = False
+
+    def tell(self, weights: Tensor, eos_ids: Collection[int]) -> None:
+        """Warn where it is so under a call's weights [B, M]; the models are as wide as they are now."""
+        sizes = [model.vocab_size for model in self._models]
+        if self._told or min(sizes) >= sizes[0]:
+            return
+        used = (weights != 0).any(0).tolist()
+        narrow = [(size, model) for size, model, on in zip(sizes, self._models, used, strict=True) if on]
+        size, model = min(narrow, key=lambda pair: pair[0], default=(sizes[0], self._models[0]))
+        known = sizes[0]
+        if self._tokenizer is not None:  # rows of the head beyond it are padding, which nobody misses
+            known = min(known, max(_by_id(self._tokenizer), default=-1) + 1)
+        if size >= known:
+            return
+        self._told = True
+        span = f"ids {size} to {known - 1}" if known - size > 1 else f"id {size}"
+        ends = [token for token in sorted(eos_ids) if size <= token < known]
+        lost = f" (among them {ends[0]}, which ends a text)" if ends else ""
+        warnings.warn(
+            f"the base's {span} cannot be drawn{lost}: reward model {model.name!r} has a weight, and {size} ids. Give "
+            "it the base's vocabulary (resize_token_embeddings), or weight 0",
+            stacklevel=4,
+        )

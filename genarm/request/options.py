@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -70,7 +71,8 @@ FILTERS: dict[str, tuple[float, float, float]] = {
 class ModelFacts:
     """What checking a call needs to know of the models, read anew for every call: users edit generation configs.
 
-    ``names`` are the M models', the base's first; ``prompt_ids`` how many ids the prompt of each may hold.
+    ``names`` are the M models', the base's first; ``prompt_ids`` how many ids the prompt of each may hold. The
+    vocabulary is the base's.
     """
 
     device: torch.device
@@ -93,6 +95,7 @@ class Request:
 
     ``streams`` holds each model's prompts, the base's first; ``errors`` the rows that cannot be decoded; ``row_ids``
     the rows' numbers in the caller's batch. A batch that is padded with idle rows has fewer ids than rows.
+    ``vocab_size`` and ``prompt_ids`` are those of the ``ModelFacts`` it was checked against.
     """
 
     streams: list[Prompts]
@@ -101,6 +104,8 @@ class Request:
     guidance: Guidance
     max_new_tokens: int
     pad_id: int
+    vocab_size: int
+    prompt_ids: tuple[int, ...]
     eos_ids: frozenset[int] = frozenset()
     stop: tuple[tuple[int, ...], ...] = ()
     return_logprobs: bool = False
@@ -143,6 +148,7 @@ def prepare(
     _check_names(options, attention_mask)
     eos_token_id = options.get("eos_token_id")
     eos_ids = models.eos_ids if eos_token_id is None else tuple(token_ids("eos_token_id", eos_token_id))
+    _tell_of_strange_ids(eos_ids, models.vocab_size)
     pad_id = _pad_id(models, eos_ids)
     input_ids = on_host(input_ids)
     if attention_mask is None:
@@ -150,13 +156,16 @@ def prepare(
     prompts = read_prompts(input_ids, attention_mask, pad_id, models.device)
     max_new_tokens = _count("max_new_tokens", options.get("max_new_tokens", 128))
     streams = [prompts, *_reward_prompts(models, prompts, options.get("reward_prompts"), pad_id)]
+    guidance = _guidance(models, options, len(prompts.rows))
     return Request(
         streams=streams,
         row_ids=list(range(len(prompts.rows))),
-        errors=_row_errors(models, streams, max_new_tokens),
-        guidance=_guidance(models, options, len(prompts.rows)),
+        errors=_row_errors(models, streams, max_new_tokens, guidance.weights),
+        guidance=guidance,
         max_new_tokens=max_new_tokens,
         pad_id=pad_id,
+        vocab_size=models.vocab_size,
+        prompt_ids=models.prompt_ids,
         eos_ids=frozenset(eos_ids),
         stop=_stop(options.get("stop")),
         return_logprobs=bool(options.get("return_logprobs", False)),
@@ -221,10 +230,17 @@ def _reward_prompts(
     return found
 
 
-def _row_errors(models: ModelFacts, streams: list[Prompts], max_new_tokens: int) -> dict[int, GenARMError]:
+def _row_errors(
+    models: ModelFacts, streams: list[Prompts], max_new_tokens: int, weights: Tensor
+) -> dict[int, GenARMError]:
     errors: dict[int, GenARMError] = {}
-    for name, ids, stream in zip(models.names, models.prompt_ids, streams, strict=True):
-        for row, error in prompt_errors(stream, ids, models.max_length, max_new_tokens, name).items():
+    for index, (name, ids, stream) in enumerate(zip(models.names, models.prompt_ids, streams, strict=True)):
+        found = prompt_errors(stream, ids, models.max_length, max_new_tokens, name)
+        if found and ids < models.prompt_ids[0]:  # a model of weight 0 need not know the base's ids
+            without = prompt_errors(stream, models.prompt_ids[0], models.max_length, max_new_tokens, name)
+            used = (weights[:, index] != 0).tolist()
+            found = {row: error for row in found if (error := found[row] if used[row] else without.get(row))}
+        for row, error in found.items():
             errors.setdefault(row, error)
     return errors
 
@@ -256,6 +272,15 @@ def token_ids(name: str, value: Any) -> list[int]:
     if any(isinstance(token, bool) or not isinstance(token, Integral) for token in ids):
         raise InvalidArgumentError(f"{name} is {value!r}: pass a token id or a list of them")
     return [int(token) for token in ids]
+
+
+def _tell_of_strange_ids(eos_ids: Sequence[int], vocab_size: int) -> None:
+    for token in eos_ids:
+        if token >= vocab_size:
+            warnings.warn(
+                f"eos_token_id names {token}, which the vocabulary of {vocab_size} ids does not have: it ends no row",
+                stacklevel=5,
+            )
 
 
 def _stop(stop: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...]:

@@ -90,7 +90,7 @@ def prompt_errors(
         elif least < 0 or most >= vocab_size:
             worst = least if least < 0 else most
             errors[index] = PromptError(
-                f"{where} holds token id {worst}, outside the shared vocabulary of {vocab_size}: "
+                f"{where} holds token id {worst}, outside its vocabulary of {vocab_size}: "
                 "encode it with the base model's tokenizer"
             )
         elif len(row) + max_new_tokens > max_length:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from captured_cases import EOS, OPTIONS, PROMPTS, assert_same
-from families import random_prompts
+from families import make_model, random_prompts
 from recorded import record_on_cpu
 
 import genarm
@@ -191,3 +191,18 @@ def test_modes_may_change_from_call_to_call(decoder: GuidedDecoder, eager: Guide
             tokens = [next(stream).tokens]
         tokens += [step.tokens for step in stream]
         assert torch.cat([step[0] for step in tokens]).tolist() == expected.tokens[0].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:the base's ids")
+def test_a_narrower_head_and_a_resized_one(rewards: dict[str, Any]) -> None:
+    """Captured again where the base's vocabulary changes, and only there."""
+    wide, reward = make_model("llama", seed=1, vocab=104), {"b": rewards["b"]}
+    found, expected = (GuidedDecoder(wide, reward, engine=engine) for engine in ("auto", "eager"))
+    for size in (104, 112):
+        wide.resize_token_embeddings(size, mean_resizing=False)
+        for weights in ([{"b": 0.0}] * 3, [{"b": value} for value in (0.0, 1.0, -1.0)]):
+            call = {**OPTIONS, "weights": weights, "logit_bias": {100: 9.0}, "eos_token_id": [98]}
+            out = found.generate(PROMPTS[:3], **call)
+            assert_same(out, expected.generate(PROMPTS[:3], **call))
+            assert [100 in row for row in out.tokens] == [row["b"] == 0 for row in weights]
+    assert found.engine.captures == 2

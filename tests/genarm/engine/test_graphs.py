@@ -151,7 +151,7 @@ def test_a_branch_that_fails_leaves_no_stream_alone(place: int, device: Device) 
 
 def test_no_two_engines_graphs_share_a_stream(device: Device) -> None:
     """Ending a graph takes cuBLAS's workspace from all graphs of its stream."""
-    living = [CapturedRuns(97, (None, None)) for _ in range(10)]
+    living = [CapturedRuns((None, None)) for _ in range(10)]
     for runs in living:
         runs.streams = own_streams(3, CUDA)
     numbers = [stream.cuda_stream for runs in living for stream in runs.streams]

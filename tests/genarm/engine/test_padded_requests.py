@@ -20,7 +20,9 @@ PROMPTS, OTHERS = random_prompts([4, 2, 7], seed=1), random_prompts([3, 9, 1], s
 def make_request(**settings: Any) -> Request:
     options: dict[str, Any] = {"weights": torch.arange(6.0).view(3, 2), "seeds": torch.arange(3), **settings}
     streams = [Prompts(pad_left(rows, 0)[0], rows) for rows in (PROMPTS, OTHERS)]
-    return Request(streams, [4, 6, 7], {}, Guidance(**options), max_new_tokens=5, pad_id=0)
+    return Request(
+        streams, [4, 6, 7], {}, Guidance(**options), max_new_tokens=5, pad_id=0, vocab_size=97, prompt_ids=(97, 97)
+    )
 
 
 def test_a_slot_holds_the_longest_prompt_and_every_step() -> None:
@@ -51,7 +53,7 @@ def test_idle_rows_are_copies_that_have_finished() -> None:
     assert isinstance(request.guidance.temperature, torch.Tensor) and request.guidance.bias is not None
     assert request.guidance.temperature.tolist() == [0.5, 1.0, 2.0, *[0.5] * 5]
     assert request.guidance.bias.shape == (8, 97)
-    assert new_state(request, 97).reasons.tolist() == [GOING_ON] * 3 + [EOS] * 5
+    assert new_state(request).reasons.tolist() == [GOING_ON] * 3 + [EOS] * 5
 
 
 def test_what_is_on_becomes_tensors_and_what_is_off_stays_off() -> None:
@@ -63,12 +65,12 @@ def test_what_is_on_becomes_tensors_and_what_is_off_stays_off() -> None:
 
 
 def test_token_buffers_are_as_wide_as_they_are_asked_to_be() -> None:
-    assert new_state(make_request(), 97).generated.shape == (3, 5)
-    assert new_state(make_request(), 97, WIDTH_MULTIPLE).generated.shape == (3, WIDTH_MULTIPLE)
+    assert new_state(make_request()).generated.shape == (3, 5)
+    assert new_state(make_request(), WIDTH_MULTIPLE).generated.shape == (3, WIDTH_MULTIPLE)
 
 
 def test_a_state_outlives_the_mode_it_was_made_in() -> None:
     with torch.inference_mode():
-        state = new_state(make_request(), 97)
+        state = new_state(make_request())
     state.positions += 1
     assert not any(tensor.is_inference() for tensor in (state.tokens, state.generated, state.report, state.reasons))

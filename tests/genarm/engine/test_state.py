@@ -30,12 +30,13 @@ def request(
 ) -> Request:
     """Of two models."""
     stream = Prompts(pad_left(prompts, PAD)[0], prompts)
-    fixed: dict[str, Any] = {"pad_id": PAD, "row_ids": list(range(len(prompts))), "errors": {}} | settings
+    fixed: dict[str, Any] = {"pad_id": PAD, "row_ids": list(range(len(prompts))), "errors": {}}
+    fixed |= {"vocab_size": V, "prompt_ids": (V, V)} | settings
     return Request([stream, stream], guidance=own or guidance(len(prompts)), max_new_tokens=tokens, **fixed)
 
 
-def make_state(tokens: int = 20, vocab_size: int = V, **settings: Any) -> State:
-    return new_state(request(tokens, **settings), vocab_size)
+def make_state(tokens: int = 20, **settings: Any) -> State:
+    return new_state(request(tokens, **settings))
 
 
 def sample(tokens: list[int], status: list[int], step: int = 0) -> GuidedSample:
@@ -121,7 +122,7 @@ def test_log_probs_stand_where_their_tokens_do() -> None:
 
 
 def test_seen_holds_prompts_and_draws() -> None:
-    state = make_state(3, 6, own=guidance(4, repetition_penalty=1.2))  # id 6 is beyond the vocabulary
+    state = make_state(3, vocab_size=6, own=guidance(4, repetition_penalty=1.2))  # id 6 is beyond the vocabulary
     assert state.seen is not None
     assert [row.nonzero().flatten().tolist() for row in state.seen] == [[4, 5], [3], [4], [1, 2, 3]]
     state.advance(sample([0, 3, 5, 1], [0] * 4))

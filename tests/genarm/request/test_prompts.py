@@ -95,7 +95,7 @@ def test_prompts_of_the_wrong_kind_are_refused_in_one_line(
 BAD_ROWS: list[tuple[list[int], str]] = [
     ([], "row 1: the base prompt is empty"),
     (list(range(3, 38)), "row 1: the base prompt has 35 tokens, with 6 new ones over max_length = 40"),
-    ([5, 97, 6], "row 1: the base prompt holds token id 97, outside the shared vocabulary of 97"),
+    ([5, 97, 6], "row 1: the base prompt holds token id 97, outside its vocabulary of 97"),
     ([5, -1, 6], "row 1: the base prompt holds token id -1"),
 ]
 
