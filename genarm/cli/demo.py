@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,14 @@ from rich.table import Table
 from .. import embedded
 from ..decoder import GuidedDecoder
 from ..errors import GenARMError
-from ..evaluation.heatmap import TokenRewards, coloured, heatmap_html, token_rewards
-from ..evaluation.plots import mean_and_interval, reward_against_weight
+from ..evaluation.heatmap import TokenRewards, View, coloured, heatmap_html, scale_of, token_rewards
+from ..evaluation.trade_off import (
+    WeightPoint,
+    distinct_share,
+    draw_trade_off,
+    mean_and_interval,
+    trade_off_pictures,
+)
 from ..request.output import GenerationOutput
 
 PROMPTS = ("I really enjoy", "On a free day I", "The most important thing in life is")
@@ -35,6 +42,11 @@ SWEEP_COPIES = 8
 BATCH = 96
 NEW_TOKENS = 40
 BASE_MIN_P = 0.02  # tokens the base finds this much less likely than its favourite are left out
+WHY_SLOW = (
+    "These models are tiny, so that the time goes into arithmetic and overhead, and five models cost up to five times "
+    "one. With a base of billions of parameters it goes into reading the weights, which all models share: there a "
+    "reward model adds little."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,7 @@ def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console
     summary = _show_rewards(console, settings.texts)
     console.print(
         f"{settings.tokens_per_second:.0f} tokens/s guided by four reward models, {alone.tokens_per_second:.0f} plain, "
-        f"in batches of up to {BATCH} on {decoder.device}: a pass reads five rows per sequence, a plain one reads one"
+        f"in batches of up to {BATCH} on {decoder.device}. {WHY_SLOW}"
     )
     _write(console, output, settings, curves, summary, alone.tokens_per_second)
     console.print(
@@ -95,83 +107,116 @@ def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: 
     return Sampled(texts, out.stats.tokens_per_second)
 
 
-def sweep(decoder: GuidedDecoder, name: str, path: str, seed: int) -> dict[float, list[float]]:
-    """The rewards of texts guided by one reward model alone, at each weight of SWEEP."""
+def sweep(decoder: GuidedDecoder, name: str, path: str, seed: int) -> dict[float, WeightPoint]:
+    """What texts guided by one reward model alone are like, at each weight of SWEEP."""
     alone = GuidedDecoder(decoder.base_model, {name: path}, decoder.tokenizer, max_batch_size=BATCH)
     texts = sample(alone, {str(weight): {name: weight} for weight in SWEEP}, seed, SWEEP_COPIES).texts
-    return {weight: [row.mean_reward(name) for row in texts[str(weight)]] for weight in SWEEP}
+    return {weight: _point(texts[str(weight)], name) for weight in SWEEP}
+
+
+def _point(rows: list[TokenRewards], name: str) -> WeightPoint:
+    rewards, divergences = [row.mean_reward(name) for row in rows], [row.divergence() for row in rows]
+    return WeightPoint(rewards, divergences, distinct_share([row.text for row in rows]))
+
+
+def _views(texts: dict[str, list[TokenRewards]]) -> list[View]:
+    """The first text of each prompt under each setting, once per reward model of the setting; the base's by the first
+    of all."""
+    return [
+        (next(row for row in rows if row.prompt == prompt), reward)
+        for prompt in PROMPTS
+        for name, rows in texts.items()
+        for reward in (SETTINGS[name] or list(embedded.REWARDS)[:1])
+    ]
 
 
 def _show_texts(console: Console, texts: dict[str, list[TokenRewards]]) -> None:
-    """The first text of each prompt under each setting, coloured by the setting's (first) reward."""
+    """One table per prompt; a text is coloured by its setting's first reward model."""
+    views = _views(texts)
+    scale = scale_of(views)
     for prompt in PROMPTS:
         table = Table(title=escape(f"“{prompt} …”"), title_justify="left", show_lines=False, expand=True)
         table.add_column("setting", no_wrap=True)
-        table.add_column("text, coloured by log π_r − log π_base (green: the reward model favours the token)", ratio=1)
-        for name, rows in texts.items():
-            row = next(row for row in rows if row.prompt == prompt)
-            reward = next(iter(SETTINGS[name]), None)
-            table.add_row(name, coloured(row, reward) if reward else row.prompt + row.text)
+        table.add_column("text", ratio=1)
+        seen: set[str] = set()
+        for row, reward in views:
+            if row.prompt == prompt and row.title not in seen:
+                seen.add(row.title)
+                table.add_row(row.title, coloured(row, reward, scale))
         console.print(table)
+    console.print(
+        "Each token is coloured by log π_r − log π_base, the base's by art: blue and underlined above the median of "
+        "these texts, orange below it.\n"
+    )
 
 
 def _show_rewards(console: Console, texts: dict[str, list[TokenRewards]]) -> dict[str, dict[str, list[float]]]:
-    """The mean reward per setting and reward model, with its change against the base."""
-    names = list(embedded.REWARDS)
-    count = len(PROMPTS) * COPIES
-    table = Table(title=f"mean reward, log π_r in nats per token, {count} texts per setting (change against the base)")
+    """The base's mean reward by each reward model, and how each setting changes it."""
+    names, count = list(embedded.REWARDS), len(PROMPTS) * COPIES
+    summary = {
+        setting: {name: list(mean_and_interval([row.mean_reward(name) for row in rows])) for name in names}
+        for setting, rows in texts.items()
+    }
+    table = Table(
+        title="mean reward, log π_r in nats per token, as change against the base",
+        caption=f"± is half a 95% interval; {count} texts per setting",
+    )
     table.add_column("setting")
-    summary: dict[str, dict[str, list[float]]] = {}
     for name in names:
-        table.add_column(name, justify="right")
-    for setting, rows in texts.items():
-        cells = []
-        for name in names:
-            mean, half = mean_and_interval([row.mean_reward(name) for row in rows])
-            base = summary.get("base", {}).get(name, [mean])[0]
-            summary.setdefault(setting, {})[name] = [mean, half]
-            text = f"{mean:.2f} ± {half:.2f}"
-            cell = text if setting == "base" else f"{text} ({mean - base:+.2f})"
-            cells.append(f"[bold green]{cell}[/]" if name in SETTINGS[setting] else cell)
-        table.add_row(setting, *cells)
+        table.add_column(name, justify="right", no_wrap=True)
+    for setting in texts:
+        cells = [_cell(summary, setting, name) for name in names]
+        table.add_row("base, itself" if setting == "base" else setting, *cells, end_section=setting == "base")
     console.print(table)
     return summary
+
+
+def _cell(summary: dict[str, dict[str, list[float]]], setting: str, name: str) -> str:
+    (own, own_half), (mean, half) = summary["base"][name], summary[setting][name]
+    if setting == "base":
+        return f"{own:.1f} ± {own_half:.1f}".replace("-", "−")
+    text = f"{mean - own:+.1f} ± {math.hypot(half, own_half):.1f}".replace("-", "−")
+    return f"[bold]{text}[/]" if name in SETTINGS[setting] else text
 
 
 def _write(
     console: Console,
     output: Path,
     settings: Sampled,
-    curves: dict[str, dict[float, list[float]]],
+    curves: dict[str, dict[float, WeightPoint]],
     summary: dict[str, dict[str, list[float]]],
     plain_tokens_per_second: float,
 ) -> None:
-    chosen = [
-        next(row for row in rows if row.prompt == prompt) for prompt in PROMPTS for rows in settings.texts.values()
-    ]
-    shown = {index: next(iter(SETTINGS[row.title]), "art") for index, row in enumerate(chosen)}
-    page = output / "heatmap.html"
-    page.write_text(heatmap_html(chosen, shown, "Token rewards on the embedded models"), encoding="utf-8")
     record = {
         "prompts": PROMPTS,
         "settings": SETTINGS,
         "base_min_p": BASE_MIN_P,
         "mean_reward_nats_per_token": summary,
-        "reward_against_weight": {
-            name: {str(w): mean_and_interval(v) for w, v in c.items()} for name, c in curves.items()
-        },
+        "against_weight": {name: {str(w): _record(point) for w, point in c.items()} for name, c in curves.items()},
         "tokens_per_second": {"guided": settings.tokens_per_second, "plain": plain_tokens_per_second},
         "texts": {name: [row.prompt + row.text for row in rows] for name, rows in settings.texts.items()},
     }
     (output / "demo.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    plot = output / "reward_vs_weight.png"
+    plot, pictures = output / "reward_vs_weight.png", {}
     try:
-        reward_against_weight(curves, plot, "mean reward (nats per token)", "Reward against weight, embedded models")
+        draw_trade_off(curves, plot)
+        pictures = trade_off_pictures(curves)
     except GenARMError as error:
         console.print(f"[yellow]{escape(str(error))}[/]")
     else:
-        console.print(f"plot of reward against weight: {plot}")
-    console.print(f"heat map of token rewards: {page}")
+        console.print(f"plot of reward, KL and variety against weight: {plot}")
+    page = output / "heatmap.html"
+    html = heatmap_html(_views(settings.texts), "Guided by the embedded reward models", "base", pictures)
+    page.write_text(html, encoding="utf-8")
+    console.print(f"page of texts coloured by their token rewards: {page}")
+
+
+def _record(point: WeightPoint) -> dict[str, object]:
+    return {
+        "reward": mean_and_interval(point.rewards),
+        "kl_to_base": mean_and_interval(point.divergences),
+        "distinct_word_pairs": point.distinct,
+    }
 
 
 class _progress:
