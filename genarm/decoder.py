@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from .checks import EngineName, check_limits, check_paths
 from .engine.batch import Batch
 from .engine.engine import Engine
 from .engine.memory import largest_batch
@@ -22,12 +22,14 @@ from .models.placement import compute_dtype, execution_device
 from .models.plan import Plan
 from .models.rewards import RewardModels, build_models, name_rewards
 from .models.vocabulary import ExcludedIds
-from .request.options import ModelFacts, Options, Request, prepare, token_ids
+from .request.facts import ModelFacts
+from .request.inputs import PromptInput
+from .request.options import Options, Request, prepare
 from .request.output import GenerationOutput, StreamStep
-from .request.prompts import PromptInput
+from .request.stopping import token_ids
+from .streamers import feed
 
 NO_LIMIT = 2**31
-EngineName = Literal["auto", "eager", "hf"]
 
 
 class GuidedDecoder:
@@ -37,7 +39,8 @@ class GuidedDecoder:
         base_model: a loaded causal LM of transformers (or a PeftModel).
         reward_models: {name: model}, or a list (named reward_0, …); each a loaded model, a PeftModel, or the path or
             hub id of a full model or of a PEFT LoRA adapter. An adapter without a base of its own goes on the base.
-        tokenizer: the base's tokenizer, compared with those found beside reward models. Not needed to decode ids.
+        tokenizer: the base's tokenizer, which texts are read and written with, and which is compared with those found
+            beside reward models. Not needed to decode ids.
         max_batch_size: sequences decoded at once; larger batches run in chunks with the same result. "auto" takes as
             many as fit the free memory at ``max_length`` tokens each. None sets no limit: a call is one chunk.
         max_length: prompt plus new tokens, at most; lowered to what every model's positions allow. None: those alone.
@@ -70,13 +73,13 @@ class GuidedDecoder:
             raise InvalidArgumentError(
                 f"base_model is a {type(base_model).__name__}: pass a loaded model, or a path to from_pretrained"
             )
-        _check_limits(max_batch_size, max_length)
+        check_limits(max_batch_size, max_length)
         if next(base_model.parameters(), None) is None:
             raise UnsupportedModelError(
                 f"base_model ({type(base_model).__name__}) has no weights: pass an AutoModelForCausalLM or a PeftModel"
             )
         dtype, device = compute_dtype(base_model), execution_device(base_model)
-        _check_paths(engine, attention, dtype, device)
+        check_paths(engine, attention, dtype, device)
         source = Source(dtype, device, trust_remote_code, _hub or {})
         base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
         self.tokenizer = tokenizer
@@ -170,12 +173,17 @@ class GuidedDecoder:
         """Draw sequences from the guided distribution p(y_t) ∝ exp((1/T) Σ_m w_m log p_m(y_t)).
 
         Args:
-            input_ids: [B, T] int64, left- or right-padded as ``attention_mask`` [B, T] says, or a list of B prompts.
+            input_ids: the prompts: a text or a list of texts; a conversation ([{"role": …, "content": …}, …], through
+                the tokenizer's chat template) or a list of them; what a tokenizer returned (a BatchEncoding); or ids,
+                as [B, T] int64, left- or right-padded as ``attention_mask`` [B, T] says, or a list of B prompts.
                 Without a mask, runs of the pad id at either end are padding where that id is neither BOS nor EOS.
-            weights: {name: weight}, a list with one such dict per sequence, or numbers [K] or [B, K]; default 1 each.
+                Texts have one BOS, if the tokenizer adds one, and no EOS; one that a template rendered is read as such.
+            weights: {name: weight}, 0 for reward models it does not name; a list with one such dict per sequence, or
+                numbers [K] or [B, K]; default 1 each.
             beta: the reward weights are divided by it.
             base_weight: the base's weight, a number or [B], any sign; not divided by beta.
-            reward_prompts: {name: [B, T'] ids or a list}, a stream's own prompt; default the base's.
+            reward_prompts: {name: prompts in any of these forms}, a stream's own prompt, texts read by the base's
+                tokenizer; default the base's prompt.
             max_new_tokens: at most so many tokens per row.
             temperature, top_k, top_p, min_p, base_min_p, base_top_p: see ``genarm_kernels.guided_sample``.
             repetition_penalty: as Hugging Face's, on the combined scores; a number or [B].
@@ -183,10 +191,13 @@ class GuidedDecoder:
             allowed_tokens: the only ids that may be drawn.
             seed: a batch seed (row b draws with row_seeds(seed, B)[b]) or [B] row seeds; None draws one from torch.
             eos_token_id: an id or several; None takes the base's, [] never stops.
-            stop: sequences of token ids that end a row once it has generated one of them.
+            stop: strings and sequences of token ids that end a row once it has generated one of them; a string is
+                looked for in the decoded text, across tokens. ``tokens`` include what completed it, ``texts`` are cut
+                before a string.
+            num_return_sequences: sequences per prompt, N: row b·N + j is the j-th of prompt b. What is given per prompt
+                is repeated; seeds are one per row.
             streamer: a Hugging Face streamer.
             return_logprobs: fill ``logprobs`` and ``model_logprobs``.
-            speculate: None; speculation is not part of this version.
         Returns:
             GenerationOutput. A failed row costs no other row its result.
         Raises:
@@ -199,7 +210,8 @@ class GuidedDecoder:
     def stream(
         self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
     ) -> Iterator[StreamStep]:
-        """As ``generate``, one StreamStep a decoding step. The arguments are checked before this returns."""
+        """As ``generate``, one StreamStep per decoding step, with the new tokens and the new text of each row. The
+        arguments are checked before this returns."""
         if options.pop("streamer", None) is not None:
             raise InvalidArgumentError("stream() yields the steps itself: leave streamer out, or call generate()")
         return self._batch(self.prepare(input_ids, attention_mask, **options)).steps()
@@ -224,6 +236,7 @@ class GuidedDecoder:
             max_length=self.max_length,
             eos_ids=tuple(token_ids("eos_token_id", getattr(config, "eos_token_id", None))),
             bos_id=getattr(config, "bos_token_id", None),
+            tokenizer=self.tokenizer,
             pad_id=next((pad_id for pad_id in pad_ids if isinstance(pad_id, int) and pad_id >= 0), None),
         )
 
@@ -249,47 +262,5 @@ class GuidedDecoder:
         batch = self._batch(request)
         if streamer is None:
             return batch.run()
-        if not (hasattr(streamer, "put") and hasattr(streamer, "end")):
-            raise InvalidArgumentError(
-                f"streamer is a {type(streamer).__name__}: pass an object with put() and end(), such as a TextStreamer"
-            )
-        if request.batch > self.max_batch_size:
-            raise InvalidArgumentError(
-                f"a streamer takes one chunk: raise max_batch_size from {self.max_batch_size} to "
-                f"{request.batch}, or use stream()"
-            )
-        streamer.put(request.streams[0].columns.cpu())
-        try:
-            for step in batch.steps():
-                tokens = [int(row[0]) if len(row) else request.pad_id for row in step.tokens]
-                if any(len(row) for row in step.tokens):
-                    streamer.put(torch.tensor(tokens))
-        finally:  # whoever reads the stream in another thread waits for its end
-            streamer.end()
+        feed(streamer, batch, request, self.max_batch_size)
         return batch.output()
-
-
-def _check_limits(max_batch_size: object, max_length: object) -> None:
-    for name, value in (("max_batch_size", max_batch_size), ("max_length", max_length)):
-        if value is None or (name == "max_batch_size" and value == "auto"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            extra = ", 'auto'" if name == "max_batch_size" else ""
-            raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 1{extra}, or None")
-
-
-def _check_paths(engine: object, attention: object, dtype: torch.dtype, device: torch.device) -> None:
-    for name, value, choices in (("engine", engine, EngineName), ("attention", attention, AttentionName)):
-        if value not in get_args(choices):
-            raise InvalidArgumentError(f"{name} is {value!r}: pass one of {', '.join(map(repr, get_args(choices)))}")
-    if attention == "kernel":
-        return
-    if importlib.util.find_spec("flash_attn") is None:
-        raise InvalidArgumentError(
-            "attention is 'flash-attn', which is not installed: pip install flash-attn, or leave it at 'kernel'"
-        )
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        raise InvalidArgumentError(
-            f"attention is 'flash-attn', which takes bfloat16 and float16 on CUDA, and the base is {dtype} on "
-            f"{device}: leave it at 'kernel'"
-        )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -25,8 +24,9 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .errors import UnsupportedGenerationError
 from .models.rewards import RewardModels
+from .request.copies import expanded, expanded_weights
 from .request.guidance import PerRow, Weights
-from .request.prompts import PromptInput
+from .request.inputs import PromptInput
 from .reuse import shared_decoder
 
 # Warpers the sampler has itself, in the one order in which it applies them: class -> (our keyword, its attribute).
@@ -83,12 +83,12 @@ def custom_generate(
     request = decoder.prepare(
         input_ids,
         kwargs.get("attention_mask"),
-        weights=_expand_weights(reward_weights, batch, copies),
-        reward_prompts={name: _expand(ids, batch, copies) for name, ids in (reward_prompts or {}).items()},
-        beta=_expand(beta, batch, copies),
-        base_weight=_expand(base_weight, batch, copies),
-        base_min_p=_expand(base_min_p, batch, copies),
-        base_top_p=_expand(base_top_p, batch, copies),
+        weights=expanded_weights(reward_weights, batch, copies),
+        reward_prompts={name: expanded(ids, batch, copies) for name, ids in (reward_prompts or {}).items()},
+        beta=expanded(beta, batch, copies),
+        base_weight=expanded(base_weight, batch, copies),
+        base_min_p=expanded(base_min_p, batch, copies),
+        base_top_p=expanded(base_top_p, batch, copies),
         max_new_tokens=max(int(config.max_length) - width, 0),
         eos_token_id=config.eos_token_id if config.eos_token_id is not None else [],
         seed=seed,
@@ -205,24 +205,3 @@ def _pad_id(config: GenerationConfig, default: int) -> int:
         return int(config.pad_token_id)
     tensor = getattr(config, "_pad_token_tensor", None)
     return default if tensor is None else int(tensor)
-
-
-def _expand_weights(weights: Weights, batch: int, copies: int) -> Weights:
-    """As ``_expand``, where a flat list or tensor holds one number per reward model, not one per prompt."""
-    flat = weights.dim() < 2 if isinstance(weights, Tensor) else isinstance(weights, Sequence) and _numbers(weights)
-    return weights if flat else _expand(weights, batch, copies)
-
-
-def _numbers(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, Real) for value in values)
-
-
-def _expand(value: Any, batch: int, copies: int) -> Any:
-    """Repeat what the caller gave per prompt for each of ``num_return_sequences``."""
-    if copies == 1 or isinstance(value, str | Mapping) or value is None:
-        return value
-    if isinstance(value, Tensor) and value.dim() and len(value) * copies == batch:
-        return value.repeat_interleave(copies, dim=0)
-    if isinstance(value, Sequence) and len(value) * copies == batch:
-        return [entry for entry in value for _ in range(copies)]
-    return value

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from .decoder import GuidedDecoder
 from .models.rewards import RewardModel, RewardModels, name_rewards
+from .request.inputs import PromptInput
 from .request.output import GenerationOutput
-from .request.prompts import PromptInput
 
 MOST_DECODERS = 4
 Key = tuple[Any, ...]

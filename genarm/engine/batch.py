@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import GenARMError
+from ..request.detokenize import RowText, new_text
 from ..request.options import Request
 from ..request.output import FinishReason, GenerationOutput, GenerationStats, StreamStep
 from .engine import Engine
@@ -26,9 +27,12 @@ class Batch:
         self._places = [rows[start : start + largest] for start in range(0, len(rows), largest)]
         self._chunks = [request.rows(places) for places in self._places]
         self._done: list[Decoding] = []
+        self._texts: list[RowText] = []  # where text is wanted while the rows are decoded
 
     def run(self) -> GenerationOutput:
         """Decode to the end."""
+        if self._request.stop_texts:
+            self._texts = self._row_texts()
         for _ in self._decode():
             pass
         return self.output()
@@ -39,25 +43,54 @@ class Batch:
         with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
             finished = torch.zeros(batch, dtype=torch.bool)
         finished[list(self._request.errors)] = True
+        self._texts = self._row_texts()
         for rows, decoding, emitted in self._decode():
             tokens = [torch.empty(0, dtype=torch.int64)] * batch
             for row, token in zip(rows, emitted, strict=True):
                 if token is not None:
                     tokens[row] = torch.tensor([token])
             finished[rows] = torch.tensor([reason is not None for reason in decoding.reasons])
-            yield StreamStep(tokens, finished.clone())
+            yield StreamStep(tokens, finished.clone(), self._new_texts(decoding.reasons, rows))
 
     def _decode(self) -> Iterator[tuple[list[int], Decoding, list[int | None]]]:
         """Steps of one chunk after the other: the rows it has, and the token each got."""
         if len(self._chunks) > 1:  # one that would not fit is said before the others run
             self._engine.check(self._chunks)
         for places, chunk in zip(self._places, self._chunks, strict=True):
-            self._done.append(Decoding(self._engine, chunk))
+            self._done.append(Decoding(self._engine, chunk, self._watch if self._texts else None))
             for emitted in self._done[-1].run():
                 yield places, self._done[-1], emitted
         errors = self._errors()
         if len(errors) == self._request.batch:
             raise _all_failed(errors)
+
+    def _row_texts(self) -> list[RowText]:
+        request = self._request
+        if request.decode is None:
+            return []
+        prompts = request.streams[0].host
+        return [RowText(request.decode, prompt.tolist(), request.stop_texts) for prompt in prompts]
+
+    def _watch(self, row: int, token: int) -> bool:
+        return self._texts[row].push(token)
+
+    def _new_texts(self, reasons: Sequence[object], rows: Sequence[int]) -> list[str] | None:
+        """What has become final of each row's text; a chunk's ``rows`` have ended for these reasons, or not."""
+        if not self._texts:
+            return None
+        found = [""] * self._request.batch
+        for row, reason in zip(rows, reasons, strict=True):
+            found[row] = self._texts[row].take(reason is not None)
+        return found
+
+    def _all_texts(self, generated: Sequence[Sequence[int]]) -> list[str] | None:
+        decode = self._request.decode
+        if decode is None:
+            return None
+        if self._texts:
+            return [row.end() for row in self._texts]
+        prompts = self._request.streams[0].host
+        return [new_text(decode, prompt.tolist(), ids) for prompt, ids in zip(prompts, generated, strict=True)]
 
     def _errors(self) -> dict[int, GenARMError]:
         """The error of each failed row, prompts and decoding together."""
@@ -69,12 +102,12 @@ class Batch:
     def output(self) -> GenerationOutput:
         """The results, once every step has run."""
         request, device = self._request, self._request.device
-        tokens = [torch.empty(0, dtype=torch.int64, device=device) for _ in range(request.batch)]
+        generated: list[list[int]] = [[] for _ in range(request.batch)]
         reasons: list[FinishReason] = ["error"] * request.batch
         for places, decoding in zip(self._places, self._done, strict=True):
-            for row, generated, reason in zip(places, decoding.tokens, decoding.reasons, strict=True):
-                tokens[row] = torch.tensor(generated, dtype=torch.int64, device=device)
-                reasons[row] = reason or "error"
+            for row, own, reason in zip(places, decoding.tokens, decoding.reasons, strict=True):
+                generated[row], reasons[row] = own, reason or "error"
+        tokens = [torch.tensor(row, dtype=torch.int64, device=device) for row in generated]
         width = max(len(row) for row in tokens)
         new = torch.full((request.batch, width), request.pad_id, device=device)
         for index, ids in enumerate(tokens):
@@ -85,6 +118,7 @@ class Batch:
             tokens=tokens,
             finish_reasons=reasons,
             errors=self._errors(),
+            texts=self._all_texts(generated),
             stats=self._stats(sum(len(row) for row in tokens)),
             logprobs=logprobs,
             model_logprobs=model_logprobs,

@@ -7,7 +7,7 @@ the last row's end is thrown away. On a CPU, where nothing runs beside the host,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,8 @@ from .engine import Engine
 from .run import Run
 from .state import EOS, GOING_ON, STOP
 
+# (row of the caller's batch, its new token) -> whether the row ends with it
+Watch = Callable[[int, int], bool]
 REASONS: dict[int, FinishReason] = {EOS: "eos", STOP: "stop"}
 
 
@@ -29,6 +31,7 @@ class Decoding:
 
     engine: Engine
     request: Request
+    watch: Watch | None = None
     tokens: list[list[int]] = field(default_factory=list)
     reasons: list[FinishReason | None] = field(default_factory=list)
     errors: dict[int, GenARMError] = field(default_factory=dict)
@@ -78,8 +81,11 @@ class Decoding:
                 continue
             emitted[row] = token
             self.tokens[row].append(token)
+            stopped = self.watch is not None and self.watch(self.request.row_ids[row], token)
             if ends[row] != GOING_ON:
                 self.reasons[row] = REASONS[ends[row]]
+            elif stopped:  # the device draws on; what it draws for this row is not read
+                self.reasons[row] = "stop"
             elif self.steps + 1 == self.request.max_new_tokens:
                 self.reasons[row] = "length"
         return emitted

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -246,14 +247,18 @@ def _reward_weights(weights: Weights, names: Sequence[str], batch: int) -> Tenso
 
 
 def _named(weights: Mapping[str, float], names: Sequence[str]) -> list[float]:
-    known = ", ".join(names) or "none"
     for name in weights:
         if name not in names:
-            raise RewardNameError(f"weights names {name!r}, which is not loaded: the reward models are {known}")
-    for name in names:
-        if name not in weights:
-            raise RewardNameError(f"weights has no entry for {name!r}: give every reward model one (0 leaves it out)")
-    return [_number(f"the weight of {name!r}", weights[name]) for name in names]
+            raise RewardNameError(f"weights names {name!r}, which is not loaded: {known_names(name, names)}")
+    return [_number(f"the weight of {name!r}", weights.get(name, 0.0)) for name in names]
+
+
+def known_names(name: object, names: Sequence[str]) -> str:
+    """The end of a message about a reward model that there is not: which one may have been meant, and which there
+    are."""
+    close = get_close_matches(str(name), names, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}the reward models are {', '.join(names) or 'none'}"
 
 
 def _check_range(name: str, values: list[float], low: float, high: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, TypedDict
@@ -11,20 +11,26 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from ..errors import GenARMError, InvalidArgumentError, RewardNameError
+from ..errors import GenARMError, InvalidArgumentError, PromptError, RewardNameError
+from .copies import expanded, expanded_bias, expanded_weights
+from .detokenize import Decode, decode_with
+from .facts import ModelFacts
 from .guidance import (
     AllowedTokens,
     Guidance,
     LogitBias,
     PerRow,
     Weights,
+    known_names,
     per_row,
     seed_rows,
     token_bias,
     top_k_rows,
     weight_matrix,
 )
-from .prompts import PromptInput, Prompts, on_host, prompt_errors, read_prompts
+from .inputs import PromptInput, read_inputs
+from .prompts import Prompts, prompt_errors
+from .stopping import Stop, read_stops, token_ids
 
 # (generated so far [B, t], combined scores s [B, V]) -> edited scores [B, V]
 Edit = Callable[[Tensor, Tensor], Tensor]
@@ -51,10 +57,10 @@ class Options(TypedDict, total=False):
     allowed_tokens: AllowedTokens
     seed: int | Tensor | Sequence[int] | None
     eos_token_id: int | Sequence[int] | None
-    stop: Sequence[Sequence[int]] | None
+    stop: Stop
+    num_return_sequences: int
     streamer: Any
     return_logprobs: bool
-    speculate: Any
 
 
 # name: (default, least, most)
@@ -65,28 +71,7 @@ FILTERS: dict[str, tuple[float, float, float]] = {
     "base_min_p": (0.0, 0.0, 1.0),
     "base_top_p": (1.0, 0.0, float("inf")),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What checking a call needs to know of the models, read anew for every call: users edit generation configs.
-
-    ``names`` are the M models', the base's first; ``prompt_ids`` how many ids the prompt of each may hold. The
-    vocabulary is the base's.
-    """
-
-    device: torch.device
-    names: tuple[str, ...]
-    prompt_ids: tuple[int, ...]
-    vocab_size: int
-    max_length: int
-    eos_ids: tuple[int, ...]
-    bos_id: int | None
-    pad_id: int | None
-
-    @property
-    def reward_names(self) -> tuple[str, ...]:
-        return self.names[1:]
+PER_PROMPT = (*FILTERS, "top_k", "repetition_penalty", "beta", "base_weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +80,8 @@ class Request:
 
     ``streams`` holds each model's prompts, the base's first; ``errors`` the rows that cannot be decoded; ``row_ids``
     the rows' numbers in the caller's batch. A batch that is padded with idle rows has fewer ids than rows.
-    ``vocab_size`` and ``prompt_ids`` are those of the ``ModelFacts`` it was checked against.
+    ``vocab_size`` and ``prompt_ids`` are those of the ``ModelFacts`` it was checked against; ``decode`` makes text of
+    ids, where there is a tokenizer.
     """
 
     streams: list[Prompts]
@@ -108,6 +94,8 @@ class Request:
     prompt_ids: tuple[int, ...]
     eos_ids: frozenset[int] = frozenset()
     stop: tuple[tuple[int, ...], ...] = ()
+    stop_texts: tuple[str, ...] = ()
+    decode: Decode | None = None
     return_logprobs: bool = False
     edit: Edit | None = None
     halt: Halt | None = None
@@ -149,25 +137,26 @@ def prepare(
     eos_token_id = options.get("eos_token_id")
     eos_ids = models.eos_ids if eos_token_id is None else tuple(token_ids("eos_token_id", eos_token_id))
     _tell_of_strange_ids(eos_ids, models.vocab_size)
-    pad_id = _pad_id(models, eos_ids)
-    input_ids = on_host(input_ids)
-    if attention_mask is None:
-        attention_mask = _padding_mask(models, input_ids)
-    prompts = read_prompts(input_ids, attention_mask, pad_id, models.device)
+    pad_id = models.padding(eos_ids)
+    stop, stop_texts = read_stops(options.get("stop"), models.tokenizer)
     max_new_tokens = _count("max_new_tokens", options.get("max_new_tokens", 128))
-    streams = [prompts, *_reward_prompts(models, prompts, options.get("reward_prompts"), pad_id)]
-    guidance = _guidance(models, options, len(prompts.rows))
+    copies = _count("num_return_sequences", options.get("num_return_sequences", 1), 1)
+    streams, wrong = _streams(models, input_ids, attention_mask, options.get("reward_prompts"), pad_id, copies)
+    batch = len(streams[0].rows)
+    guidance = _guidance(models, options, batch, copies)
     return Request(
         streams=streams,
-        row_ids=list(range(len(prompts.rows))),
-        errors=_row_errors(models, streams, max_new_tokens, guidance.weights),
+        row_ids=list(range(batch)),
+        errors=_row_errors(models, streams, max_new_tokens, guidance.weights, wrong),
         guidance=guidance,
         max_new_tokens=max_new_tokens,
         pad_id=pad_id,
         vocab_size=models.vocab_size,
         prompt_ids=models.prompt_ids,
         eos_ids=frozenset(eos_ids),
-        stop=_stop(options.get("stop")),
+        stop=stop,
+        stop_texts=stop_texts,
+        decode=None if models.tokenizer is None else decode_with(models.tokenizer),
         return_logprobs=bool(options.get("return_logprobs", False)),
     )
 
@@ -178,62 +167,77 @@ def _check_names(options: Mapping[str, Any], attention_mask: Tensor | None) -> N
         raise InvalidArgumentError(
             f"generate() has no argument {unknown[0]!r}: it takes {', '.join(sorted(Options.__annotations__))}"
         )
-    if options.get("speculate") is not None:
-        raise InvalidArgumentError("speculate is not available in this version: leave it at None")
     for name, value in {**options, "attention_mask": attention_mask}.items():
         if isinstance(value, Tensor) and value.device.type == "meta":
             raise InvalidArgumentError(f"{name} is on the meta device and holds no data: pass a tensor with values")
 
 
-def _guidance(models: ModelFacts, options: Mapping[str, Any], batch: int) -> Guidance:
-    device = models.device
+def _guidance(models: ModelFacts, options: Mapping[str, Any], batch: int, copies: int) -> Guidance:
+    device, names = models.device, models.reward_names
+    given = {name: expanded(options[name], batch, copies) for name in PER_PROMPT if name in options}
     filters = {
-        name: per_row(name, options.get(name, default), batch, device, low, high)
+        name: per_row(name, given.get(name, default), batch, device, low, high)
         for name, (default, low, high) in FILTERS.items()
     }
-    penalty = per_row("repetition_penalty", options.get("repetition_penalty", 1.0), batch, device, low=1e-6)
-    names = models.reward_names
+    weights = expanded_weights(options.get("weights"), batch, copies)
+    bias = expanded_bias(options.get("logit_bias"), batch, copies)
     return Guidance(
-        weights=weight_matrix(
-            options.get("weights"), names, options.get("beta", 1.0), options.get("base_weight", 1.0), batch, device
-        ),
+        weights=weight_matrix(weights, names, given.get("beta", 1.0), given.get("base_weight", 1.0), batch, device),
         seeds=seed_rows(options.get("seed", 0), batch, device),
-        top_k=top_k_rows(options.get("top_k", 0), batch, models.vocab_size, device),
-        repetition_penalty=penalty,
-        bias=token_bias(options.get("logit_bias"), options.get("allowed_tokens"), batch, models.vocab_size, device),
+        top_k=top_k_rows(given.get("top_k", 0), batch, models.vocab_size, device),
+        repetition_penalty=per_row("repetition_penalty", given.get("repetition_penalty", 1.0), batch, device, low=1e-6),
+        bias=token_bias(bias, options.get("allowed_tokens"), batch, models.vocab_size, device),
         **filters,
     )
 
 
-def _reward_prompts(
-    models: ModelFacts, prompts: Prompts, given: Mapping[str, PromptInput] | None, pad_id: int
-) -> list[Prompts]:
+def _streams(
+    models: ModelFacts,
+    input_ids: PromptInput,
+    mask: Tensor | None,
+    given: Mapping[str, PromptInput] | None,
+    pad_id: int,
+    copies: int,
+) -> tuple[list[Prompts], dict[int, str]]:
+    """Each model's prompts, and what is wrong with the text of which row."""
     given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise InvalidArgumentError(f"reward_prompts is a {type(given).__name__}: pass {{name: prompts}}")
     for name in given:
         if name not in models.reward_names:
-            known = ", ".join(models.reward_names) or "none"
-            raise RewardNameError(f"reward_prompts names {name!r}, which is not loaded: the reward models are {known}")
-    found = []
+            known = known_names(name, models.reward_names)
+            raise RewardNameError(f"reward_prompts names {name!r}, which is not loaded: {known}")
+    prompts, errors = _repeated(read_inputs(models, input_ids, mask, pad_id), copies)
+    streams, batch = [prompts], len(prompts.rows)
     for name in models.reward_names:
         if name not in given:
-            found.append(prompts)
+            streams.append(prompts)
             continue
-        ids = on_host(given[name])
-        own = read_prompts(ids, _padding_mask(models, ids), pad_id, models.device, f"reward_prompts[{name!r}]")
-        if len(own.rows) != len(prompts.rows):
+        found = read_inputs(models, given[name], None, pad_id, f"reward_prompts[{name!r}]")
+        rows = len(found[0].rows)
+        own, wrong = _repeated(found, copies if rows * copies == batch else 1)
+        if len(own.rows) != batch:
             raise InvalidArgumentError(
-                f"reward_prompts[{name!r}] has {len(own.rows)} rows, input_ids {len(prompts.rows)}: give one per row"
+                f"reward_prompts[{name!r}] has {rows} rows, input_ids {batch // copies}: give one per row"
             )
-        found.append(own)
-    return found
+        errors = {**wrong, **errors}
+        streams.append(own)
+    return streams, errors
+
+
+def _repeated(found: tuple[Prompts, dict[int, str]], copies: int) -> tuple[Prompts, dict[int, str]]:
+    """Each row so many times, one behind the other."""
+    if copies == 1:
+        return found
+    prompts, errors = found
+    index = [row for row in range(len(prompts.rows)) for _ in range(copies)]
+    return prompts.select(index), {place: errors[row] for place, row in enumerate(index) if row in errors}
 
 
 def _row_errors(
-    models: ModelFacts, streams: list[Prompts], max_new_tokens: int, weights: Tensor
+    models: ModelFacts, streams: list[Prompts], max_new_tokens: int, weights: Tensor, wrong: Mapping[int, str]
 ) -> dict[int, GenARMError]:
-    errors: dict[int, GenARMError] = {}
+    errors: dict[int, GenARMError] = {row: PromptError(f"row {row}: {text}") for row, text in wrong.items()}
     for index, (name, ids, stream) in enumerate(zip(models.names, models.prompt_ids, streams, strict=True)):
         found = prompt_errors(stream, ids, models.max_length, max_new_tokens, name)
         if found and ids < models.prompt_ids[0]:  # a model of weight 0 need not know the base's ids
@@ -245,35 +249,6 @@ def _row_errors(
     return errors
 
 
-def _padding_mask(models: ModelFacts, ids: PromptInput) -> Tensor | None:
-    """The mask of a padded tensor that came without one: runs of the pad id at either end of a row are padding, where
-    that id means nothing else (Hugging Face infers its mask much like this)."""
-    other = {*models.eos_ids, models.bos_id}
-    if models.pad_id is None or models.pad_id in other or not isinstance(ids, Tensor) or ids.dim() != 2:
-        return None
-    kept = (ids != models.pad_id).int()
-    return (kept.cumsum(1) > 0) & (kept.flip(1).cumsum(1).flip(1) > 0)
-
-
-def _pad_id(models: ModelFacts, eos_ids: Sequence[int]) -> int:
-    """The pad id, else EOS (of several the first, as Hugging Face takes), else 0."""
-    if models.pad_id is not None:
-        return models.pad_id
-    return next(iter((*eos_ids, *models.eos_ids)), 0)
-
-
-def token_ids(name: str, value: Any) -> list[int]:
-    """An id, several, or None -> a list of them; ``name`` is what an error calls them."""
-    if value is None:
-        return []
-    if isinstance(value, Tensor):
-        value = value.tolist()
-    ids = [value] if not isinstance(value, Iterable) else list(value)
-    if any(isinstance(token, bool) or not isinstance(token, Integral) for token in ids):
-        raise InvalidArgumentError(f"{name} is {value!r}: pass a token id or a list of them")
-    return [int(token) for token in ids]
-
-
 def _tell_of_strange_ids(eos_ids: Sequence[int], vocab_size: int) -> None:
     for token in eos_ids:
         if token >= vocab_size:
@@ -283,18 +258,7 @@ def _tell_of_strange_ids(eos_ids: Sequence[int], vocab_size: int) -> None:
             )
 
 
-def _stop(stop: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...]:
-    if stop is None:
-        return ()
-    if not isinstance(stop, Sequence) or isinstance(stop, str) or any(isinstance(entry, int | str) for entry in stop):
-        raise InvalidArgumentError("stop is not a list of token-id sequences: pass [[id, id, …], …]")
-    sequences = tuple(tuple(token_ids("stop", entry)) for entry in stop)
-    if not all(sequences):
-        raise InvalidArgumentError("stop holds an empty sequence: each needs at least one token id")
-    return sequences
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 0")
+def _count(name: str, value: int, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least {least}")
     return int(value)

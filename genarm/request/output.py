@@ -43,7 +43,9 @@ class GenerationOutput:
     """B generated sequences.
 
     sequences: [B, T + n] int64, [prompt columns as given | new tokens | pad], n the longest row's new tokens.
-    tokens: B 1-D int64 tensors, only what was generated, EOS included.
+    tokens: B 1-D int64 tensors, only what was generated, EOS included, and the token that completed a stop string.
+    texts: B strings, the new tokens' text behind the prompt, without special tokens, cut before a stop string (what a
+        sequence of stop ids spells stays); None where the decoder has no tokenizer.
     finish_reasons: "eos", "length", "stop" or "error" a row; ``errors`` holds the error of each failed row.
     logprobs: [B, n] float32, log-probability of each token under the distribution it was drawn from (after
         temperature and filters; at temperature 0 the unfiltered guided distribution at temperature 1).
@@ -57,6 +59,7 @@ class GenerationOutput:
     finish_reasons: list[FinishReason]
     errors: dict[int, GenARMError]
     stats: GenerationStats
+    texts: list[str] | None = None
     logprobs: Tensor | None = None
     model_logprobs: Tensor | None = None
     model_names: tuple[str, ...] = field(default=())
@@ -64,8 +67,15 @@ class GenerationOutput:
 
 @dataclass(frozen=True, slots=True)
 class StreamStep:
-    """One step of ``stream``: the tokens that became final, B 1-D int64 tensors (empty for rows that got none),
-    and which rows are finished, [B] bool."""
+    """One step of ``stream``.
+
+    tokens: B 1-D int64 tensors, the tokens that became final, empty for rows that got none.
+    finished: [B] bool, which rows are finished.
+    texts: B strings, the text that became final, "" where none did: inside of a character, and where what is there may
+        be the beginning of a stop string. Joined over the steps, a row's are its text in ``GenerationOutput.texts``.
+        None where the decoder has no tokenizer.
+    """
 
     tokens: list[Tensor]
     finished: Tensor
+    texts: list[str] | None = None

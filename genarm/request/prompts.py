@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import GenARMError, InvalidArgumentError, PromptError
 
-PromptInput = Tensor | Sequence[Tensor] | Sequence[Sequence[int]]
+IdInput = Tensor | Sequence[Tensor] | Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Prompts:
 
 
 def read_prompts(
-    input_ids: PromptInput, attention_mask: Tensor | None, pad_id: int, device: torch.device, what: str = "input_ids"
+    input_ids: IdInput, attention_mask: Tensor | None, pad_id: int, device: torch.device, what: str = "input_ids"
 ) -> Prompts:
     """Strip the padding of ``input_ids``: [B, T] with an optional mask [B, T], or a list of B ragged prompts."""
     if isinstance(input_ids, Tensor):
@@ -53,7 +53,7 @@ def read_prompts(
     return _on_device(pad_left(rows, pad_id)[0], rows, device)
 
 
-def on_host(ids: PromptInput) -> PromptInput:
+def on_host(ids: IdInput) -> IdInput:
     """A tensor of prompts where its values can be looked at again and again without a wait."""
     return ids.cpu() if isinstance(ids, Tensor) and ids.device.type != "meta" else ids
 

@@ -164,9 +164,6 @@ def _kind(value: object) -> str:
     return names.get(type(value), "null")
 
 
-CONTEXT = 8
-
-
 def encode(tokenizer: Any, prompts: Sequence[str], chat: bool) -> list[list[int]]:
     """The ids of each prompt in text, or under ``chat`` as one user turn in the tokenizer's chat template.
 
@@ -189,18 +186,3 @@ def encode(tokenizer: Any, prompts: Sequence[str], chat: bool) -> list[list[int]
         return [encoder.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"--chat: {error}") from error
-
-
-def continuation(tokenizer: Any, prompt: list[int], tokens: list[int]) -> str:
-    """The text that ``tokens`` add to the prompt, special tokens left out.
-
-    They are decoded after the prompt's last tokens: alone, SentencePiece would drop the space they start with.
-    """
-    before = _decode(tokenizer, prompt[-CONTEXT:])
-    whole = _decode(tokenizer, [*prompt[-CONTEXT:], *tokens])
-    return whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, tokens)
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text

@@ -19,7 +19,7 @@ from ..decoder import GuidedDecoder
 from ..errors import GenARMError, InvalidArgumentError, PromptError, RewardNameError, RunError
 from ..request.guidance import weight_matrix
 from ..request.output import GenerationOutput
-from .rows import Row, RowId, continuation, encode
+from .rows import Row, RowId, encode
 
 Result = dict[str, Any]
 
@@ -149,12 +149,12 @@ def _result(task: Task, item: Prepared, out: GenerationOutput, index: int) -> Re
     if index in out.errors:
         return _failure(item.row, out.errors[index])
     tokens = out.tokens[index].tolist()
-    assert out.model_logprobs is not None
+    assert out.model_logprobs is not None and out.texts is not None
     sums = out.model_logprobs[index, : len(tokens)].double().sum(0).tolist()
     return {
         "id": item.row.id,
         "prompt": item.row.prompt,
-        "text": continuation(task.decoder.tokenizer, item.ids, tokens),
+        "text": out.texts[index],
         "weights": item.weights,
         "token_count": len(tokens),
         "logprob_sums": {

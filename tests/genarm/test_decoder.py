@@ -29,7 +29,8 @@ def test_the_default_is_128_tokens_and_weights_of_one(base: Any, decoder: Guided
     explicit = plain.generate(
         prompts, None, weights={}, beta=1.0, base_weight=1.0, reward_prompts=None, max_new_tokens=128, temperature=1.0,
         top_k=0, top_p=1.0, min_p=0.0, base_min_p=0.0, base_top_p=1.0, repetition_penalty=1.0, logit_bias=None,
-        allowed_tokens=None, seed=0, eos_token_id=[], stop=None, streamer=None, return_logprobs=False, speculate=None,
+        allowed_tokens=None, seed=0, eos_token_id=[], stop=None, num_return_sequences=1, streamer=None,
+        return_logprobs=False,
     )  # fmt: skip
     assert torch.equal(out.sequences, explicit.sequences)
     assert torch.equal(run(decoder).sequences, run(decoder, weights={"r": 1.0}).sequences)

@@ -37,6 +37,8 @@ def test_every_form_of_weights_means_the_same() -> None:
     ):
         assert matrix(weights) == [[1.0, 2.0, -1.0]] * 3
     assert matrix(None) == [[1.0, 1.0, 1.0]] * 3, "the default is 1 each"
+    assert matrix({"b": 3.0}) == [[1.0, 0.0, 3.0]] * 3, "what a dict does not name has no weight"
+    assert matrix([{"a": 1.0}, {}, {"b": 1.0}]) == [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
     assert matrix(None, names=()) == matrix({}, names=()) == matrix([], names=()) == [[1.0]] * 3
 
 
@@ -53,7 +55,7 @@ def test_weights_may_differ_from_row_to_row_and_beta_divides_all_but_the_bases()
 @pytest.mark.parametrize(
     ("weights", "error", "cause"),
     [
-        ({"a": 1.0}, RewardNameError, "no entry for 'b'"),
+        ({"aa": 1.0}, RewardNameError, "'aa', which is not loaded: did you mean 'a'? the reward models are a, b"),
         ({"a": 1.0, "b": 1.0, "c": 1.0}, RewardNameError, "'c', which is not loaded: the reward models are a, b"),
         ([{"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 1.0}], InvalidArgumentError, "2 dicts for 3 sequences"),
         (torch.tensor([[1.0, 1.0], [1.0, NAN], [1.0, 1.0]]), InvalidArgumentError, "'b' in row 1 is nan"),

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from genarm import GenARMError, GuidedDecoder
 from genarm.engine.state import new_state
-from genarm.request.options import ModelFacts, prepare
+from genarm.request.facts import ModelFacts
+from genarm.request.options import prepare
 
 NAN, INF = math.nan, math.inf
 HUGE = 10**400  # more than any float
@@ -55,8 +56,9 @@ HUGE = 10**400  # more than any float
         ("allowed_tokens", [1.5], "list of token ids"),
         ("allowed_tokens", {1, 2}, "allowed_tokens"),
         ("eos_token_id", True, "eos_token_id is True"),
-        ("stop", "ab", "[[id, id, …], …]"),
-        ("stop", [5], "[[id, id, …], …]"),
+        ("stop", "ab", "stop holds a string and the decoder has no tokenizer"),
+        ("stop", ["a", ""], "empty sequence"),
+        ("stop", [5], "stop is [5]: pass a string, or a list of strings and token-id sequences"),
         ("stop", [[]], "empty sequence"),
         ("stop", [[1.5]], "stop is [1.5]"),
         ("max_new_tokens", -1, "max_new_tokens is -1"),
@@ -65,7 +67,8 @@ HUGE = 10**400  # more than any float
         ("reward_prompts", {"r": [[1]]}, "1 rows, input_ids 2"),
         ("reward_prompts", {"r": None}, "reward_prompts['r']"),
         ("reward_prompts", [[[1], [2]]], "reward_prompts is a list"),
-        ("speculate", 4, "speculate is not available"),
+        ("speculate", 4, "no argument 'speculate'"),
+        ("num_return_sequences", 0, "num_return_sequences is 0: pass an integer of at least 1"),
         ("temprature", 1.0, "no argument 'temprature'"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from chat_families import byte_tokenizer
 
 from genarm.errors import GenARMError, RunError
-from genarm.runs.rows import Row, continuation, encode, prompt_rows, read_input
+from genarm.runs.rows import Row, encode, prompt_rows, read_input
 
 
 @pytest.fixture
@@ -115,19 +115,3 @@ def test_chat_renders_one_user_turn_with_one_bos():
         tokenizer.chat_template = template
         with pytest.raises(GenARMError, match=words):
             encode(tokenizer, ["hi"], chat=True)
-
-
-def test_text_is_what_the_new_tokens_add_to_the_prompt():
-    tokenizer = byte_tokenizer()
-    prompt = encode(tokenizer, ["one"], chat=False)[0]
-    tokens = [*encode(tokenizer, [" two é"], chat=False)[0][1:], tokenizer.eos_token_id]
-    assert continuation(tokenizer, prompt, tokens) == " two é"
-
-
-def test_text_keeps_the_space_that_a_decoder_strips_at_the_start():
-    class Strips:
-        def decode(self, ids, **_):
-            return "".join(" ab"[index] for index in ids).lstrip(" ")
-
-    assert continuation(Strips(), [1], [0, 2]) == " b"
-    assert continuation(Strips(), [0], [1]) == "a"

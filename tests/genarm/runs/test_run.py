@@ -11,7 +11,7 @@ from families import make_model
 import genarm_kernels
 from genarm import GenARMError, GuidedDecoder
 from genarm.errors import NumericalError, RunError
-from genarm.runs.rows import Row, continuation, encode
+from genarm.runs.rows import Row, encode
 from genarm.runs.run import Task, run
 
 TEXTS = ["short", "a much longer prompt than the others", "", "middle sized", "x" * 300, "naïve café"]
@@ -64,7 +64,7 @@ def test_a_result_says_what_was_drawn_and_what_each_model_thought_of_it(task):
     out = task.decoder.generate(ids, weights=task.weights, seed=seed, max_new_tokens=5, return_logprobs=True)
     sums = out.model_logprobs[0].double().sum(0).tolist()
     assert list(result) == ["id", "prompt", "text", "weights", "token_count", "logprob_sums", "finish_reason"]
-    assert result["text"] == continuation(task.decoder.tokenizer, ids[0], out.tokens[0].tolist())
+    assert result["text"] == out.texts[0]
     assert result["weights"] == {"a": 1.0, "b": 0.5} and result["token_count"] == 5
     assert result["logprob_sums"] == pytest.approx({"base": sums[0], "a": sums[1], "b": sums[2]}, abs=1e-5)
     assert result["finish_reason"] == "length"

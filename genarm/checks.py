@@ -1,0 +1,41 @@
+"""What a decoder is made with, checked before anything is built."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal, get_args
+
+import torch
+
+from .errors import InvalidArgumentError
+from .models.fused.attention import AttentionName
+
+EngineName = Literal["auto", "eager", "hf"]
+
+
+def check_limits(max_batch_size: object, max_length: object) -> None:
+    """Both count something, or are None; a batch size may be "auto"."""
+    for name, value in (("max_batch_size", max_batch_size), ("max_length", max_length)):
+        if value is None or (name == "max_batch_size" and value == "auto"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            extra = ", 'auto'" if name == "max_batch_size" else ""
+            raise InvalidArgumentError(f"{name} is {value!r}: pass an integer of at least 1{extra}, or None")
+
+
+def check_paths(engine: object, attention: object, dtype: torch.dtype, device: torch.device) -> None:
+    """Names that there are, of what is installed and runs such a base."""
+    for name, value, choices in (("engine", engine, EngineName), ("attention", attention, AttentionName)):
+        if value not in get_args(choices):
+            raise InvalidArgumentError(f"{name} is {value!r}: pass one of {', '.join(map(repr, get_args(choices)))}")
+    if attention == "kernel":
+        return
+    if importlib.util.find_spec("flash_attn") is None:
+        raise InvalidArgumentError(
+            "attention is 'flash-attn', which is not installed: pip install flash-attn, or leave it at 'kernel'"
+        )
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        raise InvalidArgumentError(
+            f"attention is 'flash-attn', which takes bfloat16 and float16 on CUDA, and the base is {dtype} on "
+            f"{device}: leave it at 'kernel'"
+        )
