@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from . import pair_options as pairs
+
 app = typer.Typer(name="evaluate", help="Say how good reward models are.")
 
 Base = Annotated[str | None, typer.Option(help="Folder or hub id of the base model.", show_default="the embedded base")]
@@ -17,9 +19,6 @@ Reward = Annotated[
         help="An autoregressive reward model, repeatable; or an embedded one by its name (art, science, "
         "agreeableness, risk).",
     ),
-]
-Where = Annotated[
-    list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only the pairs with this value, repeatable.")
 ]
 MaxLength = Annotated[
     int | None,
@@ -62,7 +61,14 @@ def accuracy(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="A DPO policy, scored by its implicit reward; repeatable."),
     ] = None,
-    where: Where = None,
+    where: pairs.Where = None,
+    map: pairs.Map = None,
+    prompt_column: pairs.PromptColumn = None,
+    prompt_template: pairs.PromptTemplate = None,
+    chat: pairs.AsChat = False,
+    response_marker: pairs.ResponseMarker = None,
+    preference: pairs.Preference = None,
+    skip_bad_rows: pairs.SkipBadRows = False,
     by: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Show accuracy for each value of a column, too.")
     ] = None,
@@ -94,12 +100,16 @@ def accuracy(
     """
     from rich.console import Console
 
+    from ..preferences.reading import pair_reading
     from . import evaluate_accuracy
 
     options = evaluate_accuracy.AccuracyOptions(
         base=base,
         data=data,
         where=where or (),
+        reading=pair_reading(
+            map or (), prompt_column, prompt_template, chat, response_marker, preference, skip_bad_rows
+        ),
         rewards=reward or (),
         trajectory_rms=trajectory_rm or (),
         dpos=dpo or (),
@@ -123,7 +133,14 @@ def rewards(
     base: Base = None,
     reward: Reward = None,
     data: Annotated[str | None, typer.Option(metavar="FILE", help="Preference pairs.")] = None,
-    where: Where = None,
+    where: pairs.Where = None,
+    map: pairs.Map = None,
+    prompt_column: pairs.PromptColumn = None,
+    prompt_template: pairs.PromptTemplate = None,
+    chat: pairs.AsChat = False,
+    response_marker: pairs.ResponseMarker = None,
+    preference: pairs.Preference = None,
+    skip_bad_rows: pairs.SkipBadRows = False,
     limit: Annotated[int, typer.Option(min=1, help="Show this many pairs, from the beginning of the file.")] = 20,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="A prompt, with --chosen and --rejected.")] = "",
     chosen: Annotated[str | None, typer.Option(metavar="TEXT", help="A response, in place of --data.")] = None,
@@ -136,6 +153,7 @@ def rewards(
     """A page of token rewards: chosen and rejected side by side, coloured by log π_r − log π_base."""
     from rich.console import Console
 
+    from ..preferences.reading import pair_reading
     from . import evaluate_rewards
 
     options = evaluate_rewards.RewardsOptions(
@@ -144,6 +162,9 @@ def rewards(
         rewards=reward or (),
         data=data,
         where=where or (),
+        reading=pair_reading(
+            map or (), prompt_column, prompt_template, chat, response_marker, preference, skip_bad_rows
+        ),
         limit=limit,
         prompt=prompt,
         chosen=chosen,

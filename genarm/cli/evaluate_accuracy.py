@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..evaluation.report import as_record, reports
 from ..evaluation.scorers import Scores, fitting_length, pair_scores, quiet
 from ..models.options import Source, resolve_device, resolve_dtype
 from ..preferences.chat import pair_tokenizer
-from ..preferences.rows import conditions
+from ..preferences.reading import PairReading, conditions
 from .console import say
 from .info import collect
 
@@ -32,6 +32,7 @@ class AccuracyOptions:
     base: str | None = None
     data: Sequence[str] = ()
     where: Sequence[str] = ()
+    reading: PairReading = field(default_factory=PairReading)
     rewards: Sequence[str] = ()
     trajectory_rms: Sequence[str] = ()
     dpos: Sequence[str] = ()
@@ -88,7 +89,7 @@ def _check_outputs(options: AccuracyOptions) -> None:
 def _read(options: AccuracyOptions, tokenizer: Any, max_length: int | None) -> list[PairSet]:
     where = conditions(options.where)
     return [
-        read_set(name, path, tokenizer, max_length, where, options.limit, options.cluster, options.by)
+        read_set(name, path, tokenizer, max_length, where, options.limit, options.cluster, options.by, options.reading)
         for name, path in parse_data(options.data).items()
     ]
 
@@ -106,5 +107,6 @@ def _score(
 
 def _settings(options: AccuracyOptions, base: str, max_length: int | None, source: Source) -> dict[str, Any]:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    settings["reading"] = options.reading.as_record()
     dtype, device = str(source.dtype).removeprefix("torch."), str(source.device)
     return {**settings, "base": base, "max_length": max_length, "dtype": dtype, "device": device}

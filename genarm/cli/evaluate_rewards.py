@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..models.options import Source, resolve_device, resolve_dtype
 from ..preferences.chat import pair_tokenizer
 from ..preferences.encoding import Encoded, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs
-from ..preferences.rows import conditions
+from ..preferences.reading import PairReading, conditions
 from ..preferences.scoring import token_rewards
 
 BATCH = 16
@@ -33,6 +33,7 @@ class RewardsOptions:
     rewards: Sequence[str] = ()
     data: str | None = None
     where: Sequence[str] = ()
+    reading: PairReading = field(default_factory=PairReading)
     limit: int = 20
     prompt: str = ""
     chosen: str | None = None
@@ -82,7 +83,7 @@ def _pairs(options: RewardsOptions) -> list[PreferencePair]:
     if options.data is not None:
         if given:
             raise InvalidArgumentError("--data and --chosen or --rejected were both given: choose one of them")
-        return read_pairs(options.data, where=conditions(options.where))[: options.limit]
+        return read_pairs(options.data, conditions(options.where), options.reading, options.limit)
     if len(given) < 2:
         raise InvalidArgumentError("there is no pair to show: give --data FILE, or --chosen TEXT and --rejected TEXT")
     chosen, rejected = given

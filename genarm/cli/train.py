@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from . import pair_options as pairs
+
 
 class Method(StrEnum):
     """What can be trained."""
@@ -36,10 +38,11 @@ def train(
         ),
     ],
     data: Annotated[
-        str,
+        list[str],
         typer.Option(
             metavar="FILE",
-            help="Preference pairs (prompt, chosen, rejected; texts or chat messages): JSONL, Parquet, or a data set.",
+            help="Preference pairs (prompt, chosen, rejected; texts or chat messages): JSONL, Parquet, CSV, a folder "
+            "or a data set; repeatable, for all of them together.",
         ),
     ],
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the adapter and training.json go.")],
@@ -49,14 +52,28 @@ def train(
     objective: Annotated[
         str | None, typer.Option(help="What the pairs prefer, in a word.", show_default="the output folder's name")
     ] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Use only the rows with this value; repeatable.")
+    data_weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="How much of each --data, in their order: 0.5 takes half of its pairs, 2 takes each pair twice.",
+            show_default="1",
+        ),
     ] = None,
+    where: pairs.Where = None,
+    map: pairs.Map = None,
+    prompt_column: pairs.PromptColumn = None,
+    prompt_template: pairs.PromptTemplate = None,
+    chat: pairs.AsChat = False,
+    response_marker: pairs.ResponseMarker = None,
+    preference: pairs.Preference = None,
+    skip_bad_rows: pairs.SkipBadRows = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Use this many pairs, from the beginning.", show_default="all")
+        int | None,
+        typer.Option(min=1, help="Use this many pairs of each --data, from its beginning.", show_default="all"),
     ] = None,
     eval_data: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Pairs to evaluate on.", show_default="a share of the prompts")
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Pairs to evaluate on; repeatable.", show_default="a share of the prompts"),
     ] = None,
     eval_share: Annotated[
         float, typer.Option(help="The share of the prompts held out where there is no --eval-data.")
@@ -112,16 +129,20 @@ def train(
     `accelerate launch -m genarm train ...`.
     """
     from ..models.sources import model_path
-    from ..preferences.rows import conditions
+    from ..preferences.reading import conditions, pair_reading
     from ..training.settings import TrainingSettings
     from . import train_report
 
     settings = TrainingSettings(
         kind=method.value,
         base=model_path(base),
-        data=data,
+        data=tuple(data),
+        data_weights=tuple(data_weight or ()),
         where=conditions(where or ()),
-        eval_data=eval_data,
+        reading=pair_reading(
+            map or (), prompt_column, prompt_template, chat, response_marker, preference, skip_bad_rows
+        ),
+        eval_data=tuple(eval_data) if eval_data else None,
         eval_share=eval_share,
         limit=limit,
         objective=objective or output.resolve().name,

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InvalidArgumentError
 from ..preferences.encoding import EncodedPair, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs
+from ..preferences.reading import PairReading
 from .accuracy import Lengths, response_lengths
 
 
@@ -45,6 +46,7 @@ def read_set(
     limit: int | None = None,
     cluster: str | None = None,
     by: str | None = None,
+    reading: PairReading | None = None,
 ) -> PairSet:
     """The first ``limit`` pairs of a file that ``where`` keeps, encoded.
 
@@ -52,11 +54,12 @@ def read_set(
         cluster: a column, "prompt", "chosen", or "none" (every pair on its own); None: the prompt, and the chosen
             response where the prompt is empty.
         by: a column to split accuracy by.
+        reading: what the rows leave open.
 
     Raises:
         InvalidArgumentError: a file that cannot be read as pairs, a column it lacks, nothing left.
     """
-    pairs = read_pairs(path, where=where)[:limit]
+    pairs = read_pairs(path, where, reading, limit)
     encoded = encode_pairs(tokenizer, pairs, max_length)
     if not encoded.pairs:
         raise InvalidArgumentError(f"{path}: no pair is left at --max-length {max_length}: raise it")

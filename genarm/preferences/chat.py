@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from ..errors import InvalidArgumentError, LoadingError
 from ..models.files import model_source
 from ..models.loading import load_tokenizer
-from .pairs import Message, Text, shared_length
+from .texts import Message, Text, shared_length
 
 NO_TEMPLATE = (
     "the pairs are chat messages and the tokenizer has no chat template: use the tokenizer of a chat model, put a "

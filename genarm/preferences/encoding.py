@@ -16,7 +16,8 @@ from rich.progress import track
 from ..errors import GenARMError, InvalidArgumentError
 from ..request.text import PromptEncoder
 from .chat import render, turn_ends
-from .pairs import Message, PreferencePair, Text
+from .pair import PreferencePair
+from .texts import Message, Text
 from .truncation import Truncation, check_max_length, lengths_within
 
 

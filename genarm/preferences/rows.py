@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,16 @@ def read_rows(path: str | Path) -> Rows:
     return _named_rows(str(path))
 
 
-def content_hash(path: str | Path) -> str:
-    """SHA-256 of the rows as canonical JSON, in hexadecimal: the same for one content plain, gzipped or as a list."""
+def content_hash(path: str | Path | Sequence[str | Path]) -> str:
+    """SHA-256 of the rows as canonical JSON, in hexadecimal: the same for one content plain, gzipped or as a list.
+
+    Of several data sets, that of all their rows one after the other.
+    """
     digest = hashlib.sha256()
-    for row in read_rows(path):
-        digest.update(json.dumps(row, sort_keys=True, separators=(",", ":"), default=str).encode())
-        digest.update(b"\n")
+    for each in [path] if isinstance(path, str | Path) else path:
+        for row in read_rows(each):
+            digest.update(json.dumps(row, sort_keys=True, separators=(",", ":"), default=str).encode())
+            digest.update(b"\n")
     return digest.hexdigest()
 
 
@@ -161,20 +165,3 @@ def _named_rows(name: str) -> Rows:
 
 def _missing(what: str, error: ImportError) -> InvalidArgumentError:
     return InvalidArgumentError(f"{what} ({error}): pip install 'genarm[train]'")
-
-
-def conditions(texts: Iterable[str]) -> dict[str, str]:
-    """{column: value} of every ``--where``; the text is split at its first equals sign.
-
-    Raises:
-        InvalidArgumentError: a text without column or equals sign, or a column named twice.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        column, equals, value = text.partition("=")
-        if not column or not equals:
-            raise InvalidArgumentError(f"--where {text!r} cannot be read: write COLUMN=VALUE")
-        if column in found:
-            raise InvalidArgumentError(f"--where names the column {column!r} twice: a row has one value of it")
-        found[column] = value
-    return found

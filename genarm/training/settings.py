@@ -11,11 +11,17 @@ from typing import Any, Literal
 import torch
 
 from ..errors import InvalidArgumentError
+from ..preferences.reading import PairReading
 
 Kind = Literal["arm", "trajectory-rm", "dpo"]
 # Adapters: GenARM's HH-RLHF run, and a tenth of that for DPO, whose rate acts on β alone. Whole models: a thousandth.
 LEARNING_RATES: dict[Kind, float] = {"arm": 5e-4, "trajectory-rm": 5e-4, "dpo": 5e-5}
 FULL_LEARNING_RATE = 1e-6
+
+
+def listed(data: str | tuple[str, ...] | None) -> str | list[str] | None:
+    """Data sets as JSON has them: the only one by its name."""
+    return data if data is None or isinstance(data, str) else data[0] if len(data) == 1 else list(data)
 
 
 def world_size() -> int:
@@ -29,14 +35,17 @@ class TrainingSettings:
 
     ``beta`` is β_r of the AR-RM's loss (GenARM) or β of DPO's; a trajectory RM has none. ``center_rewards`` is the
     coefficient c of c · (r_w + r_l)² in a trajectory RM's loss. ``rank`` 0 trains the whole model. ``max_steps``
-    overrides ``epochs``. A ``warmup`` below 1 is a share of all steps, else a number of steps.
+    overrides ``epochs``. A ``warmup`` below 1 is a share of all steps, else a number of steps. ``limit`` counts pairs of
+    each data set, and ``data_weights`` say how much of each is taken.
     """
 
     kind: Kind
     base: str
-    data: str
+    data: str | tuple[str, ...]
+    data_weights: tuple[float, ...] = ()
     where: Mapping[str, str] = field(default_factory=dict)
-    eval_data: str | None = None
+    reading: PairReading = field(default_factory=PairReading)
+    eval_data: str | tuple[str, ...] | None = None
     eval_share: float = 0.05
     limit: int | None = None
     objective: str = "reward"
@@ -92,6 +101,8 @@ class TrainingSettings:
         reported = {"log_every", "save_every", "eval_every", "device", "precision", "learning_rate"}
         kept = {name: value for name, value in asdict(self).items() if name not in reported}
         kept.update(where=dict(self.where), target_modules=list(self.target_modules))
+        kept.update(reading=self.reading.as_record(), data_weights=list(self.data_weights))
+        kept.update({name: listed(kept[name]) for name in ("data", "eval_data")})
         return {**kept, "learning_rate": self.rate, "bf16": self.bf16}
 
     def accumulation(self) -> int:

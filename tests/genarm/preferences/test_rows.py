@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from genarm.errors import InvalidArgumentError
-from genarm.preferences.rows import conditions, content_hash, read_rows
+from genarm.preferences.reading import conditions
+from genarm.preferences.rows import content_hash, read_rows
 
 ROWS = [{"chosen": "a é 🎨", "rejected": "b", "n": 1}, {"chosen": "c", "rejected": "d", "n": 2}]
 LINES = "".join(json.dumps(row) + "\n\n" for row in ROWS)
