@@ -65,7 +65,7 @@ def encode_pairs(
 
     Raises:
         InvalidArgumentError: a tokenizer without EOS, chat messages that its template cannot render, a max_length
-            without room; the pair is named by its place, counted from 1.
+            without room; the pair is named by its file and row, or by its place, counted from 1.
     """
     encoder = Encoder(tokenizer, turn_ends(tokenizer) if extra_eos is None else extra_eos)
     check_max_length(max_length, len(encoder.start))
@@ -76,7 +76,7 @@ def encode_pairs(
         try:
             whole = encoder.pair(pair)
         except GenARMError as error:
-            raise InvalidArgumentError(f"pair {index + 1}: {error}") from error
+            raise InvalidArgumentError(f"{pair.source or f'pair {index + 1}'}: {error}") from error
         cut = whole if max_length is None else _cut(whole, max_length, encoder.start, encoded.truncation)
         if cut["chosen_ids"] == cut["rejected_ids"]:
             encoded.truncation.pairs_dropped += 1

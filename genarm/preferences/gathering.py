@@ -56,7 +56,7 @@ class Gathering:
         elif origin == "column" and pair.prompt and isinstance(pair.prompt, str):
             self.asked.append(len(self.found))
         self.read.update((name, None) for name in pair.columns if pair.columns[name] not in (None, ""))
-        self.found.append(pair)
+        self.found.append(replace(pair, source=f"{self.path}, row {number}"))
 
     def pairs(self) -> list[PreferencePair]:
         """What was read, or an error; what was left out is said."""

@@ -31,7 +31,7 @@ class PreferencePair:
 
     Each is a string or a list of chat messages {role, content}; a response in messages is one assistant message. The
     prompt of a pair without one is "". ``columns`` holds what else the row had, and ``options`` what the chat template
-    is given beside the messages: tools, and the row's chat_template_kwargs.
+    is given beside the messages: tools, and the row's chat_template_kwargs. ``source`` names its file and row.
     """
 
     prompt: Text
@@ -39,6 +39,7 @@ class PreferencePair:
     rejected: Text
     columns: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    source: str = field(default="", compare=False)
 
 
 # Where a prompt ended: it had a column of its own, a mark stood before the replies, or nothing but shared lines told.

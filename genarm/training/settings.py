@@ -35,8 +35,8 @@ class TrainingSettings:
 
     ``beta`` is β_r of the AR-RM's loss (GenARM) or β of DPO's; a trajectory RM has none. ``center_rewards`` is the
     coefficient c of c · (r_w + r_l)² in a trajectory RM's loss. ``rank`` 0 trains the whole model. ``max_steps``
-    overrides ``epochs``. A ``warmup`` below 1 is a share of all steps, else a number of steps. ``limit`` counts pairs of
-    each data set, and ``data_weights`` say how much of each is taken.
+    overrides ``epochs``. A ``warmup`` below 1 is a share of all steps, else a number of steps. ``limit`` counts the
+    pairs of each data set, and ``data_weights`` say how much of each is taken.
     """
 
     kind: Kind

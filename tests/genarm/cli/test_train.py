@@ -10,6 +10,7 @@ from training_cases import save_base, write_pairs
 
 from genarm.cli import train_report
 from genarm.errors import GenARMError
+from genarm.preferences.reading import PairReading
 from genarm.training.settings import TrainingSettings
 
 QUICK = "--device cpu --precision fp32 --batch-size 4 --max-steps 2 --rank 2 --eval-share 0 --log-every 1"
@@ -68,14 +69,39 @@ def test_options_reach_the_settings(cli, monkeypatch):
     )
     assert cli("train", "trajectory-rm", *options.split()).status == 0
     assert cli("train", "dpo", "--base", "some/base", "--data", "d", "--output", "out", "--overwrite").status == 0
-    given = {"kind": "trajectory-rm", "base": "some/base", "data": "d", "where": {"topic": "x", "n": "1"}, "limit": 9}
-    given |= {"eval_data": "e", "eval_share": 0.2, "beta": 0.7, "center_rewards": 0.1, "rank": 2, "alpha": 4}
+    given = {
+        "kind": "trajectory-rm",
+        "base": "some/base",
+        "data": ("d",),
+        "where": {"topic": "x", "n": "1"},
+        "limit": 9,
+    }
+    given |= {"eval_data": ("e",), "eval_share": 0.2, "beta": 0.7, "center_rewards": 0.1, "rank": 2, "alpha": 4}
     given |= {"dropout": 0.1, "target_modules": ("q_proj", "v_proj"), "epochs": 2.0, "max_steps": 2}
     given |= {"learning_rate": 3e-3, "schedule": "linear", "warmup": 1.0, "weight_decay": 0.2, "batch_size": 4}
     given |= {"micro_batch_size": 2, "max_length": 64, "precision": "fp32", "gradient_checkpointing": True, "seed": 4}
     given |= {"device": "cpu", "save_every": 5, "log_every": 6, "eval_every": 7, "trust_remote_code": True}
     assert seen[0] == (TrainingSettings(**given, objective="joy"), Path("out"), False)
-    assert seen[1] == (TrainingSettings("dpo", "some/base", "d", objective="out"), Path("out"), True)
+    assert seen[1] == (TrainingSettings("dpo", "some/base", ("d",), objective="out"), Path("out"), True)
+
+
+def test_how_pairs_are_read_reaches_the_settings(cli, monkeypatch):
+    seen: list[Any] = []
+    monkeypatch.setattr(train_report, "run", lambda settings, *_: seen.append(settings) or 0)
+    options = (
+        "--data a --data b --data-weight 1 --data-weight 0.5 --eval-data c --eval-data d --map chosen=yes "
+        "--map rejected=no --prompt-column question --prompt-template {system}\\n{prompt}\\t --response-marker \\nA: --preference safer "
+        "--skip-bad-rows --output out"
+    )
+    assert cli("train", "arm", *options.split()).status == 0
+    assert (seen[0].data, seen[0].data_weights, seen[0].eval_data) == (("a", "b"), (1.0, 0.5), ("c", "d"))
+    columns = {"chosen": "yes", "rejected": "no", "prompt": "question"}
+    template, marker = "{system}\n{prompt}\t", "\nA:"
+    assert seen[0].reading == PairReading(columns, template, False, marker, "safer", True)
+    assert cli("train", "arm", "--data", "a", "--chat", "--output", "out").status == 0 and seen[1].reading.chat
+    for wrong in (["--chat", "--prompt-template", "{prompt}"], ["--map", "prompt=a", "--prompt-column", "b"]):
+        found = cli("train", "arm", "--data", "a", "--output", "out", *wrong)
+        assert found.status == 2 and "choose one of them" in found.errors[-1]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +109,7 @@ def test_options_reach_the_settings(cli, monkeypatch):
     [
         ("--data /no/where.jsonl", 2, "/no/where.jsonl: no such file: check the path"),
         ("--data BAD", 2, "bad.jsonl, row 2: rejected is missing"),
-        ("--data CHAT", 2, "pair 1: the pairs are chat messages and the tokenizer has no chat template"),
+        ("--data CHAT", 2, "chat.jsonl, row 1: the pairs are chat messages and the tokenizer has no chat template"),
         ("--where topic", 2, "write COLUMN=VALUE"),
         ("--eval-share 0.999999", 2, "lower the share held out"),
         ("--schedule zigzag", 2, "schedule is 'zigzag'"),

@@ -113,6 +113,7 @@ def test_a_run_killed_outright_resumes(settings, output, trained):
     killed = f"""
 import os, signal
 from pathlib import Path
+from genarm.preferences.reading import PairReading
 from genarm.training import run
 from genarm.training.settings import TrainingSettings
 from genarm.training.progress import FiniteFigures
