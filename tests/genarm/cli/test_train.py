@@ -90,7 +90,8 @@ def test_how_pairs_are_read_reaches_the_settings(cli, monkeypatch):
     monkeypatch.setattr(train_report, "run", lambda settings, *_: seen.append(settings) or 0)
     options = (
         "--data a --data b --data-weight 1 --data-weight 0.5 --eval-data c --eval-data d --map chosen=yes "
-        "--map rejected=no --prompt-column question --prompt-template {system}\\n{prompt}\\t --response-marker \\nA: --preference safer "
+        "--map rejected=no --prompt-column question --prompt-template {system}\\n{prompt}\\t "
+        "--response-marker \\nA: --preference safer "
         "--skip-bad-rows --output out"
     )
     assert cli("train", "arm", *options.split()).status == 0
