@@ -20,6 +20,7 @@ from .models.loading import load_model, load_tokenizer
 from .models.options import LoadOptions, Source, make_source
 from .models.placement import compute_dtype, execution_device
 from .models.plan import Plan
+from .models.reward_bases import RewardBases
 from .models.rewards import RewardModels, build_models, name_rewards
 from .models.vocabulary import ExcludedIds
 from .request.facts import ModelFacts
@@ -38,7 +39,7 @@ class GuidedDecoder:
     Args:
         base_model: a loaded causal LM of transformers (or a PeftModel).
         reward_models: {name: model}, or a list (named reward_0, …); each a loaded model, a PeftModel, or the path or
-            hub id of a full model or of a PEFT LoRA adapter. An adapter without a base of its own goes on the base.
+            hub id of a full model or of a PEFT LoRA adapter.
         tokenizer: the base's tokenizer, which texts are read and written with, and which is compared with those found
             beside reward models. Not needed to decode ids.
         max_batch_size: sequences decoded at once; larger batches run in chunks with the same result. "auto" takes as
@@ -48,6 +49,9 @@ class GuidedDecoder:
             with transformers' own forward pass.
         attention: what attends from new tokens on CUDA: "kernel" is genarm_kernels.decode_attention, "flash-attn"
             that package's. Prompts take flash-attn wherever it is installed.
+        reward_bases: {name: which base that adapter goes on}: "base" is the one given, "own" the one that its
+            adapter_config.json names, else a path, a hub id or a loaded model. Left out, it is the one given where the
+            adapter fits it, else its own; a warning says so where they differ. `describe` says what runs on what.
     Raises:
         GenARMError: one subclass a cause, before anything is decoded.
 
@@ -65,6 +69,7 @@ class GuidedDecoder:
         engine: EngineName = "auto",
         attention: AttentionName = "kernel",
         trust_remote_code: bool = False,
+        reward_bases: RewardBases = None,
         _base_name: str | None = None,
         _hub: Mapping[str, Any] | None = None,
         _hold_weakly: bool = False,
@@ -84,7 +89,7 @@ class GuidedDecoder:
         base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
         self.tokenizer = tokenizer
         rewards = name_rewards(reward_models)
-        self.models: list[CausalModel] = build_models(base_model, rewards, tokenizer, source, base_name)
+        self.models: list[CausalModel] = build_models(base_model, rewards, tokenizer, source, base_name, reward_bases)
         if _hold_weakly:
             given = [base_model, *(reward for reward in rewards.values() if isinstance(reward, nn.Module))]
             self.models = [model.held_weakly(given) for model in self.models]
@@ -116,6 +121,7 @@ class GuidedDecoder:
         engine: EngineName = "auto",
         attention: AttentionName = "kernel",
         trust_remote_code: bool = False,
+        reward_bases: RewardBases = None,
         **options: Unpack[LoadOptions],
     ) -> GuidedDecoder:
         """Load a base and its reward models from folders or the hub (safetensors only).
@@ -140,6 +146,7 @@ class GuidedDecoder:
             engine=engine,
             attention=attention,
             trust_remote_code=trust_remote_code,
+            reward_bases=reward_bases,
             _base_name=str(base_model),
             _hub=source.of_rewards().options,
         )
@@ -161,6 +168,15 @@ class GuidedDecoder:
     @property
     def device(self) -> torch.device:
         return self.models[0].device
+
+    def describe(self) -> list[dict[str, str]]:
+        """What runs where: {"name", "runs on", "path"} of the base and each reward model. "path" is the way its passes
+        are made: "fused", "hf" (transformers' forward on a static cache) or "hf-padded"."""
+        paths = {stream: backbone.kind for backbone in self.engine.backbones for stream in backbone.streams}
+        return [
+            {"name": model.name, "runs on": model.runs_on, "path": paths[stream]}
+            for stream, model in enumerate(self.models)
+        ]
 
     @property
     def generation_config(self) -> Any:

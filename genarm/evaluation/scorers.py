@@ -21,13 +21,13 @@ from peft import PeftModel
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
-from ..errors import GenARMError, InvalidArgumentError, LoadingError
-from ..models.adapters import read_adapter
+from ..errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError
+from ..models.adapters import LoraAdapter, read_adapter
 from ..models.causal import inner_model
 from ..models.files import adapter_folder, is_adapter, model_source, read_json, read_safetensors
 from ..models.loading import full_model, load_model, load_scorer, load_tokenizer
 from ..models.options import Source
-from ..models.rewards import own_base
+from ..models.reward_bases import own_base, own_base_of, warn_of_another
 from ..models.vocabulary import check_vocabularies
 from ..preferences.encoding import EncodedPair
 from ..preferences.scoring import pair_rewards, sequence_scores
@@ -92,14 +92,14 @@ def causal_models(base: str, choices: Sequence[Choice], source: Source, tokenize
     for choice in choices:
         _check_kind(choice)
     adapters = {choice.name: read_adapter(adapter_folder(choice.path)) for choice in causal if is_adapter(choice.path)}
+    model = load_model(base, source)
     groups: dict[str, list[Choice]] = {base: []}
     for choice in causal:
         if choice.name in adapters:
-            place = own_base(adapters[choice.name].base_name, base) or base
-            groups.setdefault(place, []).append(choice)
+            groups.setdefault(_place(choice.name, adapters[choice.name], model, base), []).append(choice)
     size = 0
     for place, members in groups.items():
-        model = load_model(place, source)
+        model = model if place == base else load_model(place, source)
         size = size or _vocabulary(model)
         for choice in members:
             adapters[choice.name].fit(inner_model(model))
@@ -114,6 +114,16 @@ def causal_models(base: str, choices: Sequence[Choice], source: Source, tokenize
             model = load_model(choice.path, source)
             check_vocabularies(size, _vocabulary(model), tokenizer, load_tokenizer(choice.path), choice.name)
             yield Loaded(choice, model, base)
+
+
+def _place(name: str, adapter: LoraAdapter, model: Any, base: str) -> str:
+    """The base that an adapter is scored on, as in decoding: the one given where it fits, else its own."""
+    try:
+        adapter.fit(inner_model(model))
+    except UnsupportedAdapterError as misfit:
+        return own_base_of(name, adapter, base, misfit)
+    warn_of_another(name, adapter.base_name, base)
+    return base
 
 
 def pair_scores(

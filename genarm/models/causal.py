@@ -28,6 +28,7 @@ class CausalModel:
     """One stream's model: a module, perhaps with a LoRA adapter on it, perhaps with PEFT adapters switched off.
 
     ``without`` is a PeftModel whose adapters live inside ``module`` and must be off while this stream runs.
+    ``runs_on`` says in words whose weights these are: a path, a class of models, "the base".
     """
 
     name: str
@@ -35,6 +36,7 @@ class CausalModel:
     adapter: LoraAdapter | None = None
     hold_without: Hold | None = None
     accepts: frozenset[str] = frozenset()
+    runs_on: str = ""
 
     @property
     def module(self) -> Any:

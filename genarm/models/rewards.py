@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError, UnsupportedModelError
+from ..errors import InvalidArgumentError, LoadingError, UnsupportedAdapterError, UnsupportedModelError
 from .adapters import LoraAdapter, read_adapter
 from .causal import CausalModel, inner_model, make_model
-from .files import ADAPTER_FILES, adapter_folder, is_adapter, read_json
+from .files import adapter_folder, is_adapter, read_json
 from .loading import load_model, load_tokenizer
 from .options import Source
+from .reward_bases import THE_BASE, Bases, RewardBases, check_choices, own_base
 from .vocabulary import check_vocabularies
 
 RewardModel = str | Path | nn.Module | LoraAdapter
@@ -47,13 +48,19 @@ def name_rewards(reward_models: RewardModels) -> dict[str, RewardModel]:
 
 
 def build_models(
-    base: nn.Module, rewards: Mapping[str, RewardModel], tokenizer: Any, source: Source, base_name: str | None = None
+    base: nn.Module,
+    rewards: Mapping[str, RewardModel],
+    tokenizer: Any,
+    source: Source,
+    base_name: str | None = None,
+    reward_bases: RewardBases = None,
 ) -> list[CausalModel]:
     """The base's model first, then each reward model's, in order; every mismatch is an error here."""
+    bases = Bases(base, base_name, source, check_choices(reward_bases, rewards))
     wrapper = _shared_wrapper(base, rewards)
-    models = [make_model("base", base, without=wrapper)]
+    models = [replace(make_model("base", base, without=wrapper), runs_on=base_name or type(base).__name__)]
     for name, reward in rewards.items():
-        model, reward_tokenizer = _reward(name, reward, base, source, base_name, wrapper)
+        model, reward_tokenizer = _reward(name, reward, bases, wrapper)
         if model.device != models[0].device:
             raise InvalidArgumentError(
                 f"reward model {name!r} is on {model.device}, the base on {models[0].device}: move one with .to(device)"
@@ -63,47 +70,31 @@ def build_models(
     return models
 
 
-def _reward(
-    name: str,
-    reward: RewardModel,
-    base: nn.Module,
-    source: Source,
-    base_name: str | None,
-    wrapper: nn.Module | None,
-) -> tuple[CausalModel, Any]:
+def _reward(name: str, reward: RewardModel, bases: Bases, wrapper: nn.Module | None) -> tuple[CausalModel, Any]:
     """``wrapper`` is a PeftModel around the base, whose adapters are off in every stream that is the base's."""
+    base, source = bases.base, bases.source
     if isinstance(reward, LoraAdapter):
-        return make_model(name, base, reward.fit(inner_model(base)), wrapper), None
+        fitted, module, place = bases.put(name, reward)
+        model = make_model(name, module, fitted, wrapper if module is base else None)
+        return replace(model, runs_on=place), None
     if isinstance(reward, nn.Module):
         if reward is base:
-            return make_model(name, reward, without=wrapper), None
+            return replace(make_model(name, reward, without=wrapper), runs_on=THE_BASE), None
         # The plain model inside a PeftModel that is the base: a reference, which its adapters must not touch.
         inside = not hasattr(reward, "disable_adapter") and _shares_modules(reward, base)
-        return make_model(name, reward, without=base if inside else None), None
+        on = THE_BASE if inside or reward is wrapper else type(inner_model(reward)).__name__
+        return replace(make_model(name, reward, without=base if inside else None), runs_on=on), None
     path = str(reward)
     if not is_adapter(path, source.hub):
         _refuse_scorer(path)
-        return make_model(name, load_model(path, source)), load_tokenizer(path, source.trust_remote_code, source.hub)
+        model = replace(make_model(name, load_model(path, source)), runs_on=path)
+        return model, load_tokenizer(path, source.trust_remote_code, source.hub)
     folder = adapter_folder(path, source.hub)
     adapter = read_adapter(folder)
-    tokenizer = load_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
-    own = own_base(adapter.base_name, base_name)
-    if own is not None:
-        module = load_model(own, source)
-        return make_model(name, module, adapter.fit(module)), tokenizer or load_tokenizer(own)
-    try:
-        fitted = adapter.fit(inner_model(base))
-    except UnsupportedAdapterError as error:
-        if adapter.base_name is None or adapter.base_name == base_name or Path(adapter.base_name).is_absolute():
-            raise
-        return _adapter_elsewhere(name, adapter, source, error), tokenizer
-    if adapter.base_name and base_name and Path(adapter.base_name).name != Path(base_name).name:
-        warnings.warn(
-            f"reward model {name!r} was trained on {adapter.base_name}, and is applied to {base_name}: if those "
-            "weights differ, load its own base with peft and pass the PeftModel",
-            stacklevel=4,
-        )
-    return make_model(name, base, fitted, wrapper), tokenizer
+    fitted, module, place = bases.put(name, adapter)
+    model = make_model(name, module, fitted, wrapper if module is base else None)
+    beside = folder if (folder / "tokenizer_config.json").is_file() else own_base(adapter.base_name, bases.name)
+    return replace(model, runs_on=place), None if beside is None else load_tokenizer(beside)
 
 
 def _refuse_scorer(path: str) -> None:
@@ -118,23 +109,6 @@ def _refuse_scorer(path: str) -> None:
             f"{path}: a scorer of whole responses (a trajectory RM), and guidance needs a reward for every token: "
             "train an autoregressive reward model (genarm train arm)"
         )
-
-
-def own_base(recorded: str | None, base_name: str | None) -> str | None:
-    """The local folder of another base than ``base_name`` that an adapter was trained on, if that is what it names."""
-    if not recorded or not any((Path(recorded) / file).is_file() for file in ("config.json", ADAPTER_FILES[0])):
-        return None
-    same = base_name is not None and Path(base_name).exists() and Path(recorded).samefile(base_name)
-    return None if same else recorded
-
-
-def _adapter_elsewhere(name: str, adapter: LoraAdapter, source: Source, misfit: GenARMError) -> CausalModel:
-    """An adapter that does not fit the base, with the base it names on the hub."""
-    try:
-        module = load_model(str(adapter.base_name), source)
-    except GenARMError:
-        raise misfit from None
-    return make_model(name, module, adapter.fit(module))
 
 
 def _shared_wrapper(base: nn.Module, rewards: Mapping[str, RewardModel]) -> nn.Module | None:
