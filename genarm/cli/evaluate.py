@@ -20,6 +20,14 @@ Reward = Annotated[
         "agreeableness, risk).",
     ),
 ]
+RewardBase = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=own|base|PATH",
+        help="The base that an adapter goes on: the one it was trained on, --base, or another; repeatable.",
+        show_default="--base where it fits",
+    ),
+]
 MaxLength = Annotated[
     int | None,
     typer.Option(
@@ -61,6 +69,7 @@ def accuracy(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="A DPO policy, scored by its implicit reward; repeatable."),
     ] = None,
+    reward_base: RewardBase = None,
     where: pairs.Where = None,
     map: pairs.Map = None,
     prompt_column: pairs.PromptColumn = None,
@@ -111,6 +120,7 @@ def accuracy(
             map or (), prompt_column, prompt_template, chat, response_marker, preference, skip_bad_rows
         ),
         rewards=reward or (),
+        reward_bases=reward_base or (),
         trajectory_rms=trajectory_rm or (),
         dpos=dpo or (),
         by=by,
@@ -133,6 +143,7 @@ def rewards(
     base: Base = None,
     reward: Reward = None,
     data: Annotated[str | None, typer.Option(metavar="FILE", help="Preference pairs.")] = None,
+    reward_base: RewardBase = None,
     where: pairs.Where = None,
     map: pairs.Map = None,
     prompt_column: pairs.PromptColumn = None,
@@ -160,6 +171,7 @@ def rewards(
         output=output,
         base=base,
         rewards=reward or (),
+        reward_bases=reward_base or (),
         data=data,
         where=where or (),
         reading=pair_reading(

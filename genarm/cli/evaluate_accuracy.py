@@ -34,6 +34,7 @@ class AccuracyOptions:
     where: Sequence[str] = ()
     reading: PairReading = field(default_factory=PairReading)
     rewards: Sequence[str] = ()
+    reward_bases: Sequence[str] = ()
     trajectory_rms: Sequence[str] = ()
     dpos: Sequence[str] = ()
     by: str | None = None
@@ -54,7 +55,10 @@ def run(options: AccuracyOptions, console: Console) -> int:
     Raises:
         GenARMError: options, data or models that cannot be used.
     """
-    choices, base = parse_choices(options.rewards, options.trajectory_rms, options.dpos), base_path(options.base)
+    choices, base = (
+        parse_choices(options.rewards, options.trajectory_rms, options.dpos, options.reward_bases),
+        base_path(options.base),
+    )
     _check_outputs(options)
     device = resolve_device(options.device)
     source = Source(resolve_dtype(options.dtype, device), device, options.trust_remote_code)

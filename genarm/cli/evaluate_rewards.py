@@ -31,6 +31,7 @@ class RewardsOptions:
     output: Path
     base: str | None = None
     rewards: Sequence[str] = ()
+    reward_bases: Sequence[str] = ()
     data: str | None = None
     where: Sequence[str] = ()
     reading: PairReading = field(default_factory=PairReading)
@@ -50,7 +51,7 @@ def run(options: RewardsOptions, console: Console) -> int:
     Raises:
         GenARMError: options, pairs or models that cannot be used.
     """
-    choices, base = parse_choices(options.rewards), base_path(options.base)
+    choices, base = parse_choices(options.rewards, reward_bases=options.reward_bases), base_path(options.base)
     if not choices:
         raise InvalidArgumentError(
             "there is no reward model to show: give --reward NAME=PATH, or an embedded one's name"

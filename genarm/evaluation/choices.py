@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ..errors import InvalidArgumentError, LoadingError
-from ..models.sources import model_path, parse_reward
+from ..models.sources import model_path, parse_reward, parse_reward_bases
 
 Kind = Literal["base", "arm", "dpo", "trajectory-rm"]
 OPTIONS: dict[Kind, str] = {"arm": "--reward", "dpo": "--dpo", "trajectory-rm": "--trajectory-rm"}
@@ -17,17 +17,24 @@ ENDINGS = (".gz", ".jsonl", ".json", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A scorer: its name, what its score is, and its folder or hub id."""
+    """A scorer: its name, what its score is, and its folder or hub id.
+
+    ``base`` is the base that an adapter goes on: "base", "own", a path, or None for the one given where it fits.
+    """
 
     name: str
     kind: Kind
     path: str
+    base: str | None = None
 
 
 def parse_choices(
-    rewards: Sequence[str] = (), trajectory_rms: Sequence[str] = (), dpos: Sequence[str] = ()
+    rewards: Sequence[str] = (),
+    trajectory_rms: Sequence[str] = (),
+    dpos: Sequence[str] = (),
+    reward_bases: Sequence[str] = (),
 ) -> list[Choice]:
-    """Every ``--reward``, ``--trajectory-rm`` and ``--dpo``.
+    """Every ``--reward``, ``--trajectory-rm`` and ``--dpo``, each with its ``--reward-base``.
 
     Raises:
         InvalidArgumentError: a form that cannot be read, a path that is not there, a name used twice.
@@ -36,7 +43,8 @@ def parse_choices(
     choices += [_named(text, "trajectory-rm") for text in trajectory_rms]
     choices += [_named(text, "dpo") for text in dpos]
     _refuse_doubles([choice.name for choice in choices], "scorers")
-    return choices
+    bases = parse_reward_bases(reward_bases, [choice.name for choice in choices])
+    return [replace(choice, base=bases.get(choice.name)) for choice in choices]
 
 
 def base_path(base: str | None) -> str:

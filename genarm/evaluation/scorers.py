@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ..models.causal import inner_model
 from ..models.files import adapter_folder, is_adapter, model_source, read_json, read_safetensors
 from ..models.loading import full_model, load_model, load_scorer, load_tokenizer
 from ..models.options import Source
-from ..models.reward_bases import own_base, own_base_of, warn_of_another
+from ..models.reward_bases import named_base, own_base, own_base_of, warn_of_another, warn_of_own
 from ..models.vocabulary import check_vocabularies
 from ..preferences.encoding import EncodedPair
 from ..preferences.scoring import pair_rewards, sequence_scores
@@ -96,7 +97,7 @@ def causal_models(base: str, choices: Sequence[Choice], source: Source, tokenize
     groups: dict[str, list[Choice]] = {base: []}
     for choice in causal:
         if choice.name in adapters:
-            groups.setdefault(_place(choice.name, adapters[choice.name], model, base), []).append(choice)
+            groups.setdefault(_place(choice, adapters[choice.name], model, base), []).append(choice)
     size = 0
     for place, members in groups.items():
         model = model if place == base else load_model(place, source)
@@ -116,13 +117,17 @@ def causal_models(base: str, choices: Sequence[Choice], source: Source, tokenize
             yield Loaded(choice, model, base)
 
 
-def _place(name: str, adapter: LoraAdapter, model: Any, base: str) -> str:
-    """The base that an adapter is scored on, as in decoding: the one given where it fits, else its own."""
+def _place(choice: Choice, adapter: LoraAdapter, model: Any, base: str) -> str:
+    """The base that an adapter is scored on, as in decoding: the one chosen, the one given where it fits, its own."""
+    if choice.base is not None:
+        return named_base(choice.base, adapter.path, adapter.base_name, base)
     try:
         adapter.fit(inner_model(model))
     except UnsupportedAdapterError as misfit:
-        return own_base_of(name, adapter, base, misfit)
-    warn_of_another(name, adapter.base_name, base)
+        recorded = own_base_of(adapter, base, misfit)
+        warn_of_own(choice.name, recorded, base)
+        return recorded
+    warn_of_another(choice.name, adapter.base_name, base)
     return base
 
 
@@ -167,7 +172,16 @@ def trajectory_rm(base: str, choice: Choice, source: Source, tokenizer: Any) -> 
         )
         if not any("score" in key.split(".") or "classifier" in key.split(".") for key in state):
             raise LoadingError(f"{choice.path}: the adapter brings no score: it is no trajectory RM, or save it again")
-        place = own_base(config.get("base_model_name_or_path"), base) or base
+        recorded = config.get("base_model_name_or_path")
+        place = own_base(recorded, base) or base
+        if choice.base is not None:
+            place = named_base(choice.base, choice.path, recorded, base)
+        elif place != base:
+            warnings.warn(
+                f"{choice.name} is scored on its own base, {place}, and not on {base}: choose with --reward-base "
+                f"{choice.name}=own or {choice.name}=base",
+                stacklevel=2,
+            )
         model: Any = PeftModel.from_pretrained(load_scorer(place, source, new_score=True), folder).eval()
     else:
         place = choice.path

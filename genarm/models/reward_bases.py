@@ -59,6 +59,15 @@ def differs(recorded: str | None, base_name: str | None) -> bool:
     return bool(recorded and base_name) and Path(str(recorded)).name != Path(str(base_name)).name
 
 
+def named_base(choice: str, path: str, recorded: str | None, base_name: str) -> str:
+    """The model that a choice means for the adapter in ``path``, which names ``recorded`` as its base."""
+    if choice == "own" and not recorded:
+        raise LoadingError(
+            f"{path}: its own base is asked for, and its adapter_config.json names none: pass that base's path"
+        )
+    return {"own": str(recorded), "base": base_name}.get(choice, choice)
+
+
 def warn_of_another(name: str, recorded: str | None, base_name: str | None) -> None:
     """Where an adapter goes on another base than it names, a warning names both."""
     if differs(recorded, base_name):
@@ -70,16 +79,17 @@ def warn_of_another(name: str, recorded: str | None, base_name: str | None) -> N
         )
 
 
-def own_base_of(name: str, adapter: LoraAdapter, base_name: str | None, misfit: UnsupportedAdapterError) -> str:
-    """The base that an adapter names, said in a warning, where the adapter does not fit ``base_name``; raises
-    ``misfit`` where it names no other."""
+def own_base_of(adapter: LoraAdapter, base_name: str | None, misfit: UnsupportedAdapterError) -> str:
+    """The base that an adapter names which does not fit ``base_name``; raises ``misfit`` where it names no other."""
     if not adapter.base_name or (base_name is not None and _is_one(adapter.base_name, base_name)):
         raise misfit
-    given = base_name or "the base given"
-    warnings.warn(
-        f"reward model {name!r} does not fit {given}, and runs on its own base, {adapter.base_name}", stacklevel=7
-    )
     return adapter.base_name
+
+
+def warn_of_own(name: str, recorded: str, base_name: str | None) -> None:
+    """Say that an adapter runs on the base it names, because it does not fit the one given."""
+    given = base_name or "the base given"
+    warnings.warn(f"reward model {name!r} does not fit {given}, and runs on its own base, {recorded}", stacklevel=7)
 
 
 class Bases:
@@ -96,12 +106,7 @@ class Bases:
         if choice is None:
             return self._fitting(name, adapter)
         if choice == "own":
-            choice = adapter.base_name
-            if not choice:
-                raise LoadingError(
-                    f"{adapter.path}: reward_bases asks for its own base, and its adapter_config.json names none: "
-                    "pass that base's path"
-                )
+            choice = named_base("own", adapter.path, adapter.base_name, "base")
         module = self._module(choice)
         place = type(choice).__name__ if isinstance(choice, nn.Module) else str(choice)
         return adapter.fit(inner_model(module)), module, THE_BASE if module is self.base else place
@@ -111,13 +116,15 @@ class Bases:
         try:
             fitted = adapter.fit(inner_model(self.base))
         except UnsupportedAdapterError as misfit:
-            module = self._own(name, adapter, misfit)
-            return adapter.fit(inner_model(module)), module, str(adapter.base_name)
+            recorded = own_base_of(adapter, self.name, misfit)
+            module = self._own(recorded, misfit)
+            fitted = adapter.fit(inner_model(module))
+            warn_of_own(name, recorded, self.name)
+            return fitted, module, recorded
         warn_of_another(name, adapter.base_name, self.name)
         return fitted, self.base, THE_BASE
 
-    def _own(self, name: str, adapter: LoraAdapter, misfit: UnsupportedAdapterError) -> nn.Module:
-        recorded = own_base_of(name, adapter, self.name, misfit)
+    def _own(self, recorded: str, misfit: UnsupportedAdapterError) -> nn.Module:
         try:
             return self._module(recorded)
         except GenARMError:

@@ -68,6 +68,26 @@ def parse_reward(text: str) -> RewardChoice:
     return RewardChoice(name, model_path(path), weight)
 
 
+def parse_reward_bases(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Every ``--reward-base NAME=base|own|PATH``, for reward models of these names: "base", "own", or a folder or hub
+    id.
+
+    Raises:
+        InvalidArgumentError: a form that cannot be read, a name that is not among them or comes twice.
+        LoadingError: a path that is not there.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, choice = text.partition("=")
+        if not (name and equals and choice):
+            raise InvalidArgumentError(f"--reward-base {text!r} cannot be read: write NAME=own, NAME=base or NAME=PATH")
+        if name not in names or name in found:
+            what = "twice" if name in found else f"and there is no such reward model: {', '.join(names) or 'none'}"
+            raise InvalidArgumentError(f"--reward-base names {name!r} {what}")
+        found[name] = choice if choice in {"base", "own"} else model_path(choice)
+    return found
+
+
 def model_path(name: str | None) -> str:
     """The absolute path of a model's folder, or a hub id as it is; the embedded base for None.
 

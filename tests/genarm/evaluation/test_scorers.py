@@ -73,14 +73,21 @@ def scored(folders, *choices):
 def test_a_score_is_its_kinds_own_on_the_base_its_adapter_was_trained_on(folders):
     """An AR-RM's is its log π; DPO's is β times the difference to its base's; no adapter stays on for the next one."""
     kinds = {"arm": "arm", "narrow": "arm", "dpo": "dpo", "elsewhere": "arm", "other": "dpo"}
-    choices = [Choice(name, kind, str(folders[name])) for name, kind in kinds.items()]
-    found = scored(folders, *choices, Choice("away", "dpo", str(folders["elsewhere"])))
+    choices = [Choice(name, kind, str(folders[name]), "own") for name, kind in kinds.items() if name != "other"]
+    choices.append(Choice("other", "dpo", str(folders["other"])))
+    with pytest.warns(UserWarning, match="'given' was trained on .*other, and runs on .*base"):
+        found = scored(
+            folders,
+            *choices,
+            Choice("away", "dpo", str(folders["elsewhere"]), "own"),
+            Choice("given", "arm", str(folders["elsewhere"])),
+        )
     base, other = (load_model(folders[name], SOURCE) for name in ("base", "other"))
     own = {name: sums(with_adapter(base, folders[name])) for name in ("arm", "narrow", "dpo")}
     own |= {"base": sums(base), "other": sums(other), "elsewhere": sums(with_adapter(other, folders["elsewhere"]))}
     expected = {name: own[name] for name in ("base", "arm", "narrow", "elsewhere")}
     expected |= {"dpo": 0.25 * (own["dpo"] - own["base"]), "other": own["other"] - own["base"]}
-    expected |= {"away": own["elsewhere"] - own["other"]}
+    expected |= {"away": own["elsewhere"] - own["other"], "given": sums(with_adapter(base, folders["elsewhere"]))}
     assert found.keys() == expected.keys() and (found["dpo"].beta, found["other"].beta) == (0.25, 1.0)
     for name, values in expected.items():
         whole, first = map(torch.tensor, found[name].values)

@@ -82,7 +82,7 @@ def test_a_choice_of_base_that_is_none_is_refused(base: Any, tmp_path: Path) -> 
     ):
         with pytest.raises(InvalidArgumentError, match=cause):
             GuidedDecoder(base, rewards, reward_bases=bases)  # type: ignore[arg-type]
-    with pytest.raises(LoadingError, match="asks for its own base, and its"):
+    with pytest.raises(LoadingError, match="its own base is asked for, and its"):
         GuidedDecoder(base, {"r": adapter}, reward_bases={"r": "own"})
 
 

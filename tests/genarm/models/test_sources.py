@@ -2,9 +2,9 @@
 
 import pytest
 
-from genarm.errors import GenARMError
+from genarm.errors import GenARMError, InvalidArgumentError, LoadingError
 from genarm.models import sources
-from genarm.models.sources import RewardChoice, fingerprint, model_path, parse_reward, parse_rewards
+from genarm.models.sources import RewardChoice, fingerprint, model_path, parse_reward, parse_reward_bases, parse_rewards
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,16 @@ def test_a_fingerprint_is_that_of_the_files_not_of_the_place(tmp_path, monkeypat
         (tmp_path / "b" / "adapter.safetensors").write_bytes(other)
         assert fingerprint(str(tmp_path / "a")) != fingerprint(str(tmp_path / "b"))
     assert fingerprint("org/model") is None
+
+
+def test_the_base_of_a_reward_model_is_chosen_by_its_name(tmp_path):
+    found = parse_reward_bases(["a=own", "b=base", f"c={tmp_path}", "d=some-org/model"], ["a", "b", "c", "d"])
+    assert found == {"a": "own", "b": "base", "c": str(tmp_path), "d": "some-org/model"}
+    for texts, error, cause in (
+        (["own"], InvalidArgumentError, "write NAME=own"),
+        (["x=own"], InvalidArgumentError, "there is no such reward model: a"),
+        (["a=own", "a=base"], InvalidArgumentError, "'a' twice"),
+        (["a=/gone"], LoadingError, "no such folder"),
+    ):
+        with pytest.raises(error, match=cause):
+            parse_reward_bases(texts, ["a"])
