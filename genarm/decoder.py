@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import EngineName, check_limits, check_paths
-from .engine.batch import Batch
+from .engine.batch import Batch, Steps
 from .engine.engine import Engine
 from .engine.memory import largest_batch
 from .errors import InvalidArgumentError, UnsupportedModelError
@@ -26,7 +26,7 @@ from .models.vocabulary import ExcludedIds
 from .request.facts import ModelFacts
 from .request.inputs import PromptInput
 from .request.options import Options, Request, prepare
-from .request.output import GenerationOutput, StreamStep
+from .request.output import GenerationOutput
 from .request.stopping import token_ids
 from .streamers import feed
 
@@ -223,11 +223,13 @@ class GuidedDecoder:
         streamer = options.pop("streamer", None)
         return self.run(self.prepare(input_ids, attention_mask, **options), streamer)
 
-    def stream(
-        self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
-    ) -> Iterator[StreamStep]:
+    def stream(self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]) -> Steps:
         """As ``generate``, one StreamStep per decoding step, with the new tokens and the new text of each row. The
-        arguments are checked before this returns."""
+        arguments are checked before this returns.
+
+        A stream that is left half-way has its cache, and the decoder's CUDA graphs, until its ``close()``, the end of
+        ``with decoder.stream(...) as steps:`` or of the last reference to it; meanwhile other calls run without them.
+        """
         if options.pop("streamer", None) is not None:
             raise InvalidArgumentError("stream() yields the steps itself: leave streamer out, or call generate()")
         return self._batch(self.prepare(input_ids, attention_mask, **options)).steps()

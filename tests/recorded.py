@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 import genarm_kernels
-from genarm.engine import engine, graphs
+from genarm.engine import engine, graphs, recording
 from genarm.models.fused import network, session
 from genarm_kernels.layer.cpu import attend
 from genarm_kernels.native import choice
@@ -50,12 +50,12 @@ class Recording(TorchDispatchMode):
 
 def capture(step: Callable[[], object], _pool: object, _stream: object) -> Callable[[], object]:
     """In place of ``genarm.engine.graphs.capture``."""
-    for _ in range(graphs.WARM_UP_STEPS):
+    for _ in range(recording.WARM_UP_STEPS):
         step()
-    recording = Recording()
-    with recording:
+    recorded = Recording()
+    with recorded:
         step()
-    return recording.replay
+    return recorded.replay
 
 
 def kernel_attention(

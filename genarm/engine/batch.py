@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,30 @@ from ..request.options import Request
 from ..request.output import FinishReason, GenerationOutput, GenerationStats, StreamStep
 from .engine import Engine
 from .loop import Decoding
+
+
+class Steps(Iterator[StreamStep]):
+    """The steps of a call, each decoded when it is asked for.
+
+    Until the last one the call has its buffers. ``close()`` gives them back before, and so do the end of a ``with``
+    block and of the last reference.
+    """
+
+    def __init__(self, steps: Generator[StreamStep]) -> None:
+        self._steps = steps
+
+    def __next__(self) -> StreamStep:
+        return next(self._steps)
+
+    def close(self) -> None:
+        """End the call here. Steps that were not taken are not decoded; closing twice does nothing."""
+        self._steps.close()
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Batch:
@@ -37,8 +61,11 @@ class Batch:
             pass
         return self.output()
 
-    def steps(self) -> Iterator[StreamStep]:
+    def steps(self) -> Steps:
         """Decode to the end, one StreamStep per step of a chunk."""
+        return Steps(self._steps())
+
+    def _steps(self) -> Generator[StreamStep]:
         batch = self._request.batch
         with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
             finished = torch.zeros(batch, dtype=torch.bool)

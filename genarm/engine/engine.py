@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,8 +14,8 @@ from ..models.fused.session import FusedBackbone
 from ..models.plan import Plan
 from ..request.options import Request
 from .graphs import CapturedRuns
-from .memory import cache_bytes, check_fit, slot_length, slots_for
-from .run import Run, paths
+from .memory import cache_bytes, check_fit, holding, slot_length, slots_for
+from .run import GRAPHS, Run, paths
 
 CAPTURING_DEVICES = {"cuda"}
 
@@ -39,6 +40,7 @@ class Engine:
         self._base = models[0]
         self._limits = limits
         self._captured = CapturedRuns(limits)
+        self._has_warned = False
 
     @property
     def backbones(self) -> list[Backbone]:
@@ -52,7 +54,8 @@ class Engine:
     @property
     def kind(self) -> str:
         """Which paths a request takes, the base's first, and whether its steps are captured."""
-        return paths(self.backbones, bool(self._capturable(self.backbones)))
+        backbones = self.backbones
+        return paths(backbones) + GRAPHS * bool(self._capturable(backbones))
 
     @property
     def captures(self) -> int:
@@ -96,9 +99,20 @@ class Engine:
             finally:
                 self._captured.give_back()
             return
+        is_beside = bool(capturable)
         length = slot_length(request.longest, request.max_new_tokens)
         check_fit(backbones, request.batch, length, request.device)
-        yield Run(request, backbones, [one.session(request.batch, length) for one in backbones])
+        if is_beside and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                "another call on this decoder, or a stream that is not at its end, has its CUDA graphs: this call runs "
+                "without, more slowly and in memory of its own. Close streams that are left half-way (steps.close(), "
+                "or `with decoder.stream(...) as steps:`), and give threads a decoder each",
+                stacklevel=2,
+            )
+        with holding(cache_bytes(backbones, request.batch, length)):
+            sessions = [one.session(request.batch, length) for one in backbones]
+            yield Run(request, backbones, sessions, is_beside=is_beside)
 
     def _capturable(self, backbones: Sequence[Backbone]) -> list[FusedBackbone]:
         """The backbones if their steps are captured, else none."""

@@ -6,7 +6,8 @@ filters, flags. A request is loaded by copying its values there, and its batch i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import Any
@@ -19,15 +20,13 @@ from ..models.fused.session import FusedBackbone, FusedSession
 from ..models.fused.weights import Tensors
 from ..request.options import Request
 from .memory import add_idle_cache, bucket, cache_bytes, check_fit, fits, idle_caches, slots_for
+from .recording import Replay, capture, first_cause, own_streams
 from .run import Run
 from .state import State, new_state
 
 MOST_RUNS = 16
-WARM_UP_STEPS = 2
 WIDTH_MULTIPLE = 512
-MOST_STREAMS = 32  # that torch has for each device
-Replay = Callable[[], object]
-_ONE_AT_A_TIME = Lock()  # of a process, torch asks
+_CHOOSING = Lock()  # streams, for all decoders
 
 
 class CapturedRuns:
@@ -51,8 +50,14 @@ class CapturedRuns:
         self.streams: list[Any] = []
         self._taken = Lock()
         self._outdated = False
+        self._has_warned = False
         self.captures = 0
         add_idle_cache(self)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a request runs on them, or a stream of one is not at its end."""
+        return self._taken.locked()
 
     def take(self) -> bool:
         """Whether no other request runs on them, so that this one may."""
@@ -104,10 +109,28 @@ class CapturedRuns:
             if len(self._runs) == MOST_RUNS:
                 self._end_graphs()
             self._runs[key] = self._new_run(request, state, backbones, tensors)
-            self.captures += 1
         self._current = self._runs[key]
-        self._current.load(request, state, tensors)
+        self._current.attach(request, backbones, tensors)
+        self._current.capture_once()
+        self._current.state.load(state)
         return self._current
+
+    def note_capture(self, error: Exception | None) -> None:
+        """A step was captured, or was not: said once, since it costs time and nothing else."""
+        if error is None:
+            self.captures += 1
+            return
+        if self.pool is not None:  # what was broken off may have left something in it
+            self.pool = torch.cuda.graph_pool_handle()
+        if not self._has_warned:
+            cause = first_cause(error)
+            warnings.warn(
+                f"a decoding step could not be captured as a CUDA graph ({type(cause).__name__}: {cause}): it runs "
+                "without, which is slower and draws the same tokens; after decoder.release() it is tried again, and "
+                'engine="eager" does not try',
+                stacklevel=2,
+            )
+        self._has_warned = True
 
     def _new_run(
         self, request: Request, state: State, backbones: Sequence[FusedBackbone], tensors: Sequence[Tensors]
@@ -117,8 +140,14 @@ class CapturedRuns:
             for backbone, cache, own in zip(backbones, self._caches, tensors, strict=True)
         ]
         if request.device.type == "cuda" and not self.streams:
-            self.streams = own_streams(len(backbones), request.device)
+            self.take_streams(len(backbones), request.device)
         return CapturedRun(request, state, backbones, sessions, self)
+
+    def take_streams(self, count: int, device: torch.device) -> None:
+        """Streams that no other living graphs have."""
+        with _CHOOSING:
+            others = [stream for runs in idle_caches() for stream in runs.streams]
+            self.streams = own_streams(count, device, others)
 
     def _make_room(self, request: Request, backbones: Sequence[FusedBackbone], tensors: Sequence[Tensors]) -> None:
         """Caches that hold the request; new ones, or weights that lie elsewhere, make every captured step useless."""
@@ -172,25 +201,41 @@ class CapturedRun(Run):
         super().__init__(request, backbones, sessions, state.copied(), owner.streams[1:])
         self._fused = list(sessions)
         self._stream = owner.streams[0] if owner.streams else None
-        self._pool, self._launched = owner.pool, owner.launched
+        self._pool, self._launched, self._note = owner.pool, owner.launched, owner.note_capture
         self._replay: Replay | None = None
+        self._has_failed = False
         self._decoded: list[Tensor] = []  # where a replay leaves the logits
 
-    def load(self, request: Request, state: State, tensors: Sequence[Tensors]) -> None:
-        """Take a request; the first one also captures the step, over a state that is then written over."""
+    @property
+    def graphs(self) -> str:
+        return " (no CUDA graphs: a capture failed)" if self._has_failed else super().graphs
+
+    def attach(self, request: Request, backbones: Sequence[FusedBackbone], tensors: Sequence[Tensors]) -> None:
+        """Take a request, and the weights it reads."""
         for session, own in zip(self._fused, tensors, strict=True):
             session.attach(own)
-        self.request = request
-        if self._replay is None:
-            self._replay = capture(self.decode if request.interrupts else self._whole_step, self._pool, self._stream)
-            # A whole step's logits are nobody's, so other captures may have their memory.
-            self._decoded, self._logits = self._logits if request.interrupts else [], []
-        self.state.load(state)
+        self.request, self.backbones = request, list(backbones)
+
+    def capture_once(self) -> None:
+        """Capture the step, over a state that is to be written over. One that cannot be captured runs as it is."""
+        if self._replay is not None or self._has_failed:
+            return
+        step = self.decode if self.request.interrupts else self._whole_step
+        try:
+            self._replay = capture(step, self._pool, self._stream)
+        except Exception as error:
+            self._has_failed = True
+            self._note(error)
+        else:
+            self._note(None)
+        # A whole step's logits are nobody's, so other captures may have their memory.
+        self._decoded, self._logits = self._logits if self.request.interrupts else [], []
 
     def detach(self) -> None:
-        """Hold no weights: the module may move or drop them before the next request."""
+        """Hold neither weights, which the module may move or drop before the next request, nor what a plan may drop."""
         for session in self._fused:
             session.attach(None)
+        self.backbones = []
 
     def launch(self, step: int) -> Tensor:
         report = super().launch(step)
@@ -206,7 +251,9 @@ class CapturedRun(Run):
         self.draw(1)
 
     def _next(self, step: int) -> None:
-        assert self._replay is not None
+        if self._replay is None:
+            super()._next(step)
+            return
         self._replay()
         if self.request.interrupts:
             self._logits = self._decoded
@@ -217,31 +264,3 @@ def padded(request: Request, batch: int) -> Request:
     """The same with rows added that are copies of the first, up to ``batch``: idle slots of a captured step."""
     rows = request.rows([*range(request.batch), *[0] * (batch - request.batch)])
     return replace(rows, row_ids=request.row_ids)
-
-
-def capture(step: Callable[[], object], pool: Any, stream: Any) -> Replay:
-    """Record what a step launches on the stream's device. Run first for real, so that kernels are compiled and memory
-    is laid out when the recording starts."""
-    stream.wait_stream(torch.cuda.current_stream(stream.device))
-    with _ONE_AT_A_TIME, torch.cuda.device(stream.device), torch.cuda.stream(stream):
-        for _ in range(WARM_UP_STEPS):
-            step()
-        graph = torch.cuda.CUDAGraph()
-        # Meanwhile other threads may allocate, and wait for what they launched.
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            step()
-    return graph.replay
-
-
-def own_streams(count: int, device: torch.device) -> list[Any]:
-    """So many CUDA streams of a device that no living graphs have, as far as torch's supply of them goes."""
-    taken = {stream.cuda_stream for runs in idle_caches() for stream in runs.streams}
-    found: list[Any] = []
-    spare: list[Any] = []
-    for _ in range(MOST_STREAMS):
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        (spare if stream.cuda_stream in taken else found).append(stream)
-        taken.add(stream.cuda_stream)
-        if len(found) == count:
-            break
-    return [*found, *spare][:count]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from ..errors import GenARMError, NumericalError
 from ..request.options import Request
 from ..request.output import FinishReason
 from .engine import Engine
-from .run import Run
+from .run import Run, on_stream
 from .state import EOS, GOING_ON, STOP
 
 # (row of the caller's batch, its new token) -> whether the row ends with it
@@ -50,21 +51,24 @@ class Decoding:
             self.reasons = ["length"] * request.batch
             return
         started = time.perf_counter()
+        cuda = request.device.type == "cuda"
+        stream = torch.cuda.current_stream(request.device) if cuda else None
         with self.engine.run(request) as run:
-            for report in self._reports(run):
+            for report in self._reports(run, stream):
                 emitted = self._read(*report)
                 self._clock(time.perf_counter() - started)
                 yield emitted
                 started = time.perf_counter()
                 if all(reason is not None for reason in self.reasons):
                     break
-            self._keep_logprobs(run)
+            self._keep_logprobs(run, stream)
             self.kind = run.kind
 
-    def _reports(self, run: Run) -> Iterator[list[list[int]]]:
+    def _reports(self, run: Run, stream: Any) -> Iterator[list[list[int]]]:
         readback = Readback(run.state.report, self.engine.lag(self.request))
         for step in range(self.request.max_new_tokens):
-            readback.send(run.launch(step))
+            with on_stream(stream):
+                readback.send(run.launch(step))
             if readback.waiting > readback.lag:
                 yield readback.read()
         while readback.waiting:
@@ -103,11 +107,16 @@ class Decoding:
         self.errors[row] = NumericalError(text)
         self.reasons[row] = "error"
 
-    def _keep_logprobs(self, run: Run) -> None:
-        if run.state.logprobs is not None and run.state.model_logprobs is not None:  # written over by the next request
+    def _keep_logprobs(self, run: Run, stream: Any) -> None:
+        if run.state.logprobs is None or run.state.model_logprobs is None:
+            return
+        with on_stream(stream):  # the next request writes over them, and so may what is still on its way
             self.logprobs = run.state.logprobs[:, : self.steps].clone()
             self.model_logprobs = run.state.model_logprobs[:, : self.steps].clone()
             run.note_launched()
+        for kept in (self.logprobs, self.model_logprobs):
+            if kept.is_cuda:  # to be read on the caller's stream of now
+                kept.record_stream(torch.cuda.current_stream(kept.device))
 
     def _clock(self, seconds: float) -> None:
         """The first step's time is the prefill's, with its draw."""

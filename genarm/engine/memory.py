@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,6 +22,7 @@ SHARE = 0.9
 AUTO_SHARE = 0.8
 # What keeps caches between jobs: ``give_up`` lets go of them where no job runs.
 _IDLE_CACHES: WeakSet[Any] = WeakSet()
+_HELD: list[int] = []  # bytes of each uncaptured call on its way
 _LOCK = Lock()
 
 
@@ -34,6 +36,21 @@ def idle_caches() -> list[Any]:
     """Those that live now."""
     with _LOCK:
         return list(_IDLE_CACHES)
+
+
+@contextmanager
+def holding(size: int) -> Iterator[None]:
+    """The length of an uncaptured call, whose cache has so many bytes."""
+    _HELD.append(size)
+    try:
+        yield
+    finally:
+        _HELD.remove(size)
+
+
+def held_bytes() -> int:
+    """What the caches of all calls on their way have, streams that are not at their end included."""
+    return sum([*_HELD, *(cache.held_bytes() for cache in idle_caches() if cache.is_taken)])
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -77,10 +94,12 @@ def check_fit(
         return
     streams = sum(len(backbone.streams) for backbone in backbones)
     free = (free_bytes(device) or 0) + reclaimed()
+    others = held_bytes() - reclaimed()
+    held = f" Calls that are not at their end hold {others} bytes: end them, or close their streams." * (others > 0)
     raise CacheMemoryError(
         f"the key-value cache of {batch} sequences of {length} tokens in {streams} streams takes "
         f"{cache_bytes(backbones, batch, length)} bytes, and {free} are free on {device}: lower max_batch_size, "
-        "max_length or max_new_tokens, or free some memory"
+        f"max_length or max_new_tokens, or free some memory.{held}"
     )
 
 

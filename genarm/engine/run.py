@@ -6,8 +6,8 @@ under names of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -19,31 +19,40 @@ from ..request.options import Request
 from .draw import Draw
 from .state import State, new_state
 
+GRAPHS = " (CUDA graphs)"
+
 
 class Run:
     """A request on its way. Every step is launched without waiting for the one before.
 
-    ``sides``: CUDA streams for the backbones beside the first, where steps are captured.
+    ``sides``: CUDA streams for the backbones beside the first, where steps are captured. ``is_beside``: they are not,
+    because another call has what they would run on.
     """
 
     captured = False
 
     def __init__(
         self, request: Request, backbones: Sequence[Backbone], sessions: Sequence[Session],
-        state: State | None = None, sides: Sequence[Any] = (),
+        state: State | None = None, sides: Sequence[Any] = (), is_beside: bool = False,
     ) -> None:  # fmt: skip
         self.request = request
         self.backbones = list(backbones)
         self.sessions = list(sessions)
         self.state: State = state or new_state(request)
         self._sides = sides
+        self._is_beside = is_beside
         self._draw = Draw(self.state, request.vocab_size, request.return_logprobs, self.captured)
         self._logits: list[Tensor] = []
 
     @property
     def kind(self) -> str:
         """The paths that ran, the base's first, and whether their steps are captured."""
-        return paths(self.backbones, self.captured)
+        return paths(self.backbones) + self.graphs
+
+    @property
+    def graphs(self) -> str:
+        """What ``kind`` says of the capture."""
+        return GRAPHS * self.captured + " (no CUDA graphs: another call has them)" * self._is_beside
 
     @torch.no_grad()
     def launch(self, step: int) -> Tensor:
@@ -110,9 +119,25 @@ class Run:
         return [logits[stream] for stream in range(len(self.request.streams))]
 
 
-def paths(backbones: Sequence[Backbone], captured: bool) -> str:
+def paths(backbones: Sequence[Backbone]) -> str:
     """The backbones' kinds in words."""
-    return "+".join(dict.fromkeys(one.kind for one in backbones)) + " (CUDA graphs)" * captured
+    return "+".join(dict.fromkeys(one.kind for one in backbones))
+
+
+@contextmanager
+def on_stream(stream: Any) -> Iterator[None]:
+    """A block whose launches go to a CUDA stream, between what the caller's own has now and what it gets next. The same
+    stream for a whole call keeps its steps in order, whichever one the caller is on in between. None: a CPU's."""
+    if stream is None:
+        yield
+        return
+    own = torch.cuda.current_stream(stream.device)
+    if own != stream:
+        stream.wait_stream(own)
+    with torch.cuda.stream(stream):
+        yield
+    if own != stream:
+        own.wait_stream(stream)
 
 
 Branch = Callable[[], list[Tensor]]
@@ -136,10 +161,15 @@ def side_by_side(branches: Sequence[Branch], sides: Sequence[Any]) -> list[list[
             forked.append(side)
             with torch.cuda.stream(side):
                 results.append(branch())
-        return [branches[0](), *results]
-    finally:  # an error of a branch is not to be hidden by a stream that was left alone
+        results.insert(0, branches[0]())
+    except BaseException:  # a stream left alone would hide the branch's error, as a join that is refused would
         for side in forked:
-            main.wait_stream(side)
+            with suppress(RuntimeError):
+                main.wait_stream(side)
+        raise
+    for side in forked:
+        main.wait_stream(side)
+    return results
 
 
 def annotated(name: str) -> AbstractContextManager[Any]:

@@ -18,7 +18,7 @@ class GenerationStats:
 
     ``engine`` names the paths that ran, the base's first, joined by "+": "fused" for the fused decoder, "hf" for
     transformers' forward pass on a static cache, "hf-padded" for the same padded on a cache of its own; followed by
-    " (CUDA graphs)" where steps were captured.
+    " (CUDA graphs)" where steps were captured, or by why they were not where they could have been.
     ``tokens_per_second`` is new tokens over prefill and decode seconds, all rows together. ``drafted`` and
     ``accepted`` count speculative tokens and are 0 without speculation.
     """

@@ -53,6 +53,7 @@ def call(decoder: GuidedDecoder, rows: slice, **options: Any) -> Call:
     return lambda: decoder.generate(PROMPTS[rows], **OPTIONS | options).sequences
 
 
+@pytest.mark.filterwarnings("ignore:another call on this decoder")
 @pytest.mark.parametrize("engine", ["hf", "eager", "auto"])
 def test_two_threads_on_one_decoder(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if engine == "auto":
@@ -114,6 +115,7 @@ def test_a_callers_own_pass_beside_ours_has_no_adapter(tmp_path: Path) -> None:
     assert len(found) == 6 and all(torch.equal(one, expected) for one in found)
 
 
+@pytest.mark.filterwarnings("ignore:another call on this decoder")
 @pytest.mark.parametrize("engine", ["hf", "auto"])
 def test_a_decoder_is_released_while_another_thread_uses_it(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     record_on_cpu(monkeypatch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -11,11 +12,15 @@ import pytest
 import torch
 from captured_cases import OPTIONS, PROMPTS, assert_same
 from families import make_model, save_adapter
+from fused_cases import LORA, peft_of
+from peft import LoraConfig
 from recorded import record_on_cpu
 
-from genarm import GuidedDecoder
+from genarm import CacheMemoryError, GuidedDecoder
 from genarm.engine import graphs, memory
 from genarm.engine.run import Run
+from genarm.engine.state import State
+from genarm.models.fused.weights import fused_weights
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +127,7 @@ def test_release_gives_everything_back_once_nothing_runs(decoder: GuidedDecoder,
     assert decoder.engine.captures == 2
 
 
+@pytest.mark.filterwarnings("ignore:another call on this decoder")
 def test_a_second_stream_has_buffers_of_its_own(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
     calls = [OPTIONS, OPTIONS | {"seed": 8, "temperature": 2.0}]
     expected = [eager.generate(PROMPTS[:3], **call) for call in calls]
@@ -138,12 +144,66 @@ def test_a_second_stream_has_buffers_of_its_own(decoder: GuidedDecoder, eager: G
     assert decoder.engine.captures == 1
 
 
-def test_which_path_ran_is_said_of_each_call(decoder: GuidedDecoder) -> None:
-    stream = decoder.stream(PROMPTS[:1], **OPTIONS)
-    next(stream)
-    assert decoder.generate(PROMPTS[:1], **OPTIONS).stats.engine == "fused"
-    del stream
+def test_a_stream_left_half_way_is_said_once_and_in_each_calls_stats(
+    decoder: GuidedDecoder, recwarn: pytest.WarningsRecorder
+) -> None:
+    with decoder.stream(PROMPTS[:1], **OPTIONS) as steps:
+        next(steps)
+        for _ in range(2):
+            stats = decoder.generate(PROMPTS[:1], **OPTIONS).stats
+            assert stats.engine == "fused (no CUDA graphs: another call has them)"
+    (warning,) = [str(one.message) for one in recwarn]
+    assert "a stream that is not at its end" in warning and "steps.close()" in warning and "\n" not in warning
+    assert next(steps, None) is None
     assert decoder.generate(PROMPTS[:1], **OPTIONS).stats.engine == "fused (CUDA graphs)"
+
+
+@pytest.mark.parametrize("engine", ["auto", "hf"])
+@pytest.mark.parametrize("way", ["close", "with", "garbage", "error"])
+def test_a_stream_gives_its_memory_back(way: str, engine: Any, base: Any, rewards: dict[str, Any]) -> None:
+    decoder = GuidedDecoder(base, rewards, engine=engine)
+    steps = decoder.stream(PROMPTS[:2], **OPTIONS)
+    assert memory.held_bytes() == 0, "nothing is taken before the first step"
+    next(steps)
+    assert memory.held_bytes() > 0
+    if way == "close":
+        steps.close()
+        steps.close()
+    elif way == "with":
+        with steps:
+            next(steps)
+    elif way == "error":
+        with pytest.raises(ZeroDivisionError), steps:
+            raise ZeroDivisionError
+    else:
+        del steps
+        gc.collect()
+    assert memory.held_bytes() == 0 and not decoder.engine._captured.is_taken
+
+
+def test_a_stream_that_takes_anothers_room_is_named(
+    decoder: GuidedDecoder, base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other, words in ((decoder, "fused"), (GuidedDecoder(base, engine="hf"), "hf")):
+        with other.stream(PROMPTS[:2], **OPTIONS) as steps:
+            next(steps)
+            size = memory.held_bytes()
+            with monkeypatch.context() as patch:
+                patch.setattr(memory, "free_bytes", lambda _device: 10)
+                with pytest.raises(CacheMemoryError, match=f"hold {size} bytes: end them, or close their streams"):
+                    other.generate(PROMPTS[:2], **OPTIONS)
+        assert other.generate(PROMPTS[:1], **OPTIONS).stats.engine.startswith(words)
+
+
+def test_a_plan_that_is_made_anew_leaves_no_adapters_of_the_old_one_behind(tmp_path: Path) -> None:
+    reward = peft_of(make_model("llama", seed=1), LoraConfig(**LORA))
+    reward.add_adapter("other", LoraConfig(**LORA, init_lora_weights=False))
+    decoder = GuidedDecoder(reward.get_base_model(), {"a": reward})
+    for name in ("default", "other"):
+        reward.set_adapter(name)
+        decoder.generate(PROMPTS[:2], **OPTIONS)
+        gc.collect()
+        assert len(fused_weights(reward.get_base_model())._users) == 1
 
 
 def test_a_stream_left_half_way_leaves_nothing_behind(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
@@ -155,13 +215,41 @@ def test_a_stream_left_half_way_leaves_nothing_behind(decoder: GuidedDecoder, ea
     assert decoder.engine.captures == 1
 
 
-@pytest.mark.parametrize("where", ["capture", "load", "launch"])
+def test_a_step_that_cannot_be_captured_runs_without_a_graph(
+    decoder: GuidedDecoder, eager: GuidedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the first cause is said, once."""
+    calls = [OPTIONS, OPTIONS | {"seed": 8}, OPTIONS | {"top_k": 5}]
+    edited = replace(decoder.prepare(PROMPTS[:3], **OPTIONS), edit=lambda _ids, scores: scores.flip(1))
+    expected = [eager.generate(PROMPTS[:3], **call) for call in calls] + [eager.run(edited)]
+    with monkeypatch.context() as patch:
+
+        def fail(step: Any, *_: object) -> None:
+            step()
+            try:
+                raise NotImplementedError("not on this device")
+            except NotImplementedError:
+                raise RuntimeError("the capture was broken off") from None
+
+        patch.setattr(graphs, "capture", fail)
+        with pytest.warns(UserWarning, match=r"captured as a CUDA graph \(NotImplementedError: not on this") as said:
+            found = [decoder.generate(PROMPTS[:3], **call) for call in calls] + [decoder.run(edited)]
+    assert len(said) == 1 and decoder.engine.captures == 0
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+        assert one.stats.engine == "fused (no CUDA graphs: a capture failed)"
+    decoder.release()
+    assert_same(decoder.generate(PROMPTS[:3], **OPTIONS), expected[0])
+    assert decoder.engine.captures == 1
+
+
+@pytest.mark.parametrize("where", ["attach", "load", "launch"])
 def test_what_fails_half_way_gives_the_buffers_back(
     where: str, decoder: GuidedDecoder, eager: GuidedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = eager.generate(PROMPTS[:2], **OPTIONS)
     with monkeypatch.context() as patch:
-        owner = {"capture": graphs, "load": graphs.CapturedRun, "launch": Run}[where]
+        owner = {"attach": graphs.CapturedRun, "load": State, "launch": Run}[where]
 
         def fail(*_: object) -> None:
             raise RuntimeError("out of memory")

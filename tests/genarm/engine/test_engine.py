@@ -64,6 +64,7 @@ def test_the_host_reads_a_step_behind_on_a_gpu_unless_it_takes_part() -> None:
     assert engine.lag(SimpleNamespace(device=torch.device("cpu"), interrupts=False)) == 0  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore:another call on this decoder")
 def test_a_request_that_finds_the_captured_buffers_taken_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     record_on_cpu(monkeypatch)
     decoder = make_decoder()

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from genarm.engine import graphs
-from genarm.engine.graphs import CapturedRuns, capture, own_streams
+from genarm.engine import recording
+from genarm.engine.graphs import CapturedRuns
 from genarm.engine.memory import bucket
-from genarm.engine.run import side_by_side
+from genarm.engine.recording import capture, first_cause, own_streams
+from genarm.engine.run import on_stream, side_by_side
 
 
 def test_buckets_are_powers_of_two() -> None:
@@ -42,7 +43,7 @@ class Device:
     def Stream(self, device: Any) -> Stream:
         """One of 32, in turn, as torch has it."""
         self.made += 1
-        return Stream(self.log, f"side {self.made}", device, (self.made - 1) % graphs.MOST_STREAMS)
+        return Stream(self.log, f"side {self.made}", device, (self.made - 1) % recording.MOST_STREAMS)
 
     def current_stream(self, _device: Any = None) -> Stream:
         return self.current
@@ -92,7 +93,7 @@ def test_a_step_runs_aside_before_it_is_recorded_there(device: Device) -> None:
     for _ in range(2):
         step = lambda: device.log.append(f"step on {device.current.name}")  # noqa: E731
         replays.append(capture(step, "pool", stream))
-    once = ["side 1 waits for main", "on cuda:1", *["step on side 1"] * graphs.WARM_UP_STEPS]
+    once = ["side 1 waits for main", "on cuda:1", *["step on side 1"] * recording.WARM_UP_STEPS]
     once += ["record on side 1 in pool, thread_local", "step on side 1"]
     assert device.log == once * 2, "the same stream, or captures would not share the pool's memory"
     assert device.current.name == "main"
@@ -108,7 +109,7 @@ def test_a_recording_that_fails_leaves_the_callers_stream(device: Device) -> Non
     with pytest.raises(RuntimeError, match="out of memory"):
         capture(step, None, own_streams(1, CUDA)[0])
     assert device.current.name == "main"
-    assert not graphs._ONE_AT_A_TIME.locked()
+    assert not recording.ONE_AT_A_TIME.locked()
 
 
 def test_branches_of_a_recording_fork_and_join(device: Device) -> None:
@@ -134,9 +135,19 @@ def test_branches_of_a_recording_fork_and_join(device: Device) -> None:
     assert side_by_side(calls, []) == [["a"], ["b"], ["c"]]
 
 
+@pytest.mark.parametrize("refuses", [False, True])
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_branch_that_fails_leaves_no_stream_alone(place: int, device: Device) -> None:
-    """Capture would end with an error of its own that hides the branch's."""
+def test_a_branch_that_fails_leaves_no_stream_alone(
+    place: int, refuses: bool, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Capture would end with an error of its own that hides the branch's; so would a join that is refused."""
+    joins = []
+
+    def join(stream: Stream, other: Stream) -> None:
+        if stream.name == "main":
+            joins.append(other.name)
+            if refuses:
+                raise RuntimeError("operation not permitted")
 
     def fail() -> list[Any]:
         raise RuntimeError("out of memory")
@@ -144,18 +155,45 @@ def test_a_branch_that_fails_leaves_no_stream_alone(place: int, device: Device) 
     calls: list[Any] = [list, list]
     calls[place] = fail
     device.capturing = True
+    sides = own_streams(1, CUDA)
+    monkeypatch.setattr(Stream, "wait_stream", join)
     with pytest.raises(RuntimeError, match="out of memory"):
-        side_by_side(calls, own_streams(1, CUDA))
-    assert device.log[-1] == "main waits for side 1"
+        side_by_side(calls, sides)
+    assert joins == ["side 1"]
+
+
+def test_a_recordings_own_error_does_not_hide_the_first() -> None:
+    try:
+        try:
+            raise ValueError("too large")
+        finally:
+            raise RuntimeError("the capture was broken off")
+    except RuntimeError as error:
+        assert str(first_cause(error)) == "too large"
+
+
+def test_a_calls_steps_stay_in_order_whatever_stream_the_caller_is_on(device: Device) -> None:
+    own, other = device.current, Stream(device.log, "another")
+    with on_stream(own):
+        pass
+    assert not device.log
+    device.current = other
+    with on_stream(own):
+        assert device.current is own
+    assert device.current is other
+    assert device.log == ["main waits for another", "another waits for main"]
 
 
 def test_no_two_engines_graphs_share_a_stream(device: Device) -> None:
     """Ending a graph takes cuBLAS's workspace from all graphs of its stream."""
     living = [CapturedRuns((None, None)) for _ in range(10)]
     for runs in living:
-        runs.streams = own_streams(3, CUDA)
+        runs.take_streams(3, CUDA)
     numbers = [stream.cuda_stream for runs in living for stream in runs.streams]
     assert len(set(numbers)) == len(numbers) == 30
     gone = {stream.cuda_stream for stream in living.pop(4).streams}
-    assert {stream.cuda_stream for stream in own_streams(5, CUDA)} >= gone, "what ended gives its streams back"
-    assert len(own_streams(3, CUDA)) == 3
+    late = CapturedRuns((None, None))
+    late.take_streams(5, CUDA)
+    assert {stream.cuda_stream for stream in late.streams} >= gone, "what ended gives its streams back"
+    late.take_streams(3, CUDA)
+    assert len(late.streams) == 3, "shared where there are no others"
