@@ -5,6 +5,8 @@ With it go the tokenizer that pairs are encoded with, the base's, and which toke
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +15,11 @@ from transformers import GenerationConfig
 from ..errors import InvalidArgumentError, LoadingError
 from ..models.files import model_source
 from ..models.loading import load_tokenizer
-from .texts import Message, Text, shared_length
+from .texts import Message, Text, loads, shared_length
 
 NO_TEMPLATE = (
     "the pairs are chat messages and the tokenizer has no chat template: use the tokenizer of a chat model, put a "
-    "chat_template.jinja beside it, or write prompt, chosen and rejected as strings"
+    "chat_template.jinja beside it, or write prompts as text with --prompt-template"
 )
 
 
@@ -29,22 +31,32 @@ class Rendered:
     response: str
 
 
-def render(tokenizer: Any, prompt: list[Message], response: Text) -> Rendered:
+def render(tokenizer: Any, prompt: list[Message], response: Text, options: Mapping[str, Any] | None = None) -> Rendered:
     """Apply the chat template to a prompt, and to the prompt with its response.
+
+    ``options`` are keywords of the template: tools, and what else a row's chat_template_kwargs hold.
 
     The prompt is rendered as for generation. Where the whole does not begin with that (a template that opens a thought
     for the model to continue, but not before a response that has none), it ends where the two part.
 
     Raises:
-        InvalidArgumentError: no chat template, or one that fails, or that rewrites the prompt's turns when a response
-            follows them, so that there is no prompt to speak of.
+        InvalidArgumentError: no chat template, or one that fails, or that has no use for tools, or that rewrites the
+            prompt's turns when a response follows them, so that there is no prompt to speak of.
     """
+    given = dict(options or {})
     answer = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
-    before = _apply(tokenizer, prompt, add_generation_prompt=True)
-    whole = _apply(tokenizer, [*prompt, *answer], add_generation_prompt=False)
+    prompt, answer = _readable_arguments(tokenizer, prompt, answer, given)
+    before = _apply(tokenizer, prompt, add_generation_prompt=True, **given)
+    whole = _apply(tokenizer, [*prompt, *answer], add_generation_prompt=False, **given)
+    without = {**given, "tools": None}
+    if given.get("tools") and before == _apply(tokenizer, prompt, add_generation_prompt=True, **without):
+        raise InvalidArgumentError(
+            "the chat template has no use for the row's tools, which would not be trained on: use the template of a "
+            "model that calls tools, or pass them by with --map tools="
+        )
     if whole.startswith(before):
         return Rendered(before, whole[len(before) :])
-    turns = _apply(tokenizer, prompt, add_generation_prompt=False).rstrip()
+    turns = _apply(tokenizer, prompt, add_generation_prompt=False, **given).rstrip()
     cut = min(shared_length(before, whole), whole.rfind(answer[-1]["content"].strip()))
     if cut < len(turns) or not whole.startswith(turns):
         raise InvalidArgumentError(
@@ -54,11 +66,43 @@ def render(tokenizer: Any, prompt: list[Message], response: Text) -> Rendered:
     return Rendered(whole[:cut], whole[cut:])
 
 
-def _apply(tokenizer: Any, messages: list[Message], add_generation_prompt: bool) -> str:
+def _readable_arguments(
+    tokenizer: Any, prompt: list[Message], answer: list[Message], options: Mapping[str, Any]
+) -> tuple[list[Message], list[Message]]:
+    """Tool calls whose arguments are JSON in a string, as objects, where the template would quote them once more."""
+    quoted = [
+        json.dumps(arguments, ensure_ascii=False)
+        for message in (*prompt, *answer)
+        for call in message.get("tool_calls") or ()
+        if isinstance(arguments := call.get("function", call).get("arguments"), str)
+    ]
+    if not quoted:
+        return prompt, answer
+    text = _apply(tokenizer, [*prompt, *answer], add_generation_prompt=False, **options)
+    if not any(each in text for each in quoted):
+        return prompt, answer
+    return [_parsed(message) for message in prompt], [_parsed(message) for message in answer]
+
+
+def _parsed(message: Message) -> Message:
+    """A message whose tool calls' arguments are objects."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = dict(call.get("function", call))
+        function["arguments"] = loads(function.get("arguments"), "a tool call's arguments")
+        calls.append({**call, "function": function} if "function" in call else function)
+    return {**message, "tool_calls": calls}
+
+
+def _apply(tokenizer: Any, messages: list[Message], add_generation_prompt: bool, **options: Any) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise InvalidArgumentError(NO_TEMPLATE)
     try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **options
+        )
     except Exception as error:  # templates raise what they like
         roles = ", ".join(message["role"] for message in messages)
         raise InvalidArgumentError(

@@ -6,9 +6,10 @@ response has any.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.progress import track
@@ -17,25 +18,30 @@ from ..errors import GenARMError, InvalidArgumentError
 from ..request.text import PromptEncoder
 from .chat import render, turn_ends
 from .pair import PreferencePair
+from .seams import Seams
 from .texts import Message, Text
 from .truncation import Truncation, check_max_length, lengths_within
 
 
 class EncodedPair(TypedDict):
-    """Token ids of a prompt and, without it, of the two responses; none of the three is empty."""
+    """Token ids of a prompt and, without it, of the two responses; none of the three is empty. ``margin`` is the row's
+    own: how far apart a trajectory reward model's two scores should be at least."""
 
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
+    margin: NotRequired[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """``kept[i]`` is the index, among the pairs given, of the one that ``pairs[i]`` was made from."""
+    """``kept[i]`` is the index, among the pairs given, of the one that ``pairs[i]`` was made from. ``notes`` say in
+    words what a reader of the texts would not expect of the tokens."""
 
     pairs: list[EncodedPair]
     kept: list[int]
     truncation: Truncation
+    notes: list[str] = field(default_factory=list)
 
 
 def encode_pairs(
@@ -50,8 +56,9 @@ def encode_pairs(
     A prompt in text begins with what the tokenizer itself puts before a text, exactly once (BOS for most, nothing for
     GPT-2's), a chat with what its template writes, BOS or not, as `apply_chat_template` has it; a prompt that would be
     empty is BOS, or EOS where there is no BOS, so that a response's first token has something before it. A prompt in
-    text is read as the tokenizer reads any text, just as when it is decoded from. A response ends in exactly one EOS;
-    special tokens that a response or a chat message spells out stay text.
+    text is read as the tokenizer reads any text, just as when it is decoded from, and so is a response in text: special
+    tokens that are spelled out, as in what a chat template has rendered, are these tokens. In chat messages they stay
+    text. A response ends in one EOS.
 
     Args:
         tokenizer: a Hugging Face tokenizer with an EOS token; with a chat template for pairs of chat messages.
@@ -83,6 +90,7 @@ def encode_pairs(
             continue
         encoded.pairs.append(cut)
         encoded.kept.append(index)
+    encoded.notes.extend(encoder.notes())
     return encoded
 
 
@@ -114,6 +122,7 @@ class Encoder:
                 "the tokenizer has no EOS token, which every response ends in: set its eos_token"
             )
         self.tokenizer = tokenizer
+        self.seams = Seams()
         self.prompts = PromptEncoder(tokenizer)
         self.start = self.prompts.start
         self.ends: dict[str, int] = {tokenizer.eos_token: tokenizer.eos_token_id}
@@ -124,37 +133,57 @@ class Encoder:
                     f"extra_eos: {token!r} is no single token of the tokenizer: check its spelling"
                 )
             self.ends[token] = ids[0]
+        self.special_ids = {self.tokenizer.convert_tokens_to_ids(token) for token in self.prompts.specials}
+        self.spelled = 0
 
     def pair(self, pair: PreferencePair) -> EncodedPair:
         """All of a pair's tokens, uncut."""
         if isinstance(pair.prompt, str):
             if not (isinstance(pair.chosen, str) and isinstance(pair.rejected, str)):
                 raise InvalidArgumentError("the prompt is a string, the responses are messages: write it as messages")
-            return EncodedPair(
+            self.seams.count(pair.prompt, pair.chosen)
+            encoded = EncodedPair(
                 prompt_ids=self.prompt(pair.prompt),
                 chosen_ids=self.response(pair.chosen),
                 rejected_ids=self.response(pair.rejected),
             )
-        prompt_ids, chosen_ids = self._chat(pair.prompt, pair.chosen)
-        other_ids, rejected_ids = self._chat(pair.prompt, pair.rejected)
+            return _with_margin(encoded, pair)
+        prompt_ids, chosen_ids = self._chat(pair.prompt, pair.chosen, pair.options)
+        other_ids, rejected_ids = self._chat(pair.prompt, pair.rejected, pair.options)
         if prompt_ids != other_ids:
             raise InvalidArgumentError(
                 "the chat template writes two prompts for the two responses: use a template that leaves earlier turns "
                 "as they are, or pairs of strings"
             )
-        return EncodedPair(prompt_ids=prompt_ids, chosen_ids=chosen_ids, rejected_ids=rejected_ids)
+        encoded = EncodedPair(prompt_ids=prompt_ids, chosen_ids=chosen_ids, rejected_ids=rejected_ids)
+        return _with_margin(encoded, pair)
 
     def prompt(self, text: str) -> list[int]:
         """BOS and the prompt, read as the tokenizer reads any text."""
         return self.prompts.text(text)
 
     def response(self, text: str) -> list[int]:
-        """The response as text, and one EOS."""
+        """The response, read as the tokenizer reads any text, and one EOS; a BOS before it belongs to the prompt."""
         body, end = self._split_end(text)
-        return [*self._as_text(body), end]
+        bos = self.tokenizer.bos_token
+        while self.start and bos and body.startswith(bos):
+            body = body[len(bos) :]
+        ids = self.prompts.ids(body)
+        self.spelled += any(token in self.special_ids for token in ids)
+        return [*ids, end]
 
-    def _chat(self, prompt: list[Message], response: Text) -> tuple[list[int], list[int]]:
-        rendered = render(self.tokenizer, prompt, response)
+    def notes(self) -> list[str]:
+        """What was seen in the texts so far that their writer may not have meant."""
+        found = self.seams.notes()
+        if self.spelled:
+            found.append(
+                f"{self.spelled} responses in text spell out special tokens, which are read as these tokens, as the "
+                "tokenizer reads them"
+            )
+        return found
+
+    def _chat(self, prompt: list[Message], response: Text, options: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+        rendered = render(self.tokenizer, prompt, response, options)
         content = response if isinstance(response, str) else response[-1]["content"]
         body, end = self._split_end(self._turn(rendered.response, content))
         asked = [message["content"] for message in prompt]
@@ -177,22 +206,34 @@ class Encoder:
                 return text, end
             text, end = stripped[: -len(token)], self.ends[token]
 
-    def _as_text(self, text: str) -> list[int]:
-        return self.prompts.ids(text, split_special_tokens=True)
-
     def _as_template(self, text: str) -> list[int]:
         return self.prompts.ids(text, split_special_tokens=False)
+
+
+def _with_margin(encoded: EncodedPair, pair: PreferencePair) -> EncodedPair:
+    """The ids with the row's margin, where it has one."""
+    value = pair.columns.get("margin")
+    if value is None:
+        return encoded
+    try:
+        margin = float(value)
+    except (TypeError, ValueError):
+        margin = math.nan
+    if not math.isfinite(margin):
+        raise InvalidArgumentError(f"margin is {value!r:.40}: write a number, or pass it by with --map margin=")
+    return {**encoded, "margin": margin}
 
 
 def _cut(pair: EncodedPair, max_length: int, start: Sequence[int], truncation: Truncation) -> EncodedPair:
     prompt, chosen, rejected = pair["prompt_ids"], pair["chosen_ids"], pair["rejected_ids"]
     kept, (of_chosen, of_rejected) = lengths_within(max_length, len(prompt), (len(chosen), len(rejected)))
     truncation.count(len(prompt) - kept, (len(chosen) - of_chosen, len(rejected) - of_rejected))
-    return EncodedPair(
-        prompt_ids=_without_front(prompt, len(prompt) - kept, start),
-        chosen_ids=chosen[:of_chosen],
-        rejected_ids=rejected[:of_rejected],
-    )
+    return {
+        **pair,
+        "prompt_ids": _without_front(prompt, len(prompt) - kept, start),
+        "chosen_ids": chosen[:of_chosen],
+        "rejected_ids": rejected[:of_rejected],
+    }
 
 
 def _without_front(prompt: list[int], dropped: int, start: Sequence[int]) -> list[int]:

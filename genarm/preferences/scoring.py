@@ -87,13 +87,17 @@ def _batches(
     model: Any, pairs: Sequence[EncodedPair], pad_token_id: int, batch_size: int, progress: bool
 ) -> Iterator[tuple[list[int], Batch]]:
     """Indices of a batch's pairs, and the batch on the model's device; the model is in eval mode meanwhile."""
-    order = sorted(range(len(pairs)), key=lambda row: sum(len(ids) for ids in pairs[row].values()))  # type: ignore[arg-type, misc]
+    order = sorted(range(len(pairs)), key=lambda row: _tokens(pairs[row]))
     collate = PairCollator(pad_token_id)
     with _evaluating(model):
         starts = range(0, len(order), batch_size)
         for start in track(starts, "scoring pairs", console=Console(stderr=True), disable=not progress, transient=True):
             rows = order[start : start + batch_size]
             yield rows, {name: held.to(model.device) for name, held in collate([pairs[row] for row in rows]).items()}
+
+
+def _tokens(pair: EncodedPair) -> int:
+    return len(pair["prompt_ids"]) + len(pair["chosen_ids"]) + len(pair["rejected_ids"])
 
 
 @contextmanager
