@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ from ..errors import InvalidArgumentError
 from ..preferences.encoding import EncodedPair, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs
 from ..preferences.rows import content_hash
+from .mixing import check_margins, mixed, names, notes_on_columns, once
 from .settings import TrainingSettings
 
 
@@ -42,54 +41,26 @@ def load_pairs(settings: TrainingSettings, tokenizer: Any) -> PairSets:
     facts: dict[str, Any] = {"data_sha256": content_hash(settings.data)}
     if settings.eval_data is None:
         train, held_out = split(pairs, settings.eval_share)
+        held_out = once(held_out)
     else:
         train, held_out = pairs, read_pairs(settings.eval_data, settings.where, settings.reading)
         facts["eval_data_sha256"] = content_hash(settings.eval_data)
     if not train:
-        raise InvalidArgumentError(f"{_names(settings)}: no pairs are left to train on: lower the share held out")
-    notes, encoded = [], []
+        raise InvalidArgumentError(f"{names(settings)}: no pairs are left to train on: lower the share held out")
+    notes, encoded = notes_on_columns(settings, train), []
     for name, chosen in (("train", train), ("held out", held_out)):
         result = encode_pairs(tokenizer, chosen, settings.max_length)
+        check_margins(settings, result.pairs)
         encoded.append(result.pairs)
+        notes += [f"{name}: {note}" for note in result.notes]
         facts[name] = {"pairs": len(result.pairs), **asdict(result.truncation)}
         if any(asdict(result.truncation).values()):
             notes.append(f"{name}: {result.truncation.summary()}")
     if not encoded[0]:
-        raise InvalidArgumentError(f"{_names(settings)}: no pair is left at max length {settings.max_length}: raise it")
+        raise InvalidArgumentError(f"{names(settings)}: no pair is left at max length {settings.max_length}: raise it")
     if not encoded[1] and (settings.eval_data is not None or settings.eval_share):
         notes.append("no pair is held out, and nothing will be measured: raise --eval-share, or name --eval-data")
     return PairSets(encoded[0], encoded[1], facts, notes)
-
-
-def mixed(settings: TrainingSettings) -> list[PreferencePair]:
-    """The pairs of all data sets, one after the other, each set as often as its weight says.
-
-    Raises:
-        InvalidArgumentError: as many weights as data sets were not given, or one that is not above 0.
-    """
-    paths = [settings.data] if isinstance(settings.data, str) else list(settings.data)
-    weights = settings.data_weights or (1.0,) * len(paths)
-    if len(weights) != len(paths):
-        raise InvalidArgumentError(
-            f"{len(weights)} data weights were given for {len(paths)} data sets: give one for each"
-        )
-    found: list[PreferencePair] = []
-    for path, weight in zip(paths, weights, strict=True):
-        if not (weight > 0 and math.isfinite(weight)):
-            raise InvalidArgumentError(f"the data weight {weight} is not above 0: leave the data set out instead")
-        found += weighed(read_pairs(path, settings.where, settings.reading, settings.limit), weight)
-    return found
-
-
-def weighed(pairs: list[PreferencePair], weight: float) -> list[PreferencePair]:
-    """Every pair as often as ``weight`` has whole parts, and a fixed sample of them for the rest, in their order."""
-    whole, rest = divmod(weight, 1.0)
-    sample = random.Random(0).sample(range(len(pairs)), round(rest * len(pairs)))
-    return pairs * int(whole) + [pairs[place] for place in sorted(sample)]
-
-
-def _names(settings: TrainingSettings) -> str:
-    return settings.data if isinstance(settings.data, str) else ", ".join(settings.data)
 
 
 def split(pairs: list[PreferencePair], share: float) -> tuple[list[PreferencePair], list[PreferencePair]]:

@@ -72,8 +72,8 @@ def dpo_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: P
                 max_length=None,
                 disable_dropout=False,
             ),
-            train_dataset=_rows(pairs.train),
-            eval_dataset=_rows(pairs.held_out) if pairs.held_out else None,
+            train_dataset=_rows([without_margin(pair) for pair in pairs.train]),
+            eval_dataset=_rows([without_margin(pair) for pair in pairs.held_out]) if pairs.held_out else None,
             processing_class=tokenizer,
         )
     except ValueError as error:  # an adapter on the head, say
@@ -103,9 +103,15 @@ TRAINERS: dict[Kind, Callable[[TrainingSettings, Any, Any, PairSets, Path], Trai
 }
 
 
-def whole(pair: EncodedPair) -> dict[str, list[int]]:
-    """Prompt and response as one sequence each, TRL's form for a scorer."""
-    return {f"{side}_ids": pair["prompt_ids"] + pair[f"{side}_ids"] for side in ("chosen", "rejected")}  # type: ignore[literal-required]
+def whole(pair: EncodedPair) -> dict[str, Any]:
+    """Prompt and response as one sequence each, TRL's form for a scorer, with the margin of its loss."""
+    both = {f"{side}_ids": pair["prompt_ids"] + pair[f"{side}_ids"] for side in ("chosen", "rejected")}  # type: ignore[literal-required]
+    return {**both, "margin": pair["margin"]} if "margin" in pair else both
+
+
+def without_margin(pair: EncodedPair) -> dict[str, Any]:
+    """The ids alone: DPO's loss has no margin."""
+    return {name: value for name, value in pair.items() if name != "margin"}
 
 
 def _rows(items: Sequence[Any]) -> Any:

@@ -15,7 +15,8 @@ from genarm.training.dataset import load_pairs, split
 
 
 def load(data, **changes):
-    return load_pairs(run_settings("base", str(data), **changes), AutoTokenizer.from_pretrained(BASE))
+    paths = data if isinstance(data, tuple) else str(data)
+    return load_pairs(run_settings("base", paths, **changes), AutoTokenizer.from_pretrained(BASE))
 
 
 def many(count):
@@ -69,6 +70,23 @@ def test_held_out_pairs_can_come_from_a_file_of_their_own(data, held_out):
     pairs = load(data, eval_data=held_out, eval_share=0.5)
     assert (len(pairs.train), len(pairs.held_out)) == (20, 7)
     assert pairs.facts["eval_data_sha256"] == content_hash(held_out)
+
+
+def test_several_data_sets_are_one_after_the_other_and_weighed(data, tmp_path):
+    other = write_pairs(tmp_path / "other.jsonl", 10, seed=1)
+    (first, second), both = (load(path).train for path in (data, other)), load((data, other)).train
+    assert both == first + second and load((other, data)).train == second + first
+    assert load((data, other), limit=3).train == first[:3] + second[:3]
+    mixed = load((data, other), data_weights=(2.0, 0.5)).train
+    half = mixed[2 * len(first) :]
+    assert mixed[: 2 * len(first)] == first * 2 and len(half) == 5 and all(pair in second for pair in half)
+    held_out = load((data, other), data_weights=(3.0, 3.0), eval_share=0.5).held_out
+    assert held_out == load((data, other), eval_share=0.5).held_out  # measured on once
+    assert load((data, other)).facts["data_sha256"] != load(data).facts["data_sha256"]
+    for weights, reason in (((1.0,), "1 data weights were given for 2"), ((1.0, 0.0), "not above 0")):
+        with pytest.raises(InvalidArgumentError, match=reason):
+            load((data, other), data_weights=weights)
+    assert len(load(data, eval_data=(data, other)).held_out) == 30
 
 
 def test_what_is_cut_is_said(data, tmp_path):

@@ -21,8 +21,9 @@ from genarm.training.trainers import TRAINERS
 def make(base, held_out, tmp_path):
     data = write_pairs(tmp_path / "pairs.jsonl", 11)
 
-    def make_trainer(kind, model_folder=base, **changes):
-        settings = run_settings(model_folder, data, kind=kind, eval_data=held_out, **{"beta": 0.5, **changes})
+    def make_trainer(kind, model_folder=base, data=data, **changes):
+        changes = {"eval_data": held_out, "beta": 0.5, **changes}
+        settings = run_settings(model_folder, data, kind=kind, **changes)
         tokenizer = pair_tokenizer(base)
         pairs = load_pairs(settings, tokenizer)
         model = trained_model(settings, tokenizer, pairs.longest)
@@ -55,6 +56,23 @@ def test_the_trajectory_rm_s_loss_is_of_the_scores_at_the_ends(make, center, ran
     expected = (-logsigmoid(chosen - rejected) + center * (chosen + rejected) ** 2).mean()
     assert loss_of(trainer, batch) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert (chosen - rejected).abs().max() > 1e-3
+
+
+def test_a_row_s_margin_is_what_a_trajectory_rm_s_scores_should_differ_by(make, base, tmp_path):
+    data = write_pairs(tmp_path / "margins.jsonl", 4, margin=3.5)
+    trainer = make("trajectory-rm", data=data, eval_data=None)
+    batch = next(iter(trainer.get_train_dataloader()))
+    chosen, rejected = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0].chunk(2)
+    expected = -logsigmoid(chosen - rejected - 3.5).mean()
+    assert loss_of(trainer, batch) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for kind in ("arm", "dpo"):
+        batch = next(iter(make(kind, data=data, eval_data=None).get_train_dataloader()))
+        assert "margin" not in batch
+        settings = run_settings(base, data, kind=kind)
+        assert load_pairs(settings, pair_tokenizer(base)).notes == ["columns that nothing is learned from: margin"]
+    some = write_pairs(tmp_path / "pairs.jsonl", 2)
+    with pytest.raises(InvalidArgumentError, match="4 of 6 pairs have a margin"):
+        make("trajectory-rm", data=(data, some), eval_data=None)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
