@@ -20,6 +20,7 @@ from .models.loading import load_model, load_tokenizer
 from .models.options import LoadOptions, Source, make_source
 from .models.placement import compute_dtype, execution_device
 from .models.plan import Plan
+from .models.positions import Positions
 from .models.reward_bases import RewardBases
 from .models.rewards import RewardModels, build_models, name_rewards
 from .models.vocabulary import ExcludedIds
@@ -44,7 +45,7 @@ class GuidedDecoder:
             beside reward models. Not needed to decode ids.
         max_batch_size: sequences decoded at once; larger batches run in chunks with the same result. "auto" takes as
             many as fit the free memory at ``max_length`` tokens each. None sets no limit: a call is one chunk.
-        max_length: prompt plus new tokens, at most; lowered to what every model's positions allow. None: those alone.
+        max_length: prompt plus new tokens, at most; lowered to what tables of positions have. None: those alone.
         engine: "auto" decodes with the fused decoder and CUDA graphs wherever they apply; "eager" without graphs; "hf"
             with transformers' own forward pass.
         attention: what attends from new tokens on CUDA: "kernel" is genarm_kernels.decode_attention, "flash-attn"
@@ -93,16 +94,17 @@ class GuidedDecoder:
         if _hold_weakly:
             given = [base_model, *(reward for reward in rewards.values() if isinstance(reward, nn.Module))]
             self.models = [model.held_weakly(given) for model in self.models]
-        positions = [model.max_positions for model in self.models if model.max_positions]
-        self.max_length = min([NO_LIMIT if max_length is None else max_length, *positions])
+        positions = Positions(self.models)
+        self.max_length = positions.limit(NO_LIMIT if max_length is None else max_length)
         self._excluded = ExcludedIds(self.models, tokenizer)
         plan = Plan(self.models, fuse=engine != "hf", attention=attention)
         if max_batch_size == "auto":
-            max_batch_size = largest_batch(plan.backbones, self.max_length, self.device)
+            max_batch_size = largest_batch(plan.backbones, positions.usual(self.max_length), self.device)
         self.max_batch_size = NO_LIMIT if max_batch_size is None else max_batch_size
         self.engine = Engine(
             self.models,
             plan,
+            positions,
             graphs=engine == "auto",
             limits=(max_batch_size, None if max_length is None else self.max_length),
         )

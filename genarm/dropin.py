@@ -23,6 +23,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .errors import UnsupportedGenerationError
+from .keywords import forwarded, handed_on
 from .models.rewards import RewardModels
 from .request.copies import expanded, expanded_weights
 from .request.guidance import PerRow, Weights
@@ -36,9 +37,6 @@ NATIVE: tuple[tuple[type, str, str], ...] = (
     (TopPLogitsWarper, "top_p", "top_p"),
     (MinPLogitsWarper, "min_p", "min_p"),
 )
-
-# Tensors that ``generate`` derives from input_ids; any other would change what the model sees.
-TEXT_INPUTS = {"attention_mask", "position_ids", "cache_position"}
 
 
 def custom_generate(
@@ -62,6 +60,7 @@ def custom_generate(
     The caller's generation config, LogitsProcessors and StoppingCriteria are honoured; processors act on the combined,
     un-normalised scores. ``reward_models`` and ``reward_weights`` are as in ``GuidedDecoder``; ``seed`` None draws one
     from torch's default generator, so ``torch.manual_seed`` governs it; row seeds are one for each returned sequence.
+    Further keywords that the model's forward takes reach it, and adapters on it, unchanged in every step.
     ``streamer`` does not arrive here (transformers drops it): use ``GuidedDecoder.generate(streamer=...)``.
 
     Returns: what ``generate`` would: [B, T + n] int64, or GenerateDecoderOnlyOutput with ``return_dict_in_generate``.
@@ -69,7 +68,8 @@ def custom_generate(
     """
     config = generation_config or cast(GenerationConfig, model.generation_config)
     _check_mode(config, input_ids)
-    _check_inputs(model, kwargs)
+    _check_model(model)
+    extra = forwarded(model, input_ids, kwargs)
     batch, width = input_ids.shape
     decoder = shared_decoder(model, reward_models)
     copies = config.num_return_sequences or 1
@@ -97,7 +97,9 @@ def custom_generate(
     for error in request.errors.values():
         raise error
     pad_id = _pad_id(config, request.pad_id)
-    output = decoder.run(replace(request, pad_id=pad_id, edit=record.edit_or_none(), halt=record.halt_or_none()))
+    request = replace(request, pad_id=pad_id, edit=record.edit_or_none(), halt=record.halt_or_none())
+    with handed_on(model, extra):
+        output = decoder.run(request)
     for error in output.errors.values():
         warnings.warn(f"generation stopped early: {error}", stacklevel=2)
     if not config.return_dict_in_generate:
@@ -189,10 +191,7 @@ def _check_mode(config: GenerationConfig, input_ids: Tensor) -> None:
         raise UnsupportedGenerationError("the prompt is empty or came as inputs_embeds: pass input_ids")
 
 
-def _check_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> None:
-    for name, value in inputs.items():
-        if isinstance(value, Tensor) and name not in TEXT_INPUTS:
-            raise UnsupportedGenerationError(f"{name} was passed: guided decoding reads input_ids alone; leave it out")
+def _check_model(model: nn.Module) -> None:
     owner = getattr(getattr(model, "prepare_inputs_for_generation", None), "__self__", None)
     if getattr(getattr(owner, "active_peft_config", None), "is_prompt_learning", False):
         raise UnsupportedGenerationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 
 import torch
@@ -50,6 +51,8 @@ class Batch:
         self._request = request
         self._places = [rows[start : start + largest] for start in range(0, len(rows), largest)]
         self._chunks = [request.rows(places) for places in self._places]
+        if len(rows) < request.batch or len(self._chunks) > 1:
+            _tell_of_hooks(engine, len(self._chunks))
         self._done: list[Decoding] = []
         self._texts: list[RowText] = []  # where text is wanted while the rows are decoded
 
@@ -87,9 +90,15 @@ class Batch:
             self._done.append(Decoding(self._engine, chunk, self._watch if self._texts else None))
             for emitted in self._done[-1].run():
                 yield places, self._done[-1], emitted
+        self._engine.positions.tell([self._longest(stream.lengths) for stream in self._request.streams])
         errors = self._errors()
         if len(errors) == self._request.batch:
             raise _all_failed(errors)
+
+    def _longest(self, prompts: list[int]) -> int:
+        """Tokens of the longest text of a stream whose prompts have these lengths."""
+        rows = zip(self._places, self._done, strict=True)
+        return max(prompts[row] + len(new) for places, one in rows for row, new in zip(places, one.tokens, strict=True))
 
     def _row_texts(self) -> list[RowText]:
         request = self._request
@@ -187,6 +196,14 @@ class Batch:
             prefill_seconds=sum(decoding.prefill_seconds for decoding in self._done),
             decode_seconds=sum(decoding.decode_seconds for decoding in self._done),
             engine=next((one.kind for one in self._done if one.kind), "") or self._engine.kind,
+        )
+
+
+def _tell_of_hooks(engine: Engine, chunks: int) -> None:
+    if engine.hooked:
+        how = f"in {chunks} chunks: raise max_batch_size" if chunks > 1 else "without those that failed: drop them"
+        warnings.warn(
+            f"the models have hooks, which may know the batch's rows, and its rows are decoded {how}", stacklevel=5
         )
 
 

@@ -11,7 +11,9 @@ import torch
 from ..models.backbone import Backbone
 from ..models.causal import CausalModel
 from ..models.fused.session import FusedBackbone
+from ..models.hf.session import HFBackbone, has_hooks
 from ..models.plan import Plan
+from ..models.positions import Positions
 from ..request.options import Request
 from .graphs import CapturedRuns
 from .memory import cache_bytes, check_fit, holding, slot_length, slots_for
@@ -31,11 +33,13 @@ class Engine:
         self,
         models: Sequence[CausalModel],
         plan: Plan,
+        positions: Positions,
         graphs: bool = True,
         limits: tuple[int | None, int | None] = (None, None),
     ) -> None:
         self.names = tuple(model.name for model in models)
         self.plan = plan
+        self.positions = positions
         self.graphs = graphs
         self._base = models[0]
         self._limits = limits
@@ -56,6 +60,11 @@ class Engine:
         """Which paths a request takes, the base's first, and whether its steps are captured."""
         backbones = self.backbones
         return paths(backbones) + GRAPHS * bool(self._capturable(backbones))
+
+    @property
+    def hooked(self) -> bool:
+        """Whether somebody's hooks on a model see its rows."""
+        return any(isinstance(one, HFBackbone) and has_hooks(one.model.module) for one in self.backbones)
 
     @property
     def captures(self) -> int:

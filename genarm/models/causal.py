@@ -92,9 +92,16 @@ class CausalModel:
 
     @property
     def max_positions(self) -> int | None:
-        """The longest context the configuration allows, None where it names none."""
+        """The longest context the configuration names, None where it names none."""
         value = getattr(self.config, "max_position_embeddings", None)
         return int(value) if value and value > 0 else None
+
+    @property
+    def has_position_table(self) -> bool:
+        """Whether positions end with a table, learned or made beforehand, rather than being computed: as rotary
+        frequencies times any position, or as ALiBi's slopes."""
+        names = (name for name, _ in inner_model(self.module).named_buffers())
+        return not getattr(self.config, "alibi", False) and not any(name.endswith("inv_freq") for name in names)
 
     def activation(self) -> Callable[[], AbstractContextManager[None]]:
         """-> a block, to be entered again and again, in which a forward pass of ``module`` is this stream's model.
@@ -147,7 +154,7 @@ def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None,
         raise UnsupportedModelError(
             f"{name} ({type(inner).__name__}) has no language-model head: pass an AutoModelForCausalLM"
         )
-    accepts = frozenset(inspect.signature(inner.forward).parameters)
+    accepts = _keywords(inner)
     if "past_key_values" not in accepts:
         raise UnsupportedModelError(
             f"{name} ({type(inner).__name__}) takes no key-value cache (past_key_values): pass a transformer that does"
@@ -155,6 +162,17 @@ def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None,
     if execution_device(inner).type == "meta":
         raise UnsupportedModelError(f"{name} is on the meta device (it was not loaded): load it on cpu or cuda")
     return CausalModel(name, lambda: module, adapter, (lambda: without) if without is not None else None, accepts)
+
+
+def _keywords(inner: Any) -> frozenset[str]:
+    """What its forward takes by name, and where that hands on what it does not know, those of the classes below."""
+    found: set[str] = set()
+    for forward in (inner.forward, *(vars(kind)["forward"] for kind in type(inner).__mro__ if "forward" in vars(kind))):
+        parameters = inspect.signature(forward).parameters
+        found |= {*parameters} - {"self"}
+        if all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+            break
+    return frozenset(found)
 
 
 def _can_generate(inner: Any) -> bool:

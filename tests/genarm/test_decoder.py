@@ -55,14 +55,14 @@ def test_a_compiled_model_is_seen_through(decoder: GuidedDecoder) -> None:
     module: Any = torch.compile(base, backend="eager")
     compiled = GuidedDecoder(module, [make_model("llama", seed=2, hidden=16)], engine="hf")
     assert compiled.generation_config is base.generation_config
-    assert compiled.max_length == 512
+    assert compiled.max_length == 4096
     with torch.compiler.set_stance("force_eager"):  # what is compiled makes no difference here, and takes its time
         assert torch.equal(run(compiled).sequences, run(decoder).sequences)
 
 
-def test_positions_limit_max_length_to_the_shortest_model() -> None:
+def test_a_table_of_positions_limits_max_length() -> None:
     long, short = make_model("llama", seed=1), make_model("gpt2", seed=2)
-    assert GuidedDecoder(long).max_length == 512
+    assert GuidedDecoder(long).max_length == 4096
     assert GuidedDecoder(long, [short]).max_length == 128
     assert GuidedDecoder(long, [short], max_length=30).max_length == 30
     with pytest.raises(genarm.PromptError, match="max_length = 128"):

@@ -120,7 +120,6 @@ def test_a_peft_model_generates_with_its_adapter_as_the_base(reward: Any, tmp_pa
     [
         ({"reward_weights": {"x": 1.0}}, RewardNameError, "'x', which is not loaded"),
         ({"reward_prompts": {"r": [[], [3], [4]]}}, PromptError, "row 0: the r prompt is empty"),
-        ({"max_new_tokens": 600}, PromptError, "max_length = 512"),
         ({"attention_mask": torch.arange(3)[:, None].expand(3, 11)}, PromptError, "row 0: the base prompt is empty"),
         ({"num_beams": 2}, UnsupportedGenerationError, "num_beams = 2"),
         ({"penalty_alpha": 0.6, "top_k": 4}, UnsupportedGenerationError, "contrastive"),
@@ -128,6 +127,7 @@ def test_a_peft_model_generates_with_its_adapter_as_the_base(reward: Any, tmp_pa
         ({"return_dict_in_generate": True, "output_attentions": True}, UnsupportedGenerationError, "output_attentions"),
         ({"input_ids": None, "inputs_embeds": torch.zeros(3, 11, 32)}, UnsupportedGenerationError, "inputs_embeds"),
         ({"inputs_embeds": torch.zeros(3, 11, 32)}, UnsupportedGenerationError, "inputs_embeds"),
+        ({"position_ids": torch.arange(11).expand(3, 11) + 1}, UnsupportedGenerationError, "position_ids other than"),
     ],
 )
 def test_bad_arguments_other_modes_and_inputs_are_refused_in_one_line(
@@ -143,6 +143,14 @@ def test_bad_arguments_other_modes_and_inputs_are_refused_in_one_line(
 def test_what_the_model_would_read_beside_tokens_is_refused_rather_than_left_out() -> None:
     with pytest.raises(UnsupportedGenerationError, match="token_type_ids was passed"):
         make_model("gpt2", seed=1).generate(**OURS, token_type_ids=torch.ones_like(IDS), max_new_tokens=2)
+    model = make_model("llama", seed=1)
+    with pytest.raises(UnsupportedGenerationError, match="past_key_values that hold 10 tokens"):
+        model.generate(
+            IDS[:1],
+            past_key_values=model(IDS[:1, :10]).past_key_values,
+            max_new_tokens=2,
+            custom_generate=custom_generate,
+        )
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     model = get_peft_model(make_model("llama", seed=1), config).eval()
     for call in (lambda: model.generate(**OURS, max_new_tokens=2), lambda: GuidedDecoder(model)):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as every_module
 
 from ..backbone import Rows, checked_lengths, checked_rows
 from ..causal import CausalModel, inner_model
@@ -20,9 +21,11 @@ from ..fused.prefill import distinct
 from .attention import attending, attention_configs
 from .cache import DoesNotTakePart, PassSpan, SlotCache
 from .forward import Forward, at_each_rows, in_passes
+from .lengthwise import Frequencies, LengthwiseSession
 from .padded import PaddedSession
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}
+OWN_HOOKS = __name__.rpartition(".hf.")[0]
 CHUNK = 8192  # tokens of prompts in one forward pass
 
 
@@ -33,11 +36,13 @@ class HFBackbone:
         self.model = model
         self.streams = (stream,)
         self.static = may_take_part(model)
+        self._frequencies = Frequencies(model.config)
+        self._padded = not self.static or has_hooks(model.module)  # the last session was
 
     @property
     def kind(self) -> str:
         """ "hf" on a static cache, "hf-padded" on transformers' own."""
-        return "hf" if self.static else "hf-padded"
+        return "hf" if self.static and not self._padded else "hf-padded"
 
     def cache_bytes(self, batch: int, length: int) -> int:
         config = self.model.config
@@ -45,8 +50,18 @@ class HFBackbone:
         layers = [config] * config.num_hidden_layers if alike else config.per_layer_config
         return 2 * sum(map(_cache_width, layers)) * batch * length * self.model.dtype.itemsize
 
-    def session(self, batch: int, length: int) -> HFSession | PaddedSession:
-        return HFSession(self, batch, length) if self.static else PaddedSession(self.model, batch, length)
+    def session(self, batch: int, length: int) -> HFSession | PaddedSession | LengthwiseSession:
+        """Hooks of others may know the batch's rows and positions: they see what they would in transformers' own
+        ``generate``."""
+        constant = not self._frequencies or length <= self._frequencies.constant_below
+        self._padded = not (self.static and constant) or has_hooks(self.model.module)
+        return self.padded(batch, length) if self._padded else HFSession(self, batch, length)
+
+    def padded(self, batch: int, length: int) -> PaddedSession | LengthwiseSession:
+        if not self._frequencies:
+            return PaddedSession(self.model, batch, length)
+        whole = has_hooks(self.model.module)
+        return LengthwiseSession(self.model, batch, length, self._frequencies, whole)
 
 
 def may_take_part(model: CausalModel) -> bool:
@@ -58,7 +73,6 @@ def may_take_part(model: CausalModel) -> bool:
         bool(getattr(inner, "_supports_attention_backend", False))
         and "position_ids" in model.accepts
         and set(getattr(model.config, "layer_types", None) or ()) <= LAYER_TYPES
-        and not _rope_types(model.config) & {"dynamic", "longrope"}  # their frequencies follow the batch's longest row
         and len(set((getattr(inner, "hf_device_map", None) or {}).values())) < 2
         and not compiled
     )
@@ -71,10 +85,16 @@ def _cache_width(config: Any) -> int:
     return int(heads * width)
 
 
-def _rope_types(config: Any) -> set[Any]:
-    """The kinds of rotary embeddings; a configuration has one for all layers, or one for each type of layer."""
-    settings = getattr(config, "rope_parameters", None) or {}
-    return {part.get("rope_type") for part in (settings, *settings.values()) if isinstance(part, dict)}
+def has_hooks(module: Any) -> bool:
+    """Whether somebody else's code runs before or after the forward pass of some part. Adapters' hooks of this library
+    are there inside a forward pass only, perhaps one of another thread."""
+    every = [every_module._global_forward_hooks, every_module._global_forward_pre_hooks]
+    own = [hooks for part in module.modules() for hooks in (part._forward_hooks, part._forward_pre_hooks) if hooks]
+    return any(
+        not str(getattr(hook, "__module__", "")).startswith(OWN_HOOKS)
+        for hooks in (*every, *own)
+        for hook in list(hooks.values())
+    )
 
 
 class HFSession:
@@ -84,7 +104,7 @@ class HFSession:
         self.batch = batch
         self.length = length
         self._backbone = backbone
-        self._padded: PaddedSession | None = None
+        self._padded: PaddedSession | LengthwiseSession | None = None
         self._forward = Forward(backbone.model)
         self._configs = attention_configs(backbone.model.module)
         self._head = inner_model(backbone.model.module).get_output_embeddings()  # type: ignore[operator]
@@ -103,7 +123,7 @@ class HFSession:
             except DoesNotTakePart:
                 self._backbone.static = False
                 self._cache.buffers.clear()
-                self._padded = PaddedSession(self._backbone.model, self.batch, self.length)
+                self._padded = self._backbone.padded(self.batch, self.length)
         return self._padded.prefill(prompts)
 
     @property
