@@ -11,8 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import (
+    EosTokenCriteria,
     GenerationConfig,
     LogitsProcessorList,
+    MaxLengthCriteria,
     MinPLogitsWarper,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
@@ -80,6 +82,7 @@ def custom_generate(
         bool(config.return_dict_in_generate and config.output_scores),
         bool(config.return_dict_in_generate and config.output_logits),
     )
+    max_length, eos_ids = record.take_endings(config)
     request = decoder.prepare(
         input_ids,
         kwargs.get("attention_mask"),
@@ -89,8 +92,8 @@ def custom_generate(
         base_weight=expanded(base_weight, batch, copies),
         base_min_p=expanded(base_min_p, batch, copies),
         base_top_p=expanded(base_top_p, batch, copies),
-        max_new_tokens=max(int(config.max_length) - width, 0),
-        eos_token_id=config.eos_token_id if config.eos_token_id is not None else [],
+        max_new_tokens=max(max_length - width, 0),
+        eos_token_id=eos_ids,
         seed=seed,
         **record.take_native(bool(config.do_sample)),
     )
@@ -121,6 +124,22 @@ class Record:
     kept_scores: list[Tensor] = field(default_factory=list)
     kept_logits: list[Tensor] = field(default_factory=list)
     stopped: Tensor | None = None  # [B] bool
+    ends_rows: bool = False  # whether an EOS is among the criteria
+
+    def take_endings(self, config: GenerationConfig) -> tuple[int, list[int]]:
+        """Move the criteria that decoding has itself out of ``criteria`` -> the longest row and the ids that end one.
+
+        ``generate`` always brings these two, the caller's in place of its own; where no others are left, no code runs
+        between steps, and each can be one CUDA graph.
+        """
+        lengths = [int(one.max_length) for one in self.criteria if type(one) is MaxLengthCriteria]
+        ends = [one.eos_token_id for one in self.criteria if type(one) is EosTokenCriteria]
+        if not self.criteria and config.eos_token_id is not None:
+            ends = [torch.as_tensor(config.eos_token_id)]
+        self.ends_rows = any(hasattr(criterion, "eos_token_id") for criterion in self.criteria)
+        left = [one for one in self.criteria if type(one) not in (MaxLengthCriteria, EosTokenCriteria)]
+        self.criteria = StoppingCriteriaList(left)
+        return min(lengths, default=int(config.max_length)), [end for ids in ends for end in ids.flatten().tolist()]
 
     def take_native(self, do_sample: bool) -> dict[str, Any]:
         """Move the warpers the sampler has itself out of ``processors``; what remains runs eagerly, step by step."""
@@ -157,8 +176,7 @@ class Record:
         have stopped."""
         stopped: Tensor = self.criteria(torch.cat([self.columns, generated], dim=1), self.scores())
         self.stopped = stopped if self.stopped is None else self.stopped | stopped
-        ends_rows = any(hasattr(criterion, "eos_token_id") for criterion in self.criteria)
-        return self.stopped if ends_rows else self.stopped.all().expand_as(stopped)
+        return self.stopped if self.ends_rows else self.stopped.all().expand_as(stopped)
 
     def scores(self) -> tuple[Tensor, ...] | None:
         return tuple(self.kept_scores) if self.output_scores else None

@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, left_padded, make_model, random_prompts, word_tokenizer
+from recorded import record_on_cpu
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList, StopStringCriteria
+from transformers import (
+    EosTokenCriteria,
+    GenerationConfig,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 import genarm
-from genarm import custom_generate
+from genarm import GuidedDecoder, custom_generate
 
 PROMPTS = random_prompts([6, 11, 3], seed=1)
 IDS, MASK = left_padded(PROMPTS)
@@ -243,3 +251,34 @@ def test_the_drop_in_may_be_called_without_a_batch_of_defaults(model: Any) -> No
     config.return_dict_in_generate = True
     assert isinstance(custom_generate(model, IDS, generation_config=config), GenerateDecoderOnlyOutput)
     assert genarm.custom_generate is custom_generate
+
+
+def test_what_generate_always_brings_leaves_whole_steps_to_be_captured(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that decoding has itself run no code between steps, and the caller's stand for ``generate``'s own."""
+    record_on_cpu(monkeypatch)
+    interrupts = []
+    own = GuidedDecoder.run
+
+    def run(decoder: GuidedDecoder, request: Any, *args: Any) -> Any:
+        interrupts.append(request.interrupts)
+        output = own(decoder, request, *args)
+        assert output.stats.engine == "fused (CUDA graphs)"
+        return output
+
+    monkeypatch.setattr(GuidedDecoder, "run", run)
+    shorter, longer = (StoppingCriteriaList([MaxLengthCriteria(max_length=IDS.shape[1] + n)]) for n in (4, 12))
+    another = StoppingCriteriaList(
+        [EosTokenCriteria(eos_token_id=int(model.generate(**GREEDY, max_new_tokens=3)[1, -1]))]
+    )
+
+    class Mine(MaxLengthCriteria): ...
+
+    mine = StoppingCriteriaList([Mine(max_length=IDS.shape[1] + 3)])
+    for settings in ({}, *({"stopping_criteria": criteria} for criteria in (shorter, longer, another, mine))):
+        call: dict[str, Any] = {**GREEDY, "max_new_tokens": 8, **settings}
+        found = model.generate(**call, custom_generate=custom_generate)
+        assert torch.equal(found, model.generate(**call))
+    model.generate(**BATCH, do_sample=True, top_p=0.9, max_new_tokens=3, custom_generate=custom_generate)
+    assert interrupts == [False, False, False, False, True, False]
