@@ -61,7 +61,7 @@ class LoraAdapter:
         """The adapter on ``model``'s device and dtypes, each layer checked against the layer it goes on."""
         self._check_targets(model)
         self._check_frozen(model)
-        fitted = {}
+        fitted, begins = {}, execution_device(model)
         for name, (down, up, bias) in self.layers.items():
             layer = self._layer(model, name)
             wanted = _features(layer)
@@ -71,6 +71,7 @@ class LoraAdapter:
                     f"{wanted[1]}: this adapter was made for another architecture; load it on its own base"
                 )
             device, dtype = execution_device(layer), adapter_dtype(layer)
+            device = begins if device.type == "meta" else device  # torch's own quantised layers hold no tensor
             fitted[name] = (
                 down.to(device, dtype),
                 up.to(device, dtype),

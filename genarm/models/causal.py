@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from ..errors import UnsupportedModelError
+from ..errors import UnsupportedAdapterError, UnsupportedModelError
 from .adapters import LoraAdapter
 from .placement import compute_dtype, execution_device
 
@@ -108,6 +108,8 @@ class CausalModel:
 
         What the block changes is looked up here, once; adapters loaded into ``module`` later are not seen.
         """
+        if self.without is not None:
+            refuse_merged(self.name, self.without)
         off = None if self.without is None else _switch_off(self.without)
         hooks = [] if self.adapter is None else self.adapter.hooks(inner_model(self.module))
 
@@ -161,6 +163,8 @@ def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None,
         )
     if execution_device(inner).type == "meta":
         raise UnsupportedModelError(f"{name} is on the meta device (it was not loaded): load it on cpu or cuda")
+    if without is not None:
+        refuse_merged(name, without)
     return CausalModel(name, lambda: module, adapter, (lambda: without) if without is not None else None, accepts)
 
 
@@ -178,6 +182,16 @@ def _keywords(inner: Any) -> frozenset[str]:
 def _can_generate(inner: Any) -> bool:
     no_head = hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is None
     return not no_head and bool(getattr(inner, "can_generate", lambda: True)())
+
+
+def refuse_merged(name: str, peft_model: Any) -> None:
+    """Raise where PEFT's adapters are merged into the layers that ``name`` is to run without them: PEFT would take them
+    out of the caller's weights, which rounding leaves changed."""
+    if any(isinstance(part, BaseTunerLayer) and part.merged for part in peft_model.modules()):
+        raise UnsupportedAdapterError(
+            f"{name} is a model without the adapters that merge_adapter() merged into its layers, whose own weights "
+            "are not there any more: call unmerge_adapter() first, or load that model and the adapter's path anew"
+        )
 
 
 def _switch_off(peft_model: Any) -> Callable[[], AbstractContextManager[None]]:

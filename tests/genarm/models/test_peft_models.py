@@ -97,3 +97,24 @@ def test_an_adapter_switched_off_by_the_caller_stays_off(base: Any, saved: Path,
         GuidedDecoder(own, [peft]).generate(PROMPTS, max_new_tokens=1)
         assert_streams_are(GuidedDecoder(peft), [base])
     assert_streams_are(GuidedDecoder(peft), [adapted])
+
+
+def test_a_merged_model_is_left_merged(base: Any, saved: Path, adapted: Any, engine: str) -> None:
+    """Its layers' own weights are not there any more: a stream without the adapter is refused, before decoding or when
+    the caller merged in between; apart from that it decodes as it is."""
+    own, peft = shared(copy.deepcopy(base).bfloat16(), saved)
+    decoder = GuidedDecoder(own, {"r": peft})
+    peft.merge_adapter()
+    before = {name: tensor.clone() for name, tensor in peft.state_dict().items()}
+    for call in (
+        lambda: GuidedDecoder(own, {"r": peft}),
+        lambda: GuidedDecoder(peft, {"reference": peft.get_base_model()}),
+        lambda: decoder.generate(PROMPTS, max_new_tokens=2),
+    ):
+        with pytest.raises(UnsupportedAdapterError, match=r"merge_adapter\(\) merged into its layers") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert_streams_are(GuidedDecoder(base, {"r": peft}), [base, adapted], tolerance=0.1)
+    layers = [part for part in peft.modules() if hasattr(part, "merged_adapters")]
+    assert layers and all(layer.merged_adapters == ["default"] for layer in layers)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in peft.state_dict().items())
