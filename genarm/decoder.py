@@ -234,7 +234,7 @@ class GuidedDecoder:
         """
         if options.pop("streamer", None) is not None:
             raise InvalidArgumentError("stream() yields the steps itself: leave streamer out, or call generate()")
-        return self._batch(self.prepare(input_ids, attention_mask, **options)).steps()
+        return self.start(self.prepare(input_ids, attention_mask, **options)).steps()
 
     def prepare(
         self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
@@ -274,12 +274,13 @@ class GuidedDecoder:
         ends."""
         self.engine.release()
 
-    def _batch(self, request: Request) -> Batch:
+    def start(self, request: Request) -> Batch:
+        """A prepared request as a batch: ``steps()`` as of ``stream``, then ``output()`` as of ``generate``."""
         return Batch(self.engine, self.max_batch_size, request)
 
     def run(self, request: Request, streamer: Any = None) -> GenerationOutput:
         """Decode a prepared request to its end."""
-        batch = self._batch(request)
+        batch = self.start(request)
         if streamer is None:
             return batch.run()
         feed(streamer, batch, request, self.max_batch_size)

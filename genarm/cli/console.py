@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ..runs.output import row_line
-from ..runs.rows import RowId
+from ..runs.rows import RowKey
 
 
 def say(text: str, console: Console | None = None) -> None:
@@ -77,7 +77,8 @@ class Display:
         """Note a row that was just written."""
         self.tally.add(result)
         if result["finish_reason"] == "error":
-            say(f"row {result['id']!r} failed: {result['error']}", self.console)
+            sample = f" (sample {result['sample']})" if "sample" in result else ""
+            say(f"row {result['id']!r}{sample} failed: {result['error']}", self.console)
         self.progress.update(self.task, advance=1, speed=self.tally.speed())
 
 
@@ -85,7 +86,7 @@ class Display:
 class Lines:
     """Results as JSONL on the standard output."""
 
-    finished: dict[RowId, bool] = field(default_factory=dict)
+    finished: dict[RowKey, bool] = field(default_factory=dict)
 
     def write(self, row: Mapping[str, Any]) -> None:
         sys.stdout.buffer.write(row_line(row))
@@ -94,39 +95,15 @@ class Lines:
         sys.stdout.flush()
 
 
-@dataclass(slots=True)
-class Pages:
-    """Results for a reader: each prompt with its continuation, and a line of figures under it, in order of their ids,
-    which count from 1. Failed rows are left to the messages."""
-
-    finished: dict[RowId, bool] = field(default_factory=dict)
-    _waiting: dict[RowId, Mapping[str, Any]] = field(default_factory=dict)
-    _next: int = 1
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        self._waiting[row["id"]] = row
-        while self._next in self._waiting:
-            self._show(self._waiting.pop(self._next))
-            self._next += 1
-
-    def sync(self) -> None:
-        sys.stdout.flush()
-
-    @staticmethod
-    def _show(row: Mapping[str, Any]) -> None:
-        if row["finish_reason"] == "error":
-            return
-        console = Console()
-        console.print(Text.assemble((_visible(row["prompt"]), "bold"), _visible(row["text"])), soft_wrap=True)
-        sums = ", ".join(f"{name} {_figure(value)}" for name, value in row["logprob_sums"].items())
-        note = f"[{row['finish_reason']} · {row['token_count']} tokens · log p: {sums}]"
-        console.print(Text(note, "dim"), soft_wrap=True)
-        console.print()
-
-
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Text without the control characters that would drive the terminal."""
     return "".join("\ufffd" if category(letter) == "Cc" and letter not in "\n\t" else letter for letter in text)
+
+
+def figures(result: Mapping[str, Any]) -> str:
+    """What became of a text, in a line: why it ended, its tokens, its log-probability under each model."""
+    sums = ", ".join(f"{name} {_figure(value)}" for name, value in result["logprob_sums"].items())
+    return f"{result['finish_reason']}, {result['token_count']} tokens, log p: {sums}"
 
 
 def _figure(value: float | None) -> str:

@@ -50,6 +50,8 @@ def parse_reward(text: str) -> RewardChoice:
     rest, weight = _split_weight(text)
     objective = _objective(rest) if rest and rest not in REWARDS else None
     name, equals, path = rest.partition("=") if objective is None else (objective, "=", rest)
+    if rest == text:
+        _refuse_misplaced_weight(text, name, path)
     if not math.isfinite(weight):
         raise InvalidArgumentError(f"--reward {text!r} has the weight {weight}: weights are finite numbers")
     if not equals:
@@ -136,6 +138,25 @@ def _objective(path: str) -> str | None:
         return None
     found = record.get("objective") if isinstance(record, dict) else None
     return found if isinstance(found, str) and found else None
+
+
+def _refuse_misplaced_weight(text: str, name: str, path: str) -> None:
+    """Raise where a text without a weight seems to mean one: art:foo, name=folder:foo, art=1.0."""
+    known, _, tail = text.rpartition(":")
+    folder = Path(known.removeprefix(f"{name}=")).expanduser()
+    if known in REWARDS or (known and folder.exists() and not Path(path or text).expanduser().exists()):
+        raise InvalidArgumentError(f"--reward {text!r} has the weight {tail!r}, which is no number: write {known}:1.0")
+    if _is_number(path) and not Path(path).exists():
+        form = f"{name}:{path}" if name in REWARDS else f"{name}=PATH:{path}"
+        raise InvalidArgumentError(f"--reward {text!r} has a number for a path: a weight follows a colon, {form}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _split_weight(text: str) -> tuple[str, float]:

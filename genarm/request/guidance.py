@@ -127,9 +127,11 @@ def weight_matrix(
         raise InvalidArgumentError(
             f"the weight of {names[column]!r} in row {row} is {float(rewards[row, column])}: weights are finite numbers"
         )
-    scale = torch.as_tensor(per_row("beta", beta, batch, torch.device("cpu"), low=0.0))
+    scale = torch.as_tensor(per_row("beta", beta, batch, torch.device("cpu")))
     if bool((scale <= 0).any()):
-        raise InvalidArgumentError("beta is 0: the weights are divided by it, so pass a positive number")
+        raise InvalidArgumentError(
+            f"beta is {float(scale.min()):g}: the reward weights are divided by it, so pass a number above 0"
+        )
     base = torch.as_tensor(per_row("base_weight", base_weight, batch, torch.device("cpu")))
     matrix = torch.cat([base.expand(batch)[:, None], rewards / scale.expand(batch)[:, None].double()], dim=1).float()
     over = (~torch.isfinite(matrix)).nonzero()

@@ -7,13 +7,13 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
-from .rows import RowId
+from .rows import RowKey, row_key
 
 Settings = Mapping[str, Any]
 
@@ -25,25 +25,28 @@ def row_line(row: Mapping[str, Any]) -> bytes:
 
 @dataclass(slots=True)
 class OutputFile:
-    """One run's output. ``finished`` maps the id of every row in it to whether that row failed.
+    """One run's output. ``finished`` maps the key of every row in it to whether that row failed.
 
-    Use: ``inspect`` before anything is loaded, ``begin`` before the first row, ``write`` for each, ``close``. From the
-    moment the file exists it is locked against a second process (where the file system has locks).
+    Use: ``inspect`` before anything is loaded, ``begin`` before the first row, ``write`` for each, ``arrange`` after
+    the last, ``close``. From the moment the file exists it is locked against a second process (where the file system
+    has locks).
     """
 
     path: Path
     settings: Settings
     overwrite: bool = False
-    finished: dict[RowId, bool] = field(default_factory=dict)
+    finished: dict[RowKey, bool] = field(default_factory=dict)
     _descriptor: int | None = None
     _fresh: bool = True
+    _retried: list[RowKey] = field(default_factory=list)
 
     @property
     def sidecar(self) -> Path:
         return self.path.with_name(self.path.name + ".meta.json")
 
-    def inspect(self, ids: Collection[RowId]) -> None:
-        """Look at what is there: finished rows of the same settings are kept, a torn last line is cut off.
+    def inspect(self, keys: Sequence[RowKey], retry_failed: bool = False) -> None:
+        """Look at what is there: finished rows of the same settings are kept, a torn last line is cut off. Failed rows
+        count as finished unless they are to be tried again; then ``begin`` takes them out.
 
         Raises:
             RunError: the place cannot be written to, another process writes there, or the rows are not this run's.
@@ -55,7 +58,10 @@ class OutputFile:
         self._fresh = self.overwrite or os.fstat(self.descriptor).st_size == 0
         if not self._fresh:
             self._check_settings()
-            self._read(ids)
+            self._read(keys)
+        if retry_failed:
+            self._retried = [key for key, failed in self.finished.items() if failed]
+            self.finished = {key: False for key, failed in self.finished.items() if not failed}
 
     def begin(self) -> None:
         """Create the file and its sidecar, or empty it for a run that starts over.
@@ -64,13 +70,15 @@ class OutputFile:
             RunError: they cannot be written; what was created is removed.
         """
         if not self._fresh:
+            if self._retried:
+                self._rewrite([line for key, line in self._lines() if key in self.finished])
             return
         created = self._descriptor is None
         if created:
             self._open(os.O_CREAT | os.O_EXCL)
         try:
             os.ftruncate(self.descriptor, 0)
-            _write_whole(self.sidecar, json.dumps({"settings": self.settings}, indent=1, allow_nan=False) + "\n")
+            _write_whole(self.sidecar, (json.dumps({"settings": self.settings}, indent=1) + "\n").encode())
         except OSError as error:
             if created:
                 self.path.unlink(missing_ok=True)
@@ -88,7 +96,15 @@ class OutputFile:
         if written < len(line):
             os.ftruncate(self.descriptor, size)
             raise RunError(f"{self.path}: the disk is full: make room and run the same command again")
-        self.finished[row["id"]] = row["finish_reason"] == "error"
+        self.finished[row_key(row)] = row["finish_reason"] == "error"
+
+    def arrange(self, keys: Sequence[RowKey]) -> None:
+        """Put the rows into this order, where they are not: rows that were tried again, or came as they were done."""
+        lines = self._lines()
+        places = {key: place for place, key in enumerate(keys)}
+        ordered = sorted(lines, key=lambda line: places[line[0]])
+        if ordered != lines:
+            self._rewrite([line for _, line in ordered])
 
     def sync(self) -> None:
         """Wait until the rows so far are on the disk."""
@@ -137,22 +153,36 @@ class OutputFile:
                 f"{self.path} was made with other settings ({difference}): pass --overwrite, or choose another --output"
             )
 
-    def _read(self, ids: Collection[RowId]) -> None:
+    def _read(self, keys: Sequence[RowKey]) -> None:
         """Fill ``finished``; lines at the end that are no whole row are cut off."""
-        known, end, torn = set(ids), 0, 0
+        known, end, torn = set(keys), 0, 0
         for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), 1):
             row = _whole_row(line)
             if row is None:
                 torn = torn or number
                 continue
-            if torn or row["id"] not in known or row["id"] in self.finished:
+            key = row_key(row)
+            if torn or key not in known or key in self.finished:
                 raise RunError(
                     f"{self.path} line {torn or number} is not a row of this run, or repeats one: pass "
                     "--overwrite, or choose another --output"
                 )
-            self.finished[row["id"]] = row["finish_reason"] == "error"
+            self.finished[key] = row["finish_reason"] == "error"
             end += len(line)
         os.ftruncate(self.descriptor, end)
+
+    def _lines(self) -> list[tuple[RowKey, bytes]]:
+        """Every row's line, by its key."""
+        return [(row_key(json.loads(line)), line) for line in self.path.read_bytes().splitlines(keepends=True)]
+
+    def _rewrite(self, lines: list[bytes]) -> None:
+        """Replace the content in one step, so that whoever is stopped in between leaves all rows, old or new."""
+        try:
+            _write_whole(self.path, b"".join(lines))
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}): its rows are as they were") from None
+        self.close()
+        self._open(0)
 
 
 def _whole_row(line: bytes) -> dict[str, Any] | None:
@@ -160,8 +190,9 @@ def _whole_row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
         return None
-    whole = isinstance(row, dict) and isinstance(row.get("id"), str | int) and "finish_reason" in row
-    return row if whole else None
+    if not isinstance(row, dict) or not isinstance(row.get("sample", 1), int):
+        return None
+    return row if isinstance(row.get("id"), str | int) and "finish_reason" in row else None
 
 
 def _check_place(path: Path) -> None:
@@ -186,12 +217,12 @@ def _difference(saved: Settings, settings: Settings) -> str | None:
     return None
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_whole(path: Path, content: bytes) -> None:
     """Replace a file in one step, durably: whoever reads it sees all of it or none."""
     draft = path.with_name(path.name + ".tmp")
     try:
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with draft.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(path)

@@ -1,38 +1,75 @@
-"""The input of a run: plain text or JSONL, plain or gzip, read into rows, and into complaints about other lines.
-
-Prompts become token ids, and new tokens text, by the base model's tokenizer.
-"""
+"""The input of a run as rows, one per text to be written, and complaints about entries that are none."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidArgumentError, RunError
-from ..request.text import PromptEncoder
+from ..errors import InvalidArgumentError
+from .formats import Item, read_bytes, read_items
 
 RowId = str | int
+RowKey = RowId | tuple[RowId, int]
+Prompt = str | list[int] | list[dict[str, Any]]  # text, token ids, chat messages
+
+# Keywords of GuidedDecoder.generate that a row may set for itself.
+OWN_SETTINGS = (
+    "beta", "base_weight", "temperature", "top_k", "top_p", "min_p", "base_min_p", "base_top_p", "repetition_penalty",
+    "seed", "max_new_tokens", "stop",
+)  # fmt: skip
+# Settings by other names or of other programs -> what to do. They would change the text, so they are never just kept.
+REFUSED_SETTINGS = {
+    "max_tokens": "write max_new_tokens",
+    "max_length": "write max_new_tokens",
+    "stop_strings": "write stop",
+    "num_return_sequences": "use the option -n, which holds for all rows",
+    **dict.fromkeys(
+        ("do_sample", "num_beams", "presence_penalty", "frequency_penalty", "typical_p", "logit_bias", "allowed_tokens",
+         "eos_token_id", "reward_prompts", "tools", "chat_template_kwargs"),
+        "leave it out",
+    ),
+}  # fmt: skip
+# What a run writes itself; a column of the input by one of these names is kept with "input_" before it.
+WRITTEN = ("sample", "text", "token_count", "logprob_sums", "finish_reason", "error")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt. ``index`` is its line's number counted from 0, which picks its seed; ``weights`` are as given."""
+    """One text to be written.
+
+    index: the place of its entry counted from 0 (times the samples per prompt), which picks its seed.
+    prompt: text, chat messages or token ids; ``weights`` and ``settings`` are its own, as given.
+    columns: what else stood in the entry, settings included, which goes into the output.
+    sample: which of several texts for one prompt, counted from 1; None where there is one.
+    """
 
     index: int
     id: RowId
-    prompt: str
+    prompt: Prompt
     weights: Any = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    sample: int | None = None
+
+    @property
+    def key(self) -> RowKey:
+        return self.id if self.sample is None else (self.id, self.sample)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What its row in the output begins with."""
+        is_chat = isinstance(self.prompt, list) and any(isinstance(message, dict) for message in self.prompt)
+        sample = {} if self.sample is None else {"sample": self.sample}
+        return {"id": self.id, **sample, "messages" if is_chat else "prompt": self.prompt, **self.columns}
 
 
 @dataclass(frozen=True, slots=True)
 class RunInput:
-    """All prompts of a run. ``problems`` says what is wrong with each line that holds no usable row; ``digest`` is
+    """All rows of a run. ``problems`` says what is wrong with each entry that holds no usable row; ``digest`` is
     "sha256:…" of the content, unpacked."""
 
     name: str
@@ -40,36 +77,42 @@ class RunInput:
     problems: list[str]
     digest: str
 
+    def sampled(self, count: int) -> RunInput:
+        """Every row ``count`` times, as samples 1, 2, …"""
+        if count == 1:
+            return self
+        rows = [
+            replace(row, index=row.index * count + sample, sample=sample + 1)
+            for row in self.rows
+            for sample in range(count)
+        ]
+        return replace(self, rows=rows)
+
 
 def read_input(path: Path) -> RunInput:
-    """Read a file of prompts.
+    """Read a file of prompts, or the standard input for ``-`` (formats.py says which formats).
 
-    JSONL when the name ends in .jsonl or .json (before .gz), or when the first line that is not blank is a JSON object;
-    else plain text, one prompt per line. A blank line is nothing in JSONL and an empty prompt in plain text, where a
-    line loses its line end alone. ``id`` defaults to the line's number; keys other than id, prompt and weights are
-    ignored. Lines that hold no row, or repeat an id, are left out and listed in ``problems``.
+    Entries that hold no row, or repeat an id, are left out and listed in ``problems``. ``id`` defaults to the entry's
+    number.
 
     Raises:
-        RunError: the file is missing, unreadable, not UTF-8, broken gzip, or holds nothing.
+        RunError: the file is missing, unreadable, of another format, or holds nothing.
     """
-    data = _content(path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise RunError(
-            f"{path} line {line}: byte 0x{data[error.start]:02x} is not UTF-8: convert the file with iconv"
-        ) from None
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    if not lines[-1]:
-        lines.pop()
-    if not any(lines):
-        raise RunError(f"{path} is empty: write one prompt per line, or JSONL rows with a prompt each")
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if not _is_jsonl(path, lines):
-        return RunInput(str(path), [Row(index, index + 1, line) for index, line in enumerate(lines)], [], digest)
-    rows, problems = _json_rows(str(path), lines)
-    return RunInput(str(path), rows, problems, digest)
+    name, data = read_bytes(path)
+    rows: list[Row] = []
+    problems: list[str] = []
+    seen: dict[RowId, str] = {}
+    for item in read_items(path, name, data):
+        try:
+            row = _row(item)
+            if row.id in seen:
+                raise ValueError(f"has the id {row.id!r} of {seen[row.id]}: give every row an id of its own")
+        except ValueError as error:
+            problems.append(f"{name} {item.place} {error} (the {item.place.split()[0]} is left out)")
+            continue
+        seen[row.id] = item.place
+        rows.append(row)
+    return RunInput(name, rows, problems, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
 def prompt_rows(prompts: Sequence[str]) -> RunInput:
@@ -78,111 +121,67 @@ def prompt_rows(prompts: Sequence[str]) -> RunInput:
         try:
             prompt.encode()
         except UnicodeEncodeError:
-            raise InvalidArgumentError(f"--prompt {prompt!r} is not UTF-8: pass text") from None
+            raise InvalidArgumentError(f"the prompt {prompt!r} is not UTF-8: pass text") from None
     digest = f"sha256:{hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()}"
-    return RunInput("--prompt", [Row(index, index + 1, prompt) for index, prompt in enumerate(prompts)], [], digest)
+    return RunInput("prompts", [Row(index, index + 1, prompt) for index, prompt in enumerate(prompts)], [], digest)
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of a file, unpacked if they are gzip."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file: check --input") from None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}): name a file of prompts") from None
-    if not data.startswith(b"\x1f\x8b"):
-        return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise RunError(f"{path}: its gzip data is cut short or corrupt ({error}): copy or compress it again") from None
+def row_key(written: Mapping[str, Any]) -> RowKey:
+    """The key of the row that an output's row was written for."""
+    return (written["id"], written["sample"]) if "sample" in written else written["id"]
 
 
-def _is_jsonl(path: Path, lines: list[str]) -> bool:
-    if path.name.lower().removesuffix(".gz").endswith((".jsonl", ".json")):
-        return True
-    first = next((line for line in lines if line.strip()), "")
-    try:
-        return isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _json_rows(name: str, lines: list[str]) -> tuple[list[Row], list[str]]:
-    rows: list[Row] = []
-    problems: list[str] = []
-    seen: dict[RowId, int] = {}
-    for index, line in enumerate(lines):
-        if not line.strip():
-            continue
-        try:
-            row = _json_row(index, line)
-            if row.id in seen:
-                raise ValueError(f"has the id {row.id!r} of line {seen[row.id]}: give every row an id of its own")
-        except ValueError as error:
-            problems.append(f"{name} line {index + 1} {error} (the line is left out)")
-            continue
-        seen[row.id] = index + 1
-        rows.append(row)
-    return rows, problems
-
-
-def _json_row(index: int, line: str) -> Row:
-    """One line as a row, or a ValueError whose text continues "line N "."""
-    value = _json_value(line)
+def _row(item: Item) -> Row:
+    """An entry as a row, or a ValueError whose text continues "line 3 "."""
+    value, index = item.value, item.number - 1
+    if isinstance(value, ValueError):
+        raise value
+    if isinstance(value, str):
+        return Row(index, index + 1, value)
     if not isinstance(value, dict):
         raise ValueError(f"is {_kind(value)}, not an object: write rows like {{'prompt': 'text'}}")
-    prompt, row_id = value.get("prompt"), value.get("id")
-    if not isinstance(prompt, str):
-        has = "no prompt" if "prompt" not in value else f"a prompt that is {_kind(prompt)}"
-        raise ValueError(f"has {has}: give every row a prompt in text")
+    prompt, row_id = _prompt(value), value.get("id")
     if row_id is None:
         row_id = index + 1
     if isinstance(row_id, bool) or not isinstance(row_id, str | int):
         raise ValueError(f"has an id that is {_kind(row_id)}: ids are text or integers")
     try:
-        f"{prompt}{row_id}".encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair, which is no text: repair its \\u escapes") from None
-    return Row(index, row_id, prompt, value.get("weights"))
+    except ValueError:
+        raise ValueError("holds NaN or an infinity, which JSON has not: write null or a number") from None
+    rest = {name: one for name, one in value.items() if name not in ("id", "prompt", "messages", "weights")}
+    columns = {f"input_{name}" if name in WRITTEN else name: one for name, one in rest.items()}
+    settings = {name: one for name, one in rest.items() if name in (*OWN_SETTINGS, *REFUSED_SETTINGS)}
+    settings = {name: one for name, one in settings.items() if one is not None}
+    return Row(index, row_id, prompt, value.get("weights"), settings, columns)
 
 
-def _json_value(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON ({error.msg} at column {error.colno}): write one object per line") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply: write rows like {'prompt': 'text'}") from None
-    except ValueError as error:
-        raise ValueError(f"is not JSON ({error}): write one object per line") from None
+def _prompt(value: dict[str, Any]) -> Prompt:
+    given = [name for name in ("prompt", "messages") if value.get(name) is not None]
+    if len(given) > 1:
+        raise ValueError("has both a prompt and messages: choose one of them")
+    if not given:
+        found = "" if "prompt" not in value else " but null"
+        names = ", ".join(map(repr, value)) or "none"
+        raise ValueError(f"has no prompt{found} (its columns: {names}): give every row a prompt or messages")
+    prompt = value[given[0]]
+    if isinstance(prompt, str) and given == ["prompt"]:
+        return prompt
+    if isinstance(prompt, list) and prompt:
+        if all(isinstance(one, dict) and isinstance(one.get("role"), str) for one in prompt):
+            return prompt
+        if given == ["prompt"] and all(isinstance(one, int) and not isinstance(one, bool) for one in prompt):
+            return prompt
+        if all(isinstance(one, str) for one in prompt):
+            raise ValueError(f"has a list of texts as its {given[0]}: write one row per prompt")
+    forms = "messages like {'role': 'user', 'content': 'text'}"
+    if given == ["messages"]:
+        raise ValueError(f"has messages that are {_kind(prompt)} of another form: write {forms}")
+    raise ValueError(f"has a prompt that is {_kind(prompt)}: write text, token ids, or {forms}")
 
 
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return names.get(type(value), "null")
-
-
-def encode(tokenizer: Any, prompts: Sequence[str], chat: bool) -> list[list[int]]:
-    """The ids of each prompt in text, or under ``chat`` as one user turn in the tokenizer's chat template.
-
-    Raises:
-        InvalidArgumentError: there is no tokenizer, or no chat template, or the template refuses a single user turn.
-    """
-    if tokenizer is None:
-        raise InvalidArgumentError("the base model has no tokenizer beside it: put its tokenizer.json into the folder")
-    if not prompts:
-        return []
-    encoder = PromptEncoder(tokenizer)
-    if not chat:
-        return [encoder.text(prompt) for prompt in prompts]
-    if not getattr(tokenizer, "chat_template", None):
-        raise InvalidArgumentError(
-            "--chat: the base model's tokenizer has no chat template: leave --chat out, or put a chat_template.jinja "
-            "into its folder"
-        )
-    try:
-        return [encoder.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"--chat: {error}") from error

@@ -1,13 +1,12 @@
-"""Decodes the rows of a run batch by batch. What comes of a row depends on the row, the settings and its line's number,
-not on which rows were done before."""
+"""Decodes the rows of a run batch by batch. What comes of a row depends on the row, the settings and its place in the
+input, not on which rows were done before."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,18 +15,24 @@ import torch
 import genarm_kernels
 
 from ..decoder import GuidedDecoder
-from ..errors import GenARMError, InvalidArgumentError, PromptError, RewardNameError, RunError
+from ..errors import GenARMError, InvalidArgumentError, RewardNameError, RunError
 from ..request.guidance import weight_matrix
 from ..request.output import GenerationOutput
-from .rows import Row, RowId, encode
+from .encode import RowEncoder
+from .rows import REFUSED_SETTINGS, Row, RowKey
 
 Result = dict[str, Any]
+# Settings that each row of a batch may have its own value of -> what they are where neither row nor run sets them.
+PER_ROW: dict[str, float] = {
+    "beta": 1.0, "base_weight": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "base_min_p": 0.0,
+    "base_top_p": 1.0, "repetition_penalty": 1.0,
+}  # fmt: skip
 
 
 class Sink(Protocol):
-    """Where finished rows go. ``finished`` holds the ids that need not be decoded again."""
+    """Where finished rows go. ``finished`` holds the keys of those that need not be decoded again."""
 
-    finished: dict[RowId, bool]
+    finished: dict[RowKey, bool]
 
     def write(self, row: Mapping[str, Any]) -> None: ...
 
@@ -36,71 +41,126 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """How the rows of a run are decoded. ``weights`` are the reward models' where a row gives none of its own;
-    ``options`` are further keywords of ``GuidedDecoder.generate``."""
+    """How the rows of a run are decoded.
+
+    ``weights`` are the reward models' where a row gives none of its own; ``options`` are further keywords of
+    ``GuidedDecoder.generate``. Rows come out in their own order, or ``as_completed``: the longest prompts first.
+    """
 
     decoder: GuidedDecoder
     weights: dict[str, float]
     seed: int = 0
     chat: bool = False
+    system: str | None = None
+    as_completed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+
+    def encoder(self) -> RowEncoder:
+        return RowEncoder.of(self.decoder.tokenizer, self.chat, self.system)
 
     def check(self) -> None:
         """Raise for what no row could be decoded with, before anything is written."""
-        encode(self.decoder.tokenizer, ["x"], self.chat)
+        self.encoder()
         self.decoder.prepare([[0]], weights=self.weights, seed=self.seed, **self.options)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A row ready to decode."""
+    """A row ready to decode: its prompt's ids, its weights by name, its row seed, its keywords of ``generate``."""
 
     row: Row
     ids: list[int]
     weights: dict[str, float]
     seed: int
+    options: dict[str, Any]
+
+    @property
+    def call(self) -> tuple[object, ...]:
+        """What one call has in common: rows that differ in it are decoded in calls of their own."""
+        return self.options.get("max_new_tokens"), repr(self.options.get("stop"))
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A row that cannot be decoded."""
+
+    row: Row
+    error: GenARMError
 
 
 def run(task: Task, rows: list[Row], sink: Sink, report: Callable[[Result], None]) -> None:
     """Decode every row that ``sink`` has not finished; ``report`` is called with each result once it is written.
 
-    Batches are cut from the whole input, longest prompts first, so that a resumed run decodes the same batches, to the
-    last bit; one that was written in part is decoded again, and what is missing of it is written.
+    Batches are cut from the whole input, so that a resumed run decodes the same batches, to the last bit; one that was
+    written in part is decoded again, and what is missing of it is written.
 
     Raises:
         RunError: a batch failed for a reason that is no row's own (out of memory); finished rows are in the sink.
     """
-    prepared, failed = _prepare(task, rows)
-    decoded = (_decode(task, batch) for batch in _batches(prepared, task.decoder.max_batch_size, sink))
-    for results in itertools.chain([failed], decoded):
-        for result in results:
-            if result["id"] not in sink.finished:
+    for batch in batches(task, prepare_rows(task, rows)):
+        if all(item.row.key in sink.finished for item in batch):
+            continue
+        results = _decode(task, [item for item in batch if isinstance(item, Prepared)])
+        for item in batch:
+            if item.row.key not in sink.finished:
+                result = failure(item.row, item.error) if isinstance(item, Failed) else results[item.row.key]
                 sink.write(result)
                 report(result)
         sink.sync()
 
 
-def _prepare(task: Task, rows: list[Row]) -> tuple[list[Prepared], list[Result]]:
-    """The rows that can be decoded, and the results of those whose prompt or weights cannot be used."""
-    good: list[tuple[Row, dict[str, float]]] = []
-    failed = []
+def prepare_rows(task: Task, rows: Sequence[Row]) -> list[Prepared | Failed]:
+    """Each row ready to decode, or with what is wrong with its prompt, weights or settings."""
+    encoder = task.encoder()
+    seeds = genarm_kernels.row_seeds(task.seed, max((row.index for row in rows), default=0) + 1).tolist()
+    found: list[Prepared | Failed] = []
     for row in rows:
         try:
-            if not row.prompt:
-                raise PromptError("the prompt is empty: give it some text")
-            good.append((row, _weights(task, row.weights)))
+            ids, weights, options = encoder.encode(row), _weights(task, row), _options(task, row)
         except GenARMError as error:
-            failed.append(_failure(row, error))
-    encoded = encode(task.decoder.tokenizer, [row.prompt for row, _ in good], task.chat)
-    seeds = genarm_kernels.row_seeds(task.seed, max((row.index for row, _ in good), default=0) + 1).tolist()
-    prepared = [
-        Prepared(row, ids, weights, seeds[row.index]) for (row, weights), ids in zip(good, encoded, strict=True)
-    ]
-    return prepared, failed
+            found.append(Failed(row, error))
+            continue
+        seed = options.pop("seed", None)
+        place = (row.sample or 1) - 1
+        own = seeds[row.index] if seed is None else int(genarm_kernels.row_seeds(seed, place + 1)[place])
+        found.append(Prepared(row, ids, weights, own, options))
+    return found
 
 
-def _weights(task: Task, given: Any) -> dict[str, float]:
+def batches(task: Task, items: list[Prepared | Failed]) -> Iterator[list[Prepared | Failed]]:
+    """The rows in the order they come out in, as many at a time as the decoder takes. The longest prompts first make
+    batches of about one length, of which the largest shows at once whether it fits."""
+    if task.as_completed:
+        items = sorted(items, key=lambda item: -len(item.ids) if isinstance(item, Prepared) else -math.inf)
+    batch: list[Prepared | Failed] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += isinstance(item, Prepared)
+        if size == task.decoder.max_batch_size:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def call_options(items: Sequence[Prepared]) -> dict[str, Any]:
+    """The keywords of one call for these rows: one value where all have the same, else one per row."""
+    options = dict(items[0].options)
+    for name, default in PER_ROW.items():
+        values = [item.options.get(name, default) for item in items]
+        if name in options or any(value != default for value in values):
+            options[name] = values[0] if len(set(values)) == 1 else values
+    return {
+        **options,
+        "weights": [item.weights for item in items],
+        "seed": [item.seed for item in items],
+    }
+
+
+def _weights(task: Task, row: Row) -> dict[str, float]:
     """The default weights with a row's own in their place, such as the decoder takes."""
+    given = row.weights
     if given is None:
         return task.weights
     if not isinstance(given, dict):
@@ -118,59 +178,61 @@ def _weights(task: Task, given: Any) -> dict[str, float]:
     return weights
 
 
-def _batches(prepared: list[Prepared], size: int, sink: Sink) -> Iterator[list[Prepared]]:
-    """The batches with rows still to do, each of one length as near as may be; the largest shows at once if it fits."""
-    ordered = sorted(prepared, key=lambda item: (-len(item.ids), item.row.index))
-    for start in range(0, len(ordered), size):
-        batch = ordered[start : start + size]
-        if any(item.row.id not in sink.finished for item in batch):
-            yield batch
+def _options(task: Task, row: Row) -> dict[str, Any]:
+    """The run's settings with a row's own in their place, such as the decoder takes."""
+    own = dict(row.settings)
+    for name in own.keys() & REFUSED_SETTINGS.keys():
+        raise InvalidArgumentError(f"the row sets {name}, which a row cannot do here: {REFUSED_SETTINGS[name]}")
+    for name, value in own.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name != "stop" and not is_number:
+            raise InvalidArgumentError(f"{name} is {value!r}: write a number")
+    if own:  # one check for a row as for a call
+        task.decoder.prepare([[0]], **{**task.options, **own, "weights": _weights(task, row)})
+    return {**task.options, **own}
 
 
-def _decode(task: Task, batch: list[Prepared]) -> list[Result]:
+def _decode(task: Task, items: list[Prepared]) -> dict[RowKey, Result]:
+    """The results of a batch by key."""
+    calls: dict[tuple[object, ...], list[Prepared]] = {}
+    for item in items:
+        calls.setdefault(item.call, []).append(item)
+    return {item.row.key: result for call in calls.values() for item, result in _call(task, call)}
+
+
+def _call(task: Task, items: list[Prepared]) -> list[tuple[Prepared, Result]]:
     try:
-        out = task.decoder.generate(
-            [item.ids for item in batch],
-            weights=[item.weights for item in batch],
-            seed=[item.seed for item in batch],
-            return_logprobs=True,
-            **task.options,
-        )
+        out = task.decoder.generate([item.ids for item in items], return_logprobs=True, **call_options(items))
     except GenARMError as error:
         if not error.rows:
             raise
-        return [_failure(item.row, error.rows[index]) for index, item in enumerate(batch)]
+        return [(item, failure(item.row, error.rows[index])) for index, item in enumerate(items)]
     except Exception as error:
-        raise _batch_error(error, batch) from error
-    return [_result(task, item, out, index) for index, item in enumerate(batch)]
+        raise batch_error(error, items) from error
+    return [(item, result_of(item, out, index)) for index, item in enumerate(items)]
 
 
-def _result(task: Task, item: Prepared, out: GenerationOutput, index: int) -> Result:
+def result_of(item: Prepared, out: GenerationOutput, index: int) -> Result:
+    """A row of the output: what came of row ``index`` of a call."""
     if index in out.errors:
-        return _failure(item.row, out.errors[index])
-    tokens = out.tokens[index].tolist()
-    assert out.model_logprobs is not None and out.texts is not None
-    sums = out.model_logprobs[index, : len(tokens)].double().sum(0).tolist()
-    return {
-        "id": item.row.id,
-        "prompt": item.row.prompt,
-        "text": out.texts[index],
-        "weights": item.weights,
-        "token_count": len(tokens),
-        "logprob_sums": {
-            name: round(value, 6) if math.isfinite(value) else None
-            for name, value in zip(out.model_names, sums, strict=True)
-        },
-        "finish_reason": out.finish_reasons[index],
-    }
+        return failure(item.row, out.errors[index])
+    count = len(out.tokens[index])
+    assert out.texts is not None
+    result = {**item.row.head, "text": out.texts[index], "weights": item.weights, "token_count": count}
+    if out.model_logprobs is not None:
+        sums = out.model_logprobs[index, :count].double().sum(0).tolist()
+        named = zip(out.model_names, sums, strict=True)
+        result["logprob_sums"] = {name: round(value, 6) if math.isfinite(value) else None for name, value in named}
+    return {**result, "finish_reason": out.finish_reasons[index]}
 
 
-def _failure(row: Row, error: GenARMError) -> Result:
+def failure(row: Row, error: GenARMError) -> Result:
+    """A row of the output: what is wrong with it."""
     text = re.sub(r"^row \d+[:,] ", "", " ".join(str(error).split()))  # the row of a batch means nothing to a reader
-    return {"id": row.id, "prompt": row.prompt, "error": text, "finish_reason": "error"}
+    return {**row.head, "error": text, "finish_reason": "error"}
 
 
-def _batch_error(error: Exception, batch: list[Prepared]) -> RunError:
+def batch_error(error: Exception, batch: Sequence[Prepared]) -> RunError:
     text = " ".join(str(error).split()) or type(error).__name__
     where = f"a batch of {len(batch)} rows with up to {max(len(item.ids) for item in batch)} tokens failed"
     advice = "finished rows are kept"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,22 @@ class Cli:
     def left(self) -> list[str]:
         """Names of the files in the folder."""
         return sorted(path.name for path in self.folder.iterdir())
+
+
+@pytest.fixture
+def own_process(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Outcome]]:
+    """`genarm generate` with the tiny models as the process's own command, signals and standard streams included."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["genarm", *cli.guided, *map(str, arguments)])
+        status = main()
+        captured = cli.capsys.readouterr()
+        return Outcome(status, captured.err.splitlines(), captured.out)
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

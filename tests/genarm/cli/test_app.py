@@ -12,11 +12,13 @@ import pytest
 import genarm
 from genarm.cli import generate
 from genarm.cli.app import main
+from genarm.cli.options import ModelOptions
 from genarm.errors import InvalidArgumentError, RunError
 
 # An option of each command.
 COMMANDS = {
     "generate": "--no-chat",
+    "chat": "--transcript",
     "bench": "--trace",
     "info": "--json",
     "demo": "--output",
@@ -74,14 +76,18 @@ def options(monkeypatch):
 def test_every_option_arrives(cli, options):
     text = "--base b --reward a=b:1 --reward c --prompt p --prompt q --max-new-tokens 7 --temperature 0.5 --top-k 3"
     text += " --top-p 0.9 --min-p 0.1 --seed 4 --batch-size 2 --max-length 99 --dtype float16 --device cpu --chat"
-    text += " --overwrite --trust-remote-code --beta 2 --base-weight 0.5 --output o"
-    assert cli("generate", *text.split()).status == 0
-    decoding = {"beta": 2.0, "base_weight": 0.5, "max_new_tokens": 7}
+    text += " --overwrite --trust-remote-code --beta 2 --base-weight 0.5 --output o --base-min-p 0.2 --base-top-p 0.8"
+    text += (
+        " --repetition-penalty 1.2 --stop x --stop a\\nb -n 3 --system s --json --stats --as-completed --retry-failed"
+    )
+    assert cli("generate", "r", *text.split()).status == 0
+    decoding = {"beta": 2.0, "base_weight": 0.5, "max_new_tokens": 7, "stop": ["x", "a\nb"]}
     decoding |= {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1}
-    given = {"base": "b", "rewards": ["a=b:1", "c"], "prompts": ["p", "q"], "output": Path("o"), "decoding": decoding}
-    given |= {"seed": 4, "batch_size": 2, "max_length": 99, "dtype": "float16", "device": "cpu"}
-    flags = dict.fromkeys(("chat", "overwrite", "trust_remote_code"), True)
-    assert options == [generate.GenerateOptions(**given, **flags)]
+    decoding |= {"base_min_p": 0.2, "base_top_p": 0.8, "repetition_penalty": 1.2}
+    models = ModelOptions("b", ["a=b:1", "c"], 2, 99, "float16", "cpu", trust_remote_code=True)
+    given = {"models": models, "prompts": ["r", "p", "q"], "output": Path("o"), "decoding": decoding, "samples": 3}
+    flags = dict.fromkeys(("chat", "json", "stats", "as_completed", "retry_failed", "overwrite"), True)
+    assert options == [generate.GenerateOptions(**given, seed=4, system="s", **flags)]
 
 
 def test_the_defaults_are_the_plain_distribution_and_no_remote_code(cli, options):
@@ -89,7 +95,24 @@ def test_the_defaults_are_the_plain_distribution_and_no_remote_code(cli, options
     decoding = options[0].decoding
     assert decoding["temperature"] == decoding["top_p"] == decoding["beta"] == decoding["base_weight"] == 1.0
     assert decoding["top_k"] == decoding["min_p"] == 0
-    assert not options[0].trust_remote_code and not options[0].chat and options[0].base is None
+    assert decoding["base_min_p"] == 0 and decoding["base_top_p"] == decoding["repetition_penalty"] == 1
+    assert not options[0].models.trust_remote_code and not options[0].chat and options[0].models.base is None
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--beta -1", "--beta is -1: give a number above 0"),
+        ("--beta 0", "--beta is 0: give a number above 0"),
+        ("--repetition-penalty 0", "--repetition-penalty is 0: give a number above 0"),
+        ("--top-p 2", "'--top-p'"),
+        ("--base-min-p -1", "'--base-min-p'"),
+        ("-n 0", "'-n'"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(cli, options, line, words):
+    cli("generate", "a", *line.split()).assert_refused(2, words)
+    assert not options
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`genarm generate` from the outside: files in, files out, whatever happens in between."""
 
 import gzip
+import io
 import json
 import os
 import signal
@@ -73,25 +74,26 @@ def test_a_killed_run_started_again_ends_with_exactly_one_row_per_prompt(cli):
     assert cli.output.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     other = cli.folder / "uninterrupted.jsonl"
     assert cli.generate(*arguments, "--output", other).status == 0
-    assert cli.rows() == cli.rows(other) and set(cli.rows()) == set(range(1, 41))
+    assert cli.rows() == cli.rows(other) and list(cli.rows()) == list(range(1, 41))
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_resume(cli, monkeypatch):
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_asked_to_stop_keeps_what_is_finished_and_says_how_to_resume(cli, monkeypatch, own_process, stop, status):
     source = cli.file("in.jsonl", ROWS)
     real, calls = GuidedDecoder.generate, []
 
     def generate(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), stop)
         return real(*arguments, **options)
 
     monkeypatch.setattr(GuidedDecoder, "generate", generate)
-    found = cli.generate("--input", source, "--output", cli.output)
-    assert found.status == 130 and len(cli.rows()) == 4
+    found = own_process("--input", source, "--output", cli.output)
+    assert found.status == status and list(cli.rows()) == [row["id"] for row in ROWS[:4]]
     assert found.line == f"genarm: interrupted: 4 of 10 rows are in {cli.output}; the same command resumes there"
     assert cli.generate("--input", source, "--output", cli.output).status == 0
-    assert len(cli.rows()) == 10
+    assert list(cli.rows()) == [row["id"] for row in ROWS]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +121,8 @@ def test_failed_rows_are_kept_and_counted_on_every_run(cli):
     expected = (
         f"error: {source} line 3 is not JSON",
         f"error: {source} line 5 has the id 'long' of line 2",
-        "row 'odd' failed: weights names 'third', which is not loaded",
         "row 'long' failed: the base prompt has 601 tokens",
+        "row 'odd' failed: weights names 'third', which is not loaded",
         f"{cli.output}: 3 rows, 2 of them failed; 6 tokens in",
     )
     assert found.status == 1
@@ -133,6 +135,36 @@ def test_failed_rows_are_kept_and_counted_on_every_run(cli):
     assert again.status == 1 and cli.output.read_bytes() == before
     done = f"genarm: {cli.output} is complete already: 3 rows, 2 of them failed"
     assert again.errors == [*found.errors[:2], done]
+
+
+def test_failed_rows_are_decoded_again_on_request_and_stand_in_their_place(cli):
+    source = cli.file("in.jsonl", [{"prompt": "x" * 60}, {"prompt": "b", "topic": "t"}, {"prompt": "x" * 600}])
+    arguments = ("--input", source, "--output", cli.output, "--max-length", 300)
+    assert cli.generate(*arguments).status == 1
+    assert [row["finish_reason"] for row in cli.rows().values()] == ["length", "length", "error"]
+    lines = cli.output.read_text().splitlines(keepends=True)
+    failed = {"id": 1, "prompt": "x", "error": "the lights went out", "finish_reason": "error"}
+    cli.output.write_text(json.dumps(failed) + "\n" + "".join(lines[1:]))
+    assert cli.generate(*arguments).status == 1 and cli.rows()[1] == failed
+    found = cli.generate(*arguments, "--retry-failed")
+    assert found.status == 1 and cli.output.read_text() == "".join(lines)
+    assert "3 rows, 1 of them failed" in found.errors[-1] and cli.rows()[2]["topic"] == "t"
+
+
+def test_rows_of_every_form_with_settings_of_their_own_come_out_in_order(cli, monkeypatch):
+    turn = {"role": "user", "content": "hi"}
+    rows = [
+        {"prompt": "a longer prompt", "max_new_tokens": 2},
+        {"messages": [turn], "id": "chat"},
+        {"prompt": [70, 71, 72], "temperature": 0},
+    ]
+    text = json.dumps(rows, indent=1)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert cli.generate("--input", "-", "--output", cli.output, "-n", 2, "--system", "be kind").status == 0
+    found = [json.loads(line) for line in cli.output.read_text().splitlines()]
+    assert [(row["id"], row["sample"]) for row in found] == [(i, n) for i in (1, "chat", 3) for n in (1, 2)]
+    assert [row["token_count"] for row in found[:2]] == [2, 2] and found[2]["messages"] == [turn]
+    assert found[4]["prompt"] == [70, 71, 72] and found[4]["text"] == found[5]["text"] and found[4]["temperature"] == 0
 
 
 def test_an_output_of_another_run_is_refused_by_what_differs_and_replaced_on_demand(cli, monkeypatch):
@@ -166,30 +198,15 @@ def test_two_runs_do_not_write_to_one_output(cli, monkeypatch):
     for file in cli.folder.iterdir():
         file.unlink()
     real = command._load  # the output appears while the models load
-    monkeypatch.setattr(command, "_load", lambda *arguments: (cli.output.write_text("mine"), real(*arguments))[1])
+    monkeypatch.setattr(command, "_load", lambda *given: (cli.output.write_text("mine"), real(*given))[1])
     found = cli.generate("--prompt", "a", "--output", cli.output)
     assert found.status == 1 and "made by another process meanwhile" in found.line
     assert cli.output.read_text() == "mine" and cli.left() == ["out.jsonl"]
 
 
-def test_prompts_are_shown_in_order_with_their_texts_and_figures(cli):
-    prompts = ["--prompt", "hello [bold]", "--prompt", "", "--prompt", "ccc", "--prompt", "dd dd"]
-    found = cli.generate(*prompts, "--chat", "--max-new-tokens", 2, "--batch-size", 1)
-    assert found.status == 1 and found.text.startswith("hello [bold]")
-    assert [line[0] for line in found.text.splitlines() if line[:1] in ("h", "c", "d")] == ["h", "c", "d"]
-    assert "[length · 2 tokens · log p: base −" in found.text and ", second −" in found.text
-    assert found.errors[0] == "genarm: row 2 failed: the prompt is empty: give it some text"
-    assert found.errors[1].startswith("genarm: 6 tokens in ")
-
-
-def test_text_cannot_drive_the_terminal(cli):
-    found = cli.generate("--prompt", "a\x1b[31m\x9bb\u200d\n\u00a0c", "--max-new-tokens", 1)
-    assert found.text.startswith("a\ufffd[31m\ufffdb\u200d\n\u00a0c")
-
-
 def test_rows_of_an_input_without_an_output_go_to_the_standard_output(cli):
     found = cli.generate("--input", cli.file("in.txt", "one\ntwo\n"))
-    assert sorted(json.loads(line)["prompt"] for line in found.text.splitlines()) == ["one", "two"]
+    assert [json.loads(line)["prompt"] for line in found.text.splitlines()] == ["one", "two"]
     assert found.status == 0 and len(found.errors) == 1
 
 

@@ -14,11 +14,13 @@ BAD = [
     (["--prompt", "a", "--base", "FOLDER/mute"], 2, "the base model has no tokenizer beside it"),
     (["--prompt", "a", "--base", "FOLDER/plain", "--chat"], 2, "has no chat template: leave --chat out"),
     (["--prompt", "a", "--reward", "x=FOLDER/foreign"], 1, "guidance needs one vocabulary"),
-    (["--prompt", "a", "--top-p", "-1"], 2, "top_p is -1"),
+    (["--prompt", "a", "--stop", ""], 2, "--stop is empty"),
+    (["a", "--system", "b"], 2, "--system is a message before a conversation: give --chat too"),
+    (["--input", "FOLDER/table.csv"], 1, "table.csv is CSV, and prompts are read from text, JSONL or JSON"),
     (["--prompt", "a", "--dtype", "int8"], 2, "dtype is 'int8': pass 'auto', 'bfloat16', 'float16' or 'float32'"),
-    (["--prompt", "a", "--input", "FOLDER/in.txt"], 2, "--prompt and --input were both given"),
+    (["--prompt", "a", "--input", "FOLDER/in.txt"], 2, "a prompt and --input were both given"),
     (["--prompt", "a\udcff"], 2, "is not UTF-8"),
-    ([], 2, "there is nothing to generate from: give --prompt TEXT or --input FILE"),
+    ([], 2, 'there is nothing to generate from: give a prompt ("I really enjoy") or --input FILE'),
     (["--input", "FOLDER/none"], 1, "none: no such file: check --input"),
     (["--input", "FOLDER/broken.jsonl"], 1, "broken.jsonl line 1 is not JSON"),
     (["--input", "FOLDER/in.txt", "--output", "FOLDER/in.txt"], 2, "--input and --output are both"),
@@ -32,6 +34,7 @@ def material(models, tmp_path_factory):
     folder, base = tmp_path_factory.mktemp("material"), models / "base"
     (folder / "in.txt").write_text("a\n")
     (folder / "broken.jsonl").write_text("{\n")
+    (folder / "table.csv").write_text("prompt\na\n")
     weights = {"pickled": "pytorch_model.bin", "mute": "model.safetensors", "plain": "model.safetensors"}
     for name, file in weights.items():
         (folder / name).mkdir()

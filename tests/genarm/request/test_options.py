@@ -22,7 +22,7 @@ HUGE = 10**400  # more than any float
     ("option", "value", "cause"),
     [
         ("beta", 0, "beta is 0"),
-        ("beta", -1.0, "beta is -1.0: pass a finite number of at least 0"),
+        ("beta", -1.0, "beta is -1: the reward weights are divided by it, so pass a number above 0"),
         ("beta", 1e-42, "beyond float32"),
         ("beta", HUGE, "larger than any floating-point number"),
         ("base_weight", 1e39, "the base in row 0 is beyond float32"),

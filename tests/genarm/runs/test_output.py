@@ -74,6 +74,48 @@ def test_finished_rows_are_kept_with_whether_they_failed(path):
     assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == [1, "three", 2]
 
 
+def test_failed_rows_that_are_tried_again_are_taken_out_when_the_run_begins(path):
+    before = written(path, row(1, "error"), row(2), row("three", "error"))
+    output = OutputFile(path, SETTINGS)
+    output.inspect(IDS, retry_failed=True)
+    assert output.finished == {2: False} and path.read_bytes() == before
+    output.begin()
+    assert path.read_bytes() == before.splitlines(keepends=True)[1]
+    with pytest.raises(RunError, match="another genarm is writing to it"):
+        opened(path)
+    output.write(row("three"))
+    output.write(row(1))
+    output.arrange(IDS)
+    output.close()
+    assert path.read_bytes() == b"".join(json.dumps(row(key), ensure_ascii=False).encode() + b"\n" for key in IDS)
+    assert names(path) == ["out.jsonl", "out.jsonl.meta.json"]
+
+
+def test_rows_in_order_are_not_written_again_and_rows_that_cannot_be_are_kept(path, monkeypatch):
+    before = written(path, row(2), row(1))
+    output = opened(path)
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    output.arrange([2, 1])
+    with pytest.raises(RunError, match=r"No space left on device.*its rows are as they were"):
+        output.arrange([1, 2])
+    output.close()
+    assert path.read_bytes() == before and names(path) == ["out.jsonl", "out.jsonl.meta.json"]
+
+
+def test_samples_of_one_prompt_are_rows_of_their_own(path):
+    output = OutputFile(path, SETTINGS)
+    keys = [("a", 1), ("a", 2)]
+    output.inspect(keys)
+    output.begin()
+    for _, sample in keys:
+        output.write({"id": "a", "sample": sample, "finish_reason": "eos"})
+    output.close()
+    again = OutputFile(path, SETTINGS)
+    again.inspect(keys)
+    again.close()
+    assert again.finished == {("a", 1): False, ("a", 2): False}
+
+
 @pytest.mark.parametrize(
     "tail", [b'{"id": 2, "text": "zw\xc3', b'{"id": 2, "finish_reason": "eos"}', b"\0" * 50, b"\n", b"{}\n"]
 )

@@ -11,7 +11,8 @@ from families import make_model
 import genarm_kernels
 from genarm import GenARMError, GuidedDecoder
 from genarm.errors import NumericalError, RunError
-from genarm.runs.rows import Row, encode
+from genarm.runs.encode import RowEncoder
+from genarm.runs.rows import Row, row_key
 from genarm.runs.run import Task, run
 
 TEXTS = ["short", "a much longer prompt than the others", "", "middle sized", "x" * 300, "naïve café"]
@@ -27,8 +28,8 @@ class Memory:
     syncs: int = 0
 
     def write(self, row):
-        self.finished[row["id"]] = row["finish_reason"] == "error"
-        self.rows[row["id"]] = dict(row)
+        self.finished[row_key(row)] = row["finish_reason"] == "error"
+        self.rows[row_key(row)] = dict(row)
 
     def sync(self):
         self.syncs += 1
@@ -48,7 +49,7 @@ def task():
 def outcome(task, rows, **finished):
     sink = Memory(finished=dict(finished))
     reported: list[str] = []
-    run(task, rows, sink, lambda result: reported.append(result["id"]))
+    run(task, rows, sink, lambda result: reported.append(row_key(result)))
     assert reported == list(sink.rows)
     return sink
 
@@ -60,7 +61,7 @@ def texts(sink):
 def test_a_result_says_what_was_drawn_and_what_each_model_thought_of_it(task):
     result = outcome(task, ROWS[:1]).rows["r0"]
     seed = genarm_kernels.row_seeds(5, 1)
-    ids = encode(task.decoder.tokenizer, ["short"], False)
+    ids = [RowEncoder.of(task.decoder.tokenizer, False, None).encode(ROWS[0])]
     out = task.decoder.generate(ids, weights=task.weights, seed=seed, max_new_tokens=5, return_logprobs=True)
     sums = out.model_logprobs[0].double().sum(0).tolist()
     assert list(result) == ["id", "prompt", "text", "weights", "token_count", "logprob_sums", "finish_reason"]
@@ -72,9 +73,10 @@ def test_a_result_says_what_was_drawn_and_what_each_model_thought_of_it(task):
 
 def test_a_result_depends_on_neither_batch_size_nor_which_rows_are_done(task):
     whole = outcome(task, ROWS)
+    assert list(whole.rows) == [row.id for row in ROWS] and whole.syncs == 3  # batches of two, besides "" that fails
+    by_length = outcome(replace(task, as_completed=True), ROWS)
     # the longest prompts first, and before them the rows that cannot be decoded
-    assert list(whole.rows) == ["r2", "r4", "r1", "r3", "r5", "r0"]
-    assert whole.syncs == 4  # the unusable rows, and three batches of two
+    assert list(by_length.rows) == ["r2", "r4", "r1", "r3", "r5", "r0"] and texts(by_length) == texts(whole)
     assert texts(outcome(replace(task, decoder=decoder(8)), ROWS)) == texts(whole)
     rest = texts(outcome(task, ROWS, r1=False, r5=False))
     assert rest == {key: text for key, text in texts(whole).items() if key not in ("r1", "r5")}
@@ -87,6 +89,66 @@ def test_a_rows_own_weights_take_the_place_of_the_defaults_it_names(task):
     assert found["r0"]["weights"] == {"a": 1.0, "b": 2}
     assert found["r1"]["text"] == found["r2"]["text"] != found["r0"]["text"]
     assert found["r3"]["text"] != found["r2"]["text"]  # another line, another seed
+
+
+def test_a_rows_own_settings_are_those_of_a_call_with_them(task):
+    own = [
+        {"temperature": 0.1},
+        {"max_new_tokens": 2},
+        {"top_k": 1, "beta": 2},
+        {"stop": "e", "seed": 8},
+        {"seed": 8},
+        {},
+    ]
+    rows = [Row(index, index, "middle sized", settings=settings) for index, settings in enumerate(own)]
+    found = outcome(replace(task, decoder=decoder(8)), rows).rows
+    ids = RowEncoder.of(task.decoder.tokenizer, False, None).encode(rows[0])
+    seeds = genarm_kernels.row_seeds(task.seed, len(rows))
+    assert list(found) == list(range(len(rows)))
+    for index, settings in enumerate(own):
+        alone = {"weights": task.weights, "max_new_tokens": 5, "seed": seeds[index : index + 1], **settings}
+        out = task.decoder.generate([ids], **alone)
+        assert (found[index]["text"], found[index]["finish_reason"]) == (out.texts[0], out.finish_reasons[0])
+    assert found[1]["token_count"] == 2 and found[4]["text"] != found[5]["text"]
+
+
+def test_samples_are_different_draws_that_stay_what_they_are(task):
+    rows = [Row(index, "r", "short", sample=index + 1) for index in range(3)]
+    found = outcome(task, rows).rows
+    assert len({row["text"] for row in found.values()}) == 3 and list(found) == [("r", 1), ("r", 2), ("r", 3)]
+    seeded = [replace(row, settings={"seed": 9}) for row in rows]
+    out = task.decoder.generate("short", weights=task.weights, max_new_tokens=5, seed=9, num_return_sequences=3)
+    assert [row["text"] for row in outcome(task, seeded).rows.values()] == out.texts
+
+
+def test_messages_ids_and_systems_are_the_prompts_they_say(task):
+    turn = {"role": "user", "content": "hi"}
+    answer = {"role": "assistant", "content": "yes"}
+    rows = [
+        (Row(0, 1, [turn]), "<bos>[system]be kind[user]hi[assistant]"),
+        (Row(1, 2, [{"role": "system", "content": "own"}, turn]), "<bos>[system]own[user]hi[assistant]"),
+        (Row(2, 3, [turn, answer]), "<bos>[system]be kind[user]hi[assistant]yes"),
+        (Row(3, 4, "hi"), "<bos>[system]be kind[user]hi[assistant]"),
+        (Row(4, 5, "hi", columns={"system": "own"}), "<bos>[system]own[user]hi[assistant]"),
+        (Row(5, 6, [70, 71]), None),
+    ]
+    tokenizer = task.decoder.tokenizer
+    chat = RowEncoder.of(tokenizer, True, "be kind")
+    for row, text in rows:
+        ids = chat.encode(row)
+        assert ids == row.prompt if text is None else tokenizer.decode(ids).startswith(text), tokenizer.decode(ids)
+    assert tokenizer.decode(RowEncoder.of(tokenizer, False, None).encode(Row(0, 1, "hi"))) == "<bos>hi"
+    tokenizer = byte_tokenizer()
+    for template, words in (
+        (
+            "{{ raise_exception('no users here') }}",
+            r"--chat: the chat template fails on messages of user .no users here.",
+        ),
+        (None, "has no chat template: leave --chat out"),
+    ):
+        tokenizer.chat_template = template
+        with pytest.raises(GenARMError, match=words):
+            RowEncoder.of(tokenizer, True, None)
 
 
 BAD = [
@@ -111,6 +173,23 @@ def test_a_row_that_cannot_be_decoded_says_why_and_the_rest_is_done(task):
         said = found[index].pop("error")
         assert found[index] == {"id": index, "prompt": prompt, "finish_reason": "error"}
         assert said.startswith(error) and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"temperature": "warm"}, "temperature is 'warm': write a number"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
+        ({"seed": 1.5}, "seed is"),
+        ({"stop": 3}, "stop is 3"),
+        ({"num_beams": 4}, "the row sets num_beams, which a row cannot do here: leave it out"),
+        ({"max_tokens": 4}, "the row sets max_tokens, which a row cannot do here: write max_new_tokens"),
+    ],
+)
+def test_a_setting_that_a_row_cannot_have_is_named(task, settings, words):
+    found = outcome(task, [Row(0, 1, "short", settings=settings), Row(1, 2, "short")]).rows
+    assert words in found[1]["error"] and found[2]["finish_reason"] == "length"
 
 
 def test_a_batch_whose_every_row_fails_costs_no_other_batch_its_rows(task):
@@ -147,7 +226,7 @@ def test_an_error_that_is_no_rows_own_ends_the_run_and_keeps_what_is_done(task, 
     sink = Memory()
     with pytest.raises(raised, match=words) as caught:
         run(task, ROWS, sink, lambda result: None)
-    assert "\n" not in str(caught.value) and list(sink.rows) == ["r2", "r4", "r1"]
+    assert "\n" not in str(caught.value) and list(sink.rows) == ["r0", "r1"]
 
 
 def test_a_call_that_is_wrong_for_every_row_is_raised_before_anything_is_written(task):

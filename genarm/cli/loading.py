@@ -1,0 +1,39 @@
+"""Loads the models that a command line names, with a word on the terminal while it takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from ..decoder import GuidedDecoder
+from ..errors import RunError
+from ..models.sources import RewardChoice
+from .options import ModelOptions
+
+
+def load(options: ModelOptions, base: str, rewards: Sequence[RewardChoice]) -> GuidedDecoder:
+    """A decoder of these models.
+
+    Raises:
+        GenARMError: they cannot be loaded, do not go together, or do not fit into memory.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with Console(stderr=True).status("loading the models"):
+            return GuidedDecoder.from_pretrained(
+                base,
+                {reward.name: reward.path for reward in rewards},
+                dtype=options.dtype,
+                device=options.device,
+                max_batch_size=options.batch_size,
+                max_length=options.max_length,
+                trust_remote_code=options.trust_remote_code,
+            )
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise RunError(f"the models do not fit into memory ({error}): choose a smaller --dtype or model") from error

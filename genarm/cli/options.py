@@ -1,0 +1,81 @@
+"""Options that several commands have. Nothing heavy is imported for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InvalidArgumentError
+
+Base = Annotated[str | None, typer.Option(help="Folder or hub id of the base model.", show_default="the embedded base")]
+Reward = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH:WEIGHT",
+        help="A reward model and its weight (default 1), repeatable; or an embedded one (art, science, agreeableness, "
+        "risk) as NAME:WEIGHT; or a folder of genarm train as PATH:WEIGHT.",
+    ),
+]
+Beta = Annotated[float, typer.Option(help="What all reward weights are divided by; above 0.")]
+BaseWeight = Annotated[float, typer.Option(help="The base model's own weight.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="The most new tokens per text.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
+TopK = Annotated[int, typer.Option(min=0, help="Only the k most likely tokens; 0 is off.")]
+TopP = Annotated[
+    float, typer.Option(min=0, max=1, help="Only the most likely tokens that make up this mass; 1 is off.")
+]
+MinP = Annotated[float, typer.Option(min=0, max=1, help="Only tokens this likely relative to the likeliest; 0 is off.")]
+BaseTopP = Annotated[float, typer.Option(min=0, max=1, help="--top-p by the base model's own probabilities; 1 is off.")]
+BaseMinP = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="--min-p by the base model's own probabilities, which keeps texts fluent; 0 is off."
+    ),
+]
+RepetitionPenalty = Annotated[
+    float, typer.Option(help="Above 1, tokens that were there before become less likely; 1 is off.")
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help=r"End a text before this one, repeatable; \n is a line break."),
+]
+Seed = Annotated[int, typer.Option(help="The seed of the draws: the same command writes the same texts.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts written at once.")]
+MaxLength = Annotated[int, typer.Option(min=1, help="The most tokens of prompt and continuation together.")]
+Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository brings along.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which models a command decodes with, and how they are loaded."""
+
+    base: str | None = None
+    rewards: Sequence[str] = ()
+    batch_size: int = 8
+    max_length: int = 4096
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+def decoding(stop: Sequence[str] | None, **values: Any) -> dict[str, Any]:
+    """Keywords of ``GuidedDecoder.generate``: what a command line can say, checked as far as it can be without models.
+
+    Raises:
+        InvalidArgumentError: a number that divides or multiplies and must be above 0, an empty stop string.
+    """
+    for name in ("beta", "repetition_penalty"):
+        if not values[name] > 0:
+            raise InvalidArgumentError(f"--{name.replace('_', '-')} is {values[name]:g}: give a number above 0")
+    if stop:
+        if not all(stop):
+            raise InvalidArgumentError("--stop is empty: give the text that ends an answer")
+        values["stop"] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in stop]
+    return values
