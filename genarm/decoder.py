@@ -53,6 +53,7 @@ class GuidedDecoder:
         reward_bases: {name: which base that adapter goes on}: "base" is the one given, "own" the one that its
             adapter_config.json names, else a path, a hub id or a loaded model. Left out, it is the one given where the
             adapter fits it, else its own; a warning says so where they differ. `describe` says what runs on what.
+        check_vocabulary: compare reward models' tokens with the base's. False: you know that ids mean the same.
     Raises:
         GenARMError: one subclass a cause, before anything is decoded.
 
@@ -71,6 +72,7 @@ class GuidedDecoder:
         attention: AttentionName = "kernel",
         trust_remote_code: bool = False,
         reward_bases: RewardBases = None,
+        check_vocabulary: bool = True,
         _base_name: str | None = None,
         _hub: Mapping[str, Any] | None = None,
         _hold_weakly: bool = False,
@@ -90,7 +92,9 @@ class GuidedDecoder:
         base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
         self.tokenizer = tokenizer
         rewards = name_rewards(reward_models)
-        self.models: list[CausalModel] = build_models(base_model, rewards, tokenizer, source, base_name, reward_bases)
+        self.models: list[CausalModel] = build_models(
+            base_model, rewards, tokenizer, source, base_name, reward_bases, check_vocabulary
+        )
         if _hold_weakly:
             given = [base_model, *(reward for reward in rewards.values() if isinstance(reward, nn.Module))]
             self.models = [model.held_weakly(given) for model in self.models]
@@ -124,6 +128,7 @@ class GuidedDecoder:
         attention: AttentionName = "kernel",
         trust_remote_code: bool = False,
         reward_bases: RewardBases = None,
+        check_vocabulary: bool = True,
         **options: Unpack[LoadOptions],
     ) -> GuidedDecoder:
         """Load a base and its reward models from folders or the hub (safetensors only).
@@ -149,6 +154,7 @@ class GuidedDecoder:
             attention=attention,
             trust_remote_code=trust_remote_code,
             reward_bases=reward_bases,
+            check_vocabulary=check_vocabulary,
             _base_name=str(base_model),
             _hub=source.of_rewards().options,
         )

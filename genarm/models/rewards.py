@@ -54,6 +54,7 @@ def build_models(
     source: Source,
     base_name: str | None = None,
     reward_bases: RewardBases = None,
+    check_vocabulary: bool = True,
 ) -> list[CausalModel]:
     """The base's model first, then each reward model's, in order; every mismatch is an error here."""
     bases = Bases(base, base_name, source, check_choices(reward_bases, rewards))
@@ -65,7 +66,8 @@ def build_models(
             raise InvalidArgumentError(
                 f"reward model {name!r} is on {model.device}, the base on {models[0].device}: move one with .to(device)"
             )
-        check_vocabularies(models[0].vocab_size, model.vocab_size, tokenizer, reward_tokenizer, name)
+        if check_vocabulary:
+            check_vocabularies(models[0].vocab_size, model.vocab_size, tokenizer, reward_tokenizer, name)
         models.append(model)
     return models
 

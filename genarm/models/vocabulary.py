@@ -11,21 +11,26 @@ from torch import Tensor
 from ..errors import VocabularyMismatchError
 from .causal import CausalModel
 
+CURE = (
+    "guidance needs one vocabulary; use a reward model trained with the base's tokenizer (or, where you know that ids "
+    "mean the same, GuidedDecoder's check_vocabulary=False)"
+)
+
 
 def check_vocabularies(
     base_size: int, reward_size: int, base_tokenizer: Any, reward_tokenizer: Any, reward_name: str
 ) -> None:
     """Raise unless both models share one vocabulary; padded sizes may differ.
 
-    With both tokenizers at hand the tokens themselves are compared. Without, only the sizes can be: they must be
-    equal up to padding or a few added tokens.
+    With both tokenizers at hand the tokens themselves are compared, but for special ones, which may go by other names.
+    Without, only the sizes can be: they must be equal up to padding or a few added tokens.
     """
     if base_tokenizer is not None and reward_tokenizer is not None:
         _compare_tokens(base_tokenizer, reward_tokenizer, min(base_size, reward_size), reward_name)
     elif not same_up_to_padding(base_size, reward_size):
         raise VocabularyMismatchError(
             f"reward model {reward_name!r} has {reward_size} tokens, the base {base_size}, which is more than padding: "
-            "guidance needs one vocabulary; use a reward model trained with the base's tokenizer"
+            f"{CURE}"
         )
 
 
@@ -42,18 +47,24 @@ def same_up_to_padding(first: int, second: int) -> bool:
 
 def _compare_tokens(base_tokenizer: Any, reward_tokenizer: Any, size: int, reward_name: str) -> None:
     base, reward = _by_id(base_tokenizer), _by_id(reward_tokenizer)
-    special = set(base_tokenizer.all_special_ids) & set(reward_tokenizer.all_special_ids)
-    for token in sorted((set(base) & set(reward)) - special):
+    base_special, reward_special = _special_ids(base_tokenizer), _special_ids(reward_tokenizer)
+    for token in sorted((set(base) & set(reward)) - (base_special & reward_special)):
         if token < size and base[token] != reward[token]:
             raise VocabularyMismatchError(
                 f"reward model {reward_name!r} and the base differ at id {token}: {reward[token]!r} against "
-                f"{base[token]!r}: guidance needs one vocabulary; use a reward model trained with the base's tokenizer"
+                f"{base[token]!r}: {CURE}"
             )
-    if not same_up_to_padding(len(base), len(reward)):
+    if not same_up_to_padding(len(set(base) - base_special), len(set(reward) - reward_special)):
         raise VocabularyMismatchError(
-            f"reward model {reward_name!r} has {len(reward)} tokens, the base {len(base)}: guidance needs one "
-            "vocabulary; use a reward model trained with the base's tokenizer"
+            f"reward model {reward_name!r} has {len(reward)} tokens, the base {len(base)}: {CURE}"
         )
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    """Those of its roles (BOS and the like), and every added token that is marked special: reserved ones are renamed by
+    whoever puts them to use."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(index for index, token in added.items() if getattr(token, "special", False))}
 
 
 def _by_id(tokenizer: Any) -> dict[int, str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from families import WORDS, make_model, word_tokenizer
+from tokenizers import AddedToken
 
 from genarm import GuidedDecoder, VocabularyMismatchError
 from genarm.models.vocabulary import check_vocabularies, same_up_to_padding
@@ -56,6 +59,44 @@ def test_special_tokens_may_go_by_other_names() -> None:
         for names in (("<unk>", "<s>", "</s>"), ("[UNK]", "[BOS]", "[EOS]"))
     )
     check_vocabularies(97, 97, base, reward, "helpful")
+
+
+def with_added(special: bool, *names: str) -> Any:
+    tokenizer = word_tokenizer(WORDS[:90], unk_token="w0")
+    tokenizer.add_tokens([AddedToken(name, special=special) for name in names])
+    return tokenizer
+
+
+def test_added_special_tokens_may_be_renamed() -> None:
+    """Reserved ones that somebody has put to use, with others behind them; what is ordinary in one is no such token."""
+    base = with_added(True, "<|reserved_0|>", "<|reserved_1|>")
+    check_vocabularies(97, 97, base, with_added(True, "<|reserved_0|>", "<|right_pad|>"), "helpful")
+    check_vocabularies(97, 97, base, with_added(True, *(f"<|{index}|>" for index in range(7))), "helpful")
+    for first, second in ((base, with_added(False, "w90", "w91")), (with_added(False, "w90", "w91"), base)):
+        with pytest.raises(VocabularyMismatchError, match="differ at id 90"):
+            check_vocabularies(97, 97, first, second, "helpful")
+    with pytest.raises(VocabularyMismatchError, match="differ at id 90"):
+        check_vocabularies(97, 97, with_added(False, "one"), with_added(False, "other"), "helpful")
+
+
+def test_the_check_can_be_left_out(tmp_path: Path) -> None:
+    """By path, where tokens are compared, and for loaded models, of which only sizes are."""
+    for name, vocab, words in (("base", 97, WORDS), ("other", 97, WORDS[::-1]), ("small", 50, WORDS[:50])):
+        make_model("llama", seed=1, vocab=vocab).save_pretrained(tmp_path / name)
+        word_tokenizer(words).save_pretrained(str(tmp_path / name))
+    for name in ("other", "small"):
+        call: dict[str, Any] = {
+            "base_model": tmp_path / "base",
+            "reward_models": {"r": tmp_path / name},
+            "device": "cpu",
+        }
+        with pytest.raises(VocabularyMismatchError, match="check_vocabulary=False"):
+            GuidedDecoder.from_pretrained(**call)
+        decoder = GuidedDecoder.from_pretrained(**call, check_vocabulary=False)
+        out = decoder.generate(torch.tensor([[5]]), weights={"r": 0.0}, max_new_tokens=3, eos_token_id=[])
+        assert len(out.tokens[0]) == 3
+    small = make_model("llama", seed=2, vocab=50)
+    GuidedDecoder(make_model("llama", seed=1), [small], check_vocabulary=False)
 
 
 def test_the_decoder_compares_the_tokenizers_it_finds(tmp_path: Path) -> None:
