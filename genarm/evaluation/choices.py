@@ -12,7 +12,7 @@ from ..models.sources import model_path, parse_reward, parse_reward_bases
 
 Kind = Literal["base", "arm", "dpo", "trajectory-rm"]
 OPTIONS: dict[Kind, str] = {"arm": "--reward", "dpo": "--dpo", "trajectory-rm": "--trajectory-rm"}
-ENDINGS = (".gz", ".jsonl", ".json", ".parquet")
+ENDINGS = (".gz", ".zst", ".xz", ".bz2", ".zip", ".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 
 
 @dataclass(frozen=True, slots=True)

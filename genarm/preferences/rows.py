@@ -1,40 +1,51 @@
-"""Rows of a data set as dictionaries: JSON lines, JSON, Parquet, a saved `datasets` folder, or a data set by name."""
+"""Rows of a data set as dictionaries: a file, several by a pattern, a folder, or a data set by name."""
 
 from __future__ import annotations
 
-import gzip
+import glob
 import hashlib
 import json
 import re
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgumentError
+from .containers import ENDINGS, READERS, file_rows, needed, without_nulls
 
 Rows = list[dict[str, Any]]
 
-DATASET_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<split>[^:/]+(?:\[.*\])?))?")
+# owner/name, a folder of it, a configuration and a split: owner/name/folder:configuration:split
+DATASET_NAME = re.compile(
+    r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?P<folder>(?:/[\w.-]+)*)"
+    r"(?::(?P<config>[^:/\[]+)(?=:))?(?::(?P<split>[^:/]*(?:\[.*\])?))?"
+)
+WRITTEN_BY_DATASETS = ("state.json", "dataset_dict.json")
 
 
 def read_rows(path: str | Path) -> Rows:
     """The rows of a data set, in order.
 
-    By the name's ending (before .gz): .parquet; .json, one list of objects; else JSON lines, empty lines skipped. A
-    folder is one that `datasets.save_to_disk` wrote. What is neither file nor folder is the name of a data set on the
-    hub, which `datasets` loads without running any code of it (offline under HF_HUB_OFFLINE). The last two take a split
-    after a colon ("name:test", "name:train[:100]"); without one it is "train".
+    A file is read by its ending: .parquet, .arrow, .csv, .tsv; .json, one list of objects; else JSON lines, empty lines
+    skipped. It may be packed (gzip, zstd, xz, bzip2, zip), and its text be UTF-8 or, with a byte order mark, UTF-16. A
+    pattern ("data/*.parquet") is all files that match, by name. A folder is one that `datasets.save_to_disk` wrote, or
+    one of such files, as in a clone from the hub. What is neither is the name of a data set on the hub, which
+    `datasets` loads without running any code of it (offline under HF_HUB_OFFLINE): "owner/name", with a folder in it
+    ("owner/name/folder"), a split ("owner/name:test", "owner/name:train[:100]"), or a configuration and a split
+    ("owner/name:config:test"). Folders take a split, too; without one it is "train".
 
     Raises:
         InvalidArgumentError: no such data, a row that is no JSON object, or a package of the extra `train` missing.
     """
     source = Path(path)
     if source.is_file():
-        return _checked(_file_reader(source)(source), source)
+        return _file(source)
     folder, split = (source, None) if source.is_dir() else _split_off(str(path))
     if folder is not None and folder.is_dir():
-        return _saved_rows(folder, split)
+        return _folder_rows(folder, split)
+    matching = [Path(found) for found in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (absolute ones too)
+    if matching:
+        return [row for found in matching if found.is_file() for row in _file(found)]
     return _named_rows(str(path))
 
 
@@ -51,14 +62,8 @@ def content_hash(path: str | Path | Sequence[str | Path]) -> str:
     return digest.hexdigest()
 
 
-def _file_reader(path: Path) -> Callable[[Path], list[Any]]:
-    name = path.name.lower().removesuffix(".gz")
-    if name.endswith(".parquet"):
-        return _parquet
-    return _json_list if name.endswith(".json") else _json_lines
-
-
-def _checked(rows: list[Any], path: Path) -> Rows:
+def _file(path: Path) -> Rows:
+    rows = file_rows(str(path), path.read_bytes())
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise InvalidArgumentError(
@@ -68,72 +73,33 @@ def _checked(rows: list[Any], path: Path) -> Rows:
     return rows
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidArgumentError(f"{path}: not UTF-8 ({error}): convert the file with iconv") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidArgumentError(f"{path}: its gzip data is cut short or corrupt ({error}): copy it again") from None
-
-
-def _json_lines(path: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise InvalidArgumentError(
-                f"{path}, line {number}: not JSON ({error}): write one object per line"
-            ) from None
-    return rows
-
-
-def _json_list(path: Path) -> list[Any]:
-    text = _text(path)
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("{"):
-            return _json_lines(path)  # JSON lines under the name .json are common
-        raise InvalidArgumentError(f"{path}: not JSON ({error}): write one list of objects") from None
-    if isinstance(rows, list):
-        return rows
-    if isinstance(rows, dict) and len(text.strip().splitlines()) == 1:
-        return [rows]
-    raise InvalidArgumentError(f"{path}: holds a {type(rows).__name__}: write one list of objects, or JSON lines")
-
-
-def _parquet(path: Path) -> list[Any]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise _missing(f"{path} is Parquet, which needs pyarrow", error) from error
-    try:
-        rows: list[Any] = parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise InvalidArgumentError(f"{path}: cannot be read as Parquet ({error}): write the file again") from error
-    return rows
-
-
 def _split_off(text: str) -> tuple[Path | None, str | None]:
     """`folder:split` in two; a split may hold a colon of its own, in brackets."""
     found = re.fullmatch(r"(?P<folder>.+?):(?P<split>[^:/\[]+(?:\[.*\])?)", text)
     return (Path(found["folder"]), found["split"]) if found else (None, None)
 
 
+def _folder_rows(folder: Path, split: str | None) -> Rows:
+    if any((folder / name).is_file() for name in WRITTEN_BY_DATASETS):
+        return _saved_rows(folder, split)
+    if not any(_holds_rows(path) for path in folder.rglob("*")):
+        raise InvalidArgumentError(
+            f"{folder} is a folder without files of rows, and datasets.save_to_disk did not write it: name a file"
+        )
+    return _loaded(str(folder), f"{folder} cannot be read as a data set", split=split or "train")
+
+
+def _holds_rows(path: Path) -> bool:
+    name = path.name.lower()
+    for ending in ENDINGS:
+        name = name.removesuffix(ending)
+    return path.is_file() and name.endswith((*READERS, ".jsonl"))
+
+
 def _saved_rows(folder: Path, split: str | None) -> Rows:
-    if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        raise InvalidArgumentError(f"{folder} is a folder that datasets.save_to_disk did not write: name a file in it")
-    try:
-        from datasets import DatasetDict, load_from_disk
-    except ImportError as error:
-        raise _missing(f"{folder} is a saved data set, which needs datasets", error) from error
-    loaded = load_from_disk(str(folder))
-    if isinstance(loaded, DatasetDict):
+    datasets = needed("datasets", f"{folder} is a saved data set, which")
+    loaded = datasets.load_from_disk(str(folder))
+    if isinstance(loaded, datasets.DatasetDict):
         if (split or "train") not in loaded:
             splits = ", ".join(loaded)
             raise InvalidArgumentError(
@@ -142,26 +108,29 @@ def _saved_rows(folder: Path, split: str | None) -> Rows:
         loaded = loaded[split or "train"]
     elif split is not None:
         raise InvalidArgumentError(f"{folder} has no splits: leave out :{split}")
-    rows: Rows = loaded.to_list()
-    return rows
+    return without_nulls(loaded.to_list())
 
 
 def _named_rows(name: str) -> Rows:
     found = DATASET_NAME.fullmatch(name)
-    if found is None or re.search(r"\.(jsonl?|parquet|csv|txt|gz)$", name):
+    if any(letter in name for letter in "*?"):
+        raise InvalidArgumentError(f"{name}: no file matches: check the pattern")
+    if found is None or re.search(r"\.(jsonl?|parquet|arrow|csv|tsv|txt|gz|zst|xz|bz2|zip)$", name):
         raise InvalidArgumentError(f"{name}: no such file: check the path")
+    options = {"name": found["config"], "data_dir": found["folder"].strip("/"), "split": found["split"] or "train"}
+    return _loaded(
+        found["name"],
+        f"there is no file {name}, and no data set of that name could be loaded",
+        **{key: value for key, value in options.items() if value},
+    )
+
+
+def _loaded(path: str, failed: str, **options: str) -> Rows:
+    datasets = needed("datasets", f"there is no file {path}; a folder or data set of that name")
     try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise _missing(f"there is no file {name}; a data set of that name needs datasets", error) from error
-    try:
-        rows: Rows = load_dataset(found["name"], split=found["split"] or "train").to_list()
+        return without_nulls(datasets.load_dataset(path, **options).to_list())
     except Exception as error:  # hub, network and builders raise what they like
         raise InvalidArgumentError(
-            f"there is no file {name}, and no data set of that name could be loaded ({error}): check the path or name"
+            f"{failed} ({error}): check the path or name; a split is written {path}:SPLIT, a configuration "
+            f"{path}:CONFIG:SPLIT"
         ) from error
-    return rows
-
-
-def _missing(what: str, error: ImportError) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{what} ({error}): pip install 'genarm[train]'")
