@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import InvalidArgumentError
 from .implicit import LeftOutError
 from .reading import PairReading, template_columns
+from .texts import shared_length
 
 Row = Mapping[str, Any]
 
@@ -160,7 +161,7 @@ def _turns(row: dict[str, Any]) -> dict[str, Any]:
 def _with_question(row: dict[str, Any]) -> dict[str, Any]:
     """A row of strings without a prompt: its question, read as a prompt beside a system column, else refused."""
     asked = [name for name in QUESTIONS if row.get(name)]
-    if not asked or all(_begins(row[side], row[asked[0]]) for side in SIDES):
+    if not asked or _is_shared(row[asked[0]], row):
         return row
     if len(asked) == 1 and any(name in row for name in SYSTEMS):
         others = {name: held for name, held in row.items() if name != asked[0]}
@@ -173,8 +174,10 @@ def _with_question(row: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _begins(text: str, question: Any) -> bool:
-    return isinstance(question, str) and question.strip() in text
+def _is_shared(question: Any, row: Row) -> bool:
+    """Whether what both sides begin with holds the question already."""
+    chosen, rejected = (row[side] for side in SIDES)
+    return isinstance(question, str) and question.strip() in chosen[: shared_length(chosen, rejected)]
 
 
 def _written(template: str, row: Row) -> str:

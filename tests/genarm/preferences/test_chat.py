@@ -116,6 +116,45 @@ def test_a_template_that_cannot_render_a_pair_is_named_with_it(template, reason)
         encode_pairs(tokenizer, [PreferencePair("p", "a", "b"), PreferencePair(CONVERSATION, "a", "b")])
 
 
+TOOLS = [{"type": "function", "function": {"name": "look"}}]
+CALLING = """{% if tools %}{{ tools | tojson }}
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for call in m.tool_calls or [] %}{{ call.function.arguments | tojson }}{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if thinking is false %}<think></think>{% endif %}{% endif %}"""
+
+
+def test_tools_and_a_row_s_keywords_reach_the_template():
+    tokenizer = make_tokenizer(FAMILIES["chatml"])
+    pair = PreferencePair([{"role": "user", "content": "p"}], "yes", "no", options={"tools": TOOLS})
+    with pytest.raises(InvalidArgumentError, match=r"pair 1: the chat template has no use for the row's tools"):
+        encode_pairs(tokenizer, [pair])
+    tokenizer.chat_template = CALLING
+    (found,) = encode_pairs(tokenizer, [pair]).pairs
+    assert tokenizer.decode(found["prompt_ids"]).startswith('[{"type": "function"')
+    assert tokenizer.decode(found["chosen_ids"]) == "yes<|im_end|>"
+    without = encode_pairs(tokenizer, [PreferencePair(pair.prompt, "yes", "no")]).pairs[0]
+    assert tokenizer.decode(found["prompt_ids"]).endswith(tokenizer.decode(without["prompt_ids"]))
+    tokenizer.chat_template = CALLING.replace("{% if tools", "{{ style }}{% if tools")
+    (styled,) = encode_pairs(tokenizer, [PreferencePair(pair.prompt, "yes", "no", options={"style": "S"})]).pairs
+    assert tokenizer.decode(styled["prompt_ids"]).startswith("S<|im_start|>")
+
+
+def test_a_tool_call_s_arguments_are_written_as_an_object_however_they_are_stored():
+    tokenizer = make_tokenizer(FAMILIES["chatml"])
+    tokenizer.chat_template = CALLING
+    asked, found = [{"role": "user", "content": "p"}], []
+    for arguments in ({"city": "Rome"}, '{"city": "Rome"}'):
+        call = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "look", "arguments": arguments}}],
+        }
+        found.append(encode(tokenizer, asked, [call], answer("no"))["chosen_ids"])
+        found.append(encode(tokenizer, [*asked, call, *asked], answer("yes"), answer("no"))["prompt_ids"])
+    assert tokenizer.decode(found[0]) == '{"city": "Rome"}<|im_end|>' and found[:2] == found[2:]
+
+
 def test_a_long_chat_loses_its_beginning_whole_where_its_template_writes_no_bos():
     for name in ("zephyr", "llama-3"):
         tokenizer = make_tokenizer(FAMILIES[name])

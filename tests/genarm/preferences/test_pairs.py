@@ -10,6 +10,7 @@ import pytest
 
 from genarm.errors import InvalidArgumentError
 from genarm.preferences.pairs import PreferencePair, read_pairs
+from genarm.preferences.reading import PairReading
 
 DATA = Path(os.environ.get("GENARM_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
@@ -137,6 +138,9 @@ def test_pairs_that_teach_nothing_are_left_out_and_counted(read):
         ({"chosen": "", "rejected": "b"}, "chosen is empty"),
         ({"chosen": 3, "rejected": "b"}, "chosen is of type int"),
         ({"chosen": [], "rejected": [user("b")]}, "chosen is an empty list"),
+        ({"chosen": "[{'role': 'user', 'content': 'a'}]", "rejected": "b"}, "as Python prints them, which is not JSON"),
+        ({"chosen": [{"role": "user", "content": [{"type": "image"}]}], "rejected": "b"}, "part of type 'image'"),
+        ({"prompt": [user("")], "chosen": "a", "rejected": "b"}, "prompt is empty in a message of user"),
         ({"chosen": [{"role": "user", "content": ["x"]}], "rejected": [user("b")]}, "a chat message is"),
         ({"prompt": [user("p")], "chosen": "a", "rejected": [assistant("b")]}, "write both in one format"),
         ({"prompt": "p", "chosen": [assistant("a")], "rejected": [assistant("b")]}, "write it as messages"),
@@ -154,6 +158,89 @@ def test_a_row_that_is_no_pair_is_refused_by_its_number(read, row, message):
     with pytest.raises(InvalidArgumentError, match=message) as caught:
         read({"chosen": "a", "rejected": "b"}, row)
     assert "pairs.jsonl, row 2" in str(caught.value)
+
+
+def test_all_bad_rows_are_said_at_once_and_can_be_left_out(read):
+    good, empty, missing = {"chosen": "a", "rejected": "b"}, {"chosen": "", "rejected": "b"}, {"chosen": "a", "n": 1}
+    rows = [good, empty, missing, *[empty] * 9]
+    with pytest.raises(InvalidArgumentError) as caught:
+        read(*rows)
+    for words in ("rows 2, 4, 5, 6, 7 and 5 more: chosen is empty", "row 3: rejected is missing", "--skip-bad-rows"):
+        assert words in str(caught.value)
+    assert "(the columns are chosen, rejected, n)" in str(caught.value)
+    with pytest.warns(
+        UserWarning, match="11 rows that are no pairs are left out: rows 2, 4.*row 3: rejected is missing"
+    ):
+        assert len(read(*rows, reading=PairReading(skip_bad_rows=True))) == 1
+    with pytest.raises(InvalidArgumentError, match="chosen is empty"):
+        read(empty, reading=PairReading(skip_bad_rows=True))
+
+
+def test_a_prompt_that_both_responses_repeat_is_read_once(read):
+    row = {"prompt": "Q: x\nA:", "chosen": "Q: x\nA: y", "rejected": "Q: x\nA: z"}
+    with pytest.warns(UserWarning, match="begin with the prompt in 1 of 1 pairs, where it is read once"):
+        assert read(row) == [PreferencePair("Q: x\nA:", " y", " z")]
+    with pytest.warns(UserWarning, match="a reply is empty in 1 of 2"):
+        assert len(read(row, {**row, "rejected": row["prompt"]})) == 1
+    by_chance = {"prompt": "No", "chosen": "No way", "rejected": "Not at all"}
+    with pytest.warns(UserWarning, match="in 1 of 3 pairs, which are left so"):
+        assert read(by_chance, {**by_chance, "chosen": "a"}, {**by_chance, "chosen": "b"})[0].chosen == "No way"
+    turns = [user("p")]
+    assert read({"prompt": turns, "chosen": [*turns, assistant("a")], "rejected": [*turns, assistant("b")]}) == [
+        PreferencePair(turns, [assistant("a")], [assistant("b")])
+    ]
+
+
+def test_messages_are_read_as_they_are_stored(read_one):
+    turns, answers = [user("p")], ([assistant("a")], [assistant("b")])
+    expected = (turns, *answers)
+    stored = [json.dumps(text) for text in expected]
+    assert read_one(prompt=stored[0], chosen=stored[1], rejected=stored[2]) == expected
+    assert read_one(prompt=turns[0], chosen=answers[0][0], rejected=answers[1][0]) == expected
+    spoken = [{"from": "human", "value": "p"}], {"from": "gpt", "value": "a"}, {"from": "gpt", "value": "b"}
+    assert read_one(prompt=spoken[0], chosen=spoken[1], rejected=spoken[2]) == expected
+    parts = [{"role": "user", "content": [{"type": "text", "text": "p"}]}]
+    assert read_one(prompt=parts, chosen=answers[0], rejected=answers[1]) == expected
+    for text in ("[1] is a source", "{not json}", '["a"]', '{"a": 1}'):
+        assert read_one(prompt=text, chosen="a", rejected="b")[0] == text
+
+
+def test_a_system_message_may_be_empty_and_a_call_of_tools_silent(read_one):
+    call = {"tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {"n": None}}}]}
+    turns = [{"role": "system", "content": ""}, user("p"), {"role": "assistant", "content": None, **call}]
+    turns.append({"role": "tool", "content": ""})
+    found, chosen, _ = read_one(prompt=turns, chosen=[{"role": "assistant", **call}], rejected="b" and [assistant("b")])
+    assert found == [*turns[:2], {"role": "assistant", "content": "", **call}, turns[3]]
+    assert chosen == [{"role": "assistant", "content": "", **call}]
+
+
+def test_what_a_template_is_given_is_kept_and_refused_where_there_is_none(read):
+    tools, row = [{"type": "function"}], {"prompt": [user("p")], "chosen": "a", "rejected": "b"}
+    for given in (tools, json.dumps(tools)):
+        (pair,) = read({**row, "tools": given, "chat_template_kwargs": {"thinking": False}})
+        assert pair.options == {"tools": tools, "thinking": False} and not pair.columns
+    assert read({**row, "tools": [], "chat_template_kwargs": None})[0].options == {}
+    for more, reason in (
+        ({"prompt": "p", "tools": tools}, "tools reaches no chat template"),
+        ({"prompt": "p", "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs reaches no chat template"),
+        ({"tools": {"a": 1}}, "tools is of type dict"),
+        ({"tools": "look"}, "tools is text and not JSON"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "sets tokenize"),
+        ({"images": ["a.png"]}, "images is not empty, and only text is read"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=reason):
+            read({**row, **more})
+    with pytest.warns(UserWarning, match="the column weight is not read: every pair counts the same"):
+        read({**row, "weight": 2.0})
+
+
+def test_strings_are_turns_under_chat_and_need_a_prompt_for_it(read):
+    chat = PairReading(chat=True)
+    assert read({"prompt": "p", "chosen": "a", "rejected": "b"}, reading=chat) == [
+        PreferencePair([user("p")], "a", "b")
+    ]
+    with pytest.raises(InvalidArgumentError, match="no user's turn to write where there is no prompt"):
+        read({"prompt": "", "chosen": "a", "rejected": "b"}, reading=chat)
 
 
 def test_rows_are_numbered_as_in_the_file_whatever_is_asked_for(read):
@@ -176,4 +263,4 @@ def test_real_pairs_keep_their_prompts_when_these_are_written_into_both_sides(tm
     parted = read_pairs(tmp_path / "whole.json")
     assert len(parted) == len(pairs) == 391
     for pair, own in zip(parted, pairs, strict=True):
-        assert pair.prompt.startswith(own.prompt) and pair.prompt + pair.chosen == own.prompt + own.chosen
+        assert (pair.prompt, pair.chosen, pair.rejected) == (own.prompt, own.chosen, own.rejected)
