@@ -36,6 +36,7 @@ class Draw:
         self._captured = captured
         self._settings: Inputs | None = None
         self._wide: dict[int, Tensor] = {}  # model -> its logits with what it lacks behind them
+        self._widths: dict[int, int] = {}  # model -> how many ids it has, where it lacks some
 
     def __call__(self, logits: list[Tensor], edit: ScoreEdit | None = None) -> GuidedSample:
         """Draw from M logits [B, V_m]. ``edit`` acts on the combined scores, as Hugging Face's processors do."""
@@ -59,6 +60,7 @@ class Draw:
             rows = -(-self._vocab_size // ALIGNED) * ALIGNED
             with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
                 self._wide[model] = logits.new_full((len(logits), rows), -math.inf)[:, : self._vocab_size]
+            self._widths[model] = logits.shape[1]
         self._wide[model][:, : logits.shape[1]].copy_(logits)
         return self._wide[model]
 
@@ -87,7 +89,18 @@ class Draw:
             edited = edit(edited.clone())
         # +inf from a processor means "this one"; the sampler takes finite scores.
         highest = torch.finfo(torch.float32).max
-        return edited.float().clamp(max=highest).masked_fill(scores == -math.inf, -math.inf)
+        edited = edited.float().clamp(max=highest)
+        kept = edited.masked_fill(scores == -math.inf, -math.inf)
+        return self._with_forced(kept, edited) if self._widths and edit is not None else kept
+
+    def _with_forced(self, kept: Tensor, edited: Tensor) -> Tensor:
+        """Where the caller's code leaves nothing but ids that a used model lacks, such as a forced EOS: those."""
+        start = torch.full_like(kept[:, :1], self._vocab_size)
+        for model, width in self._widths.items():
+            start = torch.where(self._state.guidance.weights[:, model, None] != 0, start.clamp(max=width), start)
+        missing = torch.arange(self._vocab_size, device=kept.device) >= start
+        nothing = (kept == -math.inf).all(1, keepdim=True)
+        return torch.where(nothing & missing, edited, kept)
 
 
 def combined_scores(logits: list[Tensor], weights: Tensor, bias: Tensor | None, vocab_size: int) -> Tensor:

@@ -59,7 +59,7 @@ def test_errors_in_the_arguments_are_raised_before_the_first_step(decoder: Guide
     bad: list[tuple[type[Exception], dict[str, Any]]] = [
         (RewardNameError, {"weights": {"x": 1.0}}),
         (InvalidArgumentError, {"streamer": object()}),
-        (PromptError, {"max_new_tokens": 1000}),
+        (PromptError, {"max_new_tokens": 5000}),
     ]
     for error, options in bad:
         with pytest.raises(error) as caught:

@@ -143,6 +143,19 @@ def test_processors_see_the_base_s_width(wide: Any, narrow: Any, keywords: dict[
     assert torch.equal(wide.generate(ids, **call), wide.generate(ids, **call, **weighted, **OURS))
 
 
+def test_a_forced_id_that_a_used_model_lacks_is_drawn(wide: Any, narrow: Any) -> None:
+    """Nothing else is left there, so it is in nobody's way."""
+    call: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, **OURS}
+    guided = {"reward_models": [narrow], "reward_weights": [1.0]}
+    ids, mask = left_padded(PROMPTS)
+    out, free = (
+        wide.generate(ids, attention_mask=mask, forced_eos_token_id=forced, **guided, **call)
+        for forced in (FAVOURITE, None)
+    )
+    assert out[:, -1].tolist() == [FAVOURITE] * 3 and torch.equal(out[:, :-1], free[:, :-1])
+    assert not bool((free[:, 6:] >= VOCAB).any())
+
+
 def test_ids_of_arguments_are_the_base_s(wide: Any, narrow: Any) -> None:
     decoder = GuidedDecoder(wide, {"r": narrow})
     with pytest.raises(genarm.GenARMError, match="ids are integers from 0 to 103"):
