@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -63,6 +64,26 @@ class ModelOptions:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateOptions:
+    """The command line of `genarm generate`. ``decoding`` holds keywords of ``GuidedDecoder.generate``."""
+
+    models: ModelOptions = field(default_factory=ModelOptions)
+    prompts: Sequence[str] = ()
+    input: Path | None = None
+    output: Path | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
+    samples: int = 1
+    seed: int = 0
+    chat: bool = False
+    system: str | None = None
+    json: bool = False
+    stats: bool = False
+    as_completed: bool = False
+    retry_failed: bool = False
+    overwrite: bool = False
 
 
 def decoding(stop: Sequence[str] | None, **values: Any) -> dict[str, Any]:

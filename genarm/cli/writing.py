@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as given
-from .options import ModelOptions, decoding
+from .options import GenerateOptions, ModelOptions, decoding
 
 
 def generate(
@@ -91,7 +91,7 @@ def generate(
         base_min_p=base_min_p,
         repetition_penalty=repetition_penalty,
     )
-    options = generate.GenerateOptions(
+    options = GenerateOptions(
         models=models,
         prompts=[*(text or ()), *(prompt or ())],
         input=input,

@@ -12,7 +12,7 @@ import pytest
 import genarm
 from genarm.cli import generate
 from genarm.cli.app import main
-from genarm.cli.options import ModelOptions
+from genarm.cli.options import GenerateOptions, ModelOptions
 from genarm.errors import InvalidArgumentError, RunError
 
 # An option of each command.
@@ -32,6 +32,7 @@ def test_help_version_and_info_import_nothing_heavy():
     code = "import sys; from genarm.cli.app import main\n"
     code += f"for command in {list(COMMANDS)}: assert main([*command.split(), '--help']) == 0\n"
     code += "assert main(['-h']) == main(['train', '-h']) == 0\n"
+    code += "assert main(['generate', '--input', 'nowhere']) == 1 == main(['generate', 'a', '--base', './nowhere'])\n"
     code += "assert main(['--version']) == main(['info']) == 0\n"
     code += "assert not {'torch', 'triton', 'transformers', 'trl', 'datasets'} & sys.modules.keys()"
     machine = {**os.environ, "COLUMNS": "80"}
@@ -68,7 +69,7 @@ def test_a_usage_error_is_one_line(cli, line, words):
 @pytest.fixture
 def options(monkeypatch):
     """The options of every run, which is not made."""
-    seen: list[generate.GenerateOptions] = []
+    seen: list[GenerateOptions] = []
     monkeypatch.setattr(generate, "generate", lambda given: seen.append(given) or 0)
     return seen
 
@@ -87,7 +88,7 @@ def test_every_option_arrives(cli, options):
     models = ModelOptions("b", ["a=b:1", "c"], 2, 99, "float16", "cpu", trust_remote_code=True)
     given = {"models": models, "prompts": ["r", "p", "q"], "output": Path("o"), "decoding": decoding, "samples": 3}
     flags = dict.fromkeys(("chat", "json", "stats", "as_completed", "retry_failed", "overwrite"), True)
-    assert options == [generate.GenerateOptions(**given, seed=4, system="s", **flags)]
+    assert options == [GenerateOptions(**given, seed=4, system="s", **flags)]
 
 
 def test_the_defaults_are_the_plain_distribution_and_no_remote_code(cli, options):

@@ -64,7 +64,7 @@ def test_weights_change_while_it_goes_on(talk):
 
 
 def test_what_cannot_be_said_is_named_and_forgotten(talk):
-    found, prompts = talk("x" * 600, "hi")
+    found, prompts = talk("x" * 600, "hi", arguments=["--max-length", 512])
     assert found.status == 1 and len(found.errors) == 1 and "over max_length" in found.line
     assert prompts[1] == "<bos>[user]hi[assistant]"
 

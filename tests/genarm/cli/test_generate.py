@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from genarm import GuidedDecoder
-from genarm.cli import generate as command
+from genarm.cli import outputs
 from genarm.runs.output import OutputFile
 
 ROWS = [{"id": f"row {index}", "prompt": "so it goes " * (1 + index % 4)} for index in range(10)]
@@ -117,7 +117,7 @@ def test_failed_rows_are_kept_and_counted_on_every_run(cli):
     rows = [{"prompt": "fine"}, {"id": "long", "prompt": "x" * 600}, "{broken"]
     rows += [{"id": "odd", "prompt": "x", "weights": {"third": 1}}, {"id": "long", "prompt": ""}]
     source = cli.file("in.jsonl", "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
-    found = cli.generate("--input", source, "--output", cli.output)
+    found = cli.generate("--input", source, "--output", cli.output, "--max-length", 512)
     expected = (
         f"error: {source} line 3 is not JSON",
         f"error: {source} line 5 has the id 'long' of line 2",
@@ -131,7 +131,7 @@ def test_failed_rows_are_kept_and_counted_on_every_run(cli):
     reasons = {key: row["finish_reason"] for key, row in cli.rows().items()}
     assert reasons == {1: "length", "long": "error", "odd": "error"}
     before = cli.output.read_bytes()
-    again = cli.generate("--input", source, "--output", cli.output)
+    again = cli.generate("--input", source, "--output", cli.output, "--max-length", 512)
     assert again.status == 1 and cli.output.read_bytes() == before
     done = f"genarm: {cli.output} is complete already: 3 rows, 2 of them failed"
     assert again.errors == [*found.errors[:2], done]
@@ -184,7 +184,7 @@ def test_an_output_of_another_run_is_refused_by_what_differs_and_replaced_on_dem
     assert "content of the input has changed" in cli.generate(*arguments).line
     assert cli.output.read_bytes() == before
     assert cli.generate(*arguments, "--overwrite").status == 0 and cli.rows()[1]["prompt"] == "b"
-    monkeypatch.setattr(command, "fingerprint", lambda path: f"sha256:{path}, trained anew")
+    monkeypatch.setattr(outputs, "fingerprint", lambda path: f"sha256:{path}, trained anew")
     assert "content of base has changed" in cli.generate(*arguments).line
 
 
@@ -197,8 +197,8 @@ def test_two_runs_do_not_write_to_one_output(cli, monkeypatch):
     assert found.status == 1 and "another genarm is writing to it" in found.line
     for file in cli.folder.iterdir():
         file.unlink()
-    real = command._load  # the output appears while the models load
-    monkeypatch.setattr(command, "_load", lambda *given: (cli.output.write_text("mine"), real(*given))[1])
+    real = outputs.load_task  # the output appears while the models load
+    monkeypatch.setattr(outputs, "load_task", lambda *given: (cli.output.write_text("mine"), real(*given))[1])
     found = cli.generate("--prompt", "a", "--output", cli.output)
     assert found.status == 1 and "made by another process meanwhile" in found.line
     assert cli.output.read_text() == "mine" and cli.left() == ["out.jsonl"]

@@ -1,0 +1,133 @@
+"""Where the texts of `genarm generate` go: into a file, as rows to the standard output, or to a reader.
+
+Everything that can be checked is checked before a model is loaded, and everything else before a file is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..models.options import resolve_device, resolve_dtype
+from ..models.sources import RewardChoice, fingerprint
+from ..runs.output import OutputFile
+from ..runs.rows import RunInput
+from ..runs.run import Task, run
+from .console import Display, Lines, say
+from .loading import load
+from .options import GenerateOptions
+from .streaming import Reader, stream
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command line whose models and input were found."""
+
+    options: GenerateOptions
+    base: str
+    rewards: Sequence[RewardChoice]
+    source: RunInput
+
+
+def to_file(job: Job, path: Path) -> int:
+    """Rows of JSON in a file that resumes; the exit status."""
+    options, source = job.options, job.source
+    output = OutputFile(path, settings_of(job), options.overwrite)
+    keys = [row.key for row in source.rows]
+    try:
+        output.inspect(keys, options.retry_failed)
+        if len(output.finished) == len(keys):
+            _arrange(options, output, source)
+            say(f"{path} is complete already: {_count(output)}")
+            return _status(source, output)
+        task = load_task(job)
+        output.begin()
+        with Display(len(keys) - len(output.finished)) as display:
+            run(task, source.rows, output, display.report)
+        _arrange(options, output, source)
+        say(f"{path}: {_count(output)}; {display.tally.summary()}")
+        return _status(source, output)
+    except KeyboardInterrupt as interrupt:
+        say(
+            f"interrupted: {len(output.finished)} of {len(keys)} rows are in {path}; the same command resumes there"
+            if output.finished
+            else "interrupted before the first row"
+        )
+        return int(getattr(interrupt, "status", 130))
+    finally:
+        output.close()
+
+
+def to_lines(job: Job) -> int:
+    """Rows of JSON on the standard output; the exit status."""
+    options, source = job.options, job.source
+    task = load_task(job)
+    with Display(len(source.rows)) as display:
+        run(task, source.rows, Lines(), display.report)
+    if options.input is not None or options.stats:
+        say(display.tally.summary())
+    return int(bool(display.tally.failed or source.problems))
+
+
+def to_reader(job: Job) -> int:
+    """Texts on the standard output as they are written, under --chat the answers alone; the exit status."""
+    options, source = job.options, job.source
+    task = load_task(job)
+    reader = Reader(len(source.rows), echo=not options.chat)
+    try:
+        tally = stream(task, source.rows, reader, options.stats)
+    finally:
+        reader.end()
+    if options.stats:
+        say(tally.summary())
+    return int(bool(tally.failed))
+
+
+def load_task(job: Job) -> Task:
+    """Load the models and check every option with them."""
+    options = job.options
+    decoder = load(options.models, job.base, job.rewards)
+    weights = {reward.name: reward.weight for reward in job.rewards}
+    task = Task(
+        decoder, weights, options.seed, options.chat, options.system, options.as_completed, dict(options.decoding)
+    )
+    task.check()
+    return task
+
+
+def _arrange(options: GenerateOptions, output: OutputFile, source: RunInput) -> None:
+    if not options.as_completed:
+        output.arrange([row.key for row in source.rows])
+
+
+def _count(output: OutputFile) -> str:
+    failed = sum(output.finished.values())
+    return f"{len(output.finished)} rows" + (f", {failed} of them failed" if failed else "")
+
+
+def _status(source: RunInput, output: OutputFile) -> int:
+    return int(bool(source.problems) or any(output.finished.values()))
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """What the rows of a run depend on, and no more: neither batch size nor device nor order."""
+    options = job.options
+    models = {"base": job.base, "content of base": fingerprint(job.base)}
+    for reward in job.rewards:
+        models[f"reward {reward.name}"] = reward.path
+        models[f"content of {reward.name}"] = fingerprint(reward.path)
+    dtype = resolve_dtype(options.models.dtype, resolve_device(options.models.device))
+    return {
+        **models,
+        "weights": {reward.name: reward.weight for reward in job.rewards},
+        **options.decoding,
+        "samples per prompt": options.samples,
+        "seed": options.seed,
+        "max_length": options.models.max_length,
+        "dtype": str(dtype).removeprefix("torch."),
+        "chat": options.chat,
+        "system": options.system,
+        "content of the input": job.source.digest,
+    }
