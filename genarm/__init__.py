@@ -24,7 +24,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .decoder import GuidedDecoder
     from .dropin import custom_generate
-    from .request.output import GenerationOutput, GenerationStats, StreamStep
+    from .request.output import GenerationOutput, GenerationStats, ScoreOutput, StreamStep
     from .reuse import generate
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ _LAZY = {
     "custom_generate": "dropin",
     "GenerationOutput": "request.output",
     "GenerationStats": "request.output",
+    "ScoreOutput": "request.output",
     "StreamStep": "request.output",
 }
 
@@ -65,6 +66,7 @@ __all__ = [
     "NumericalError",
     "PromptError",
     "RewardNameError",
+    "ScoreOutput",
     "StreamStep",
     "UnsafeWeightsError",
     "UnsupportedAdapterError",

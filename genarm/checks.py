@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from torch import nn
 
-from .errors import InvalidArgumentError
+from .errors import InvalidArgumentError, UnsupportedModelError
 from .models.fused.attention import AttentionName
 
 EngineName = Literal["auto", "eager", "hf"]
+
+
+def check_base(model: object) -> None:
+    """A loaded module with weights."""
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(
+            f"base_model is a {type(model).__name__}: pass a loaded model, or a path to from_pretrained"
+        )
+    if next(model.parameters(), None) is None:
+        raise UnsupportedModelError(
+            f"base_model ({type(model).__name__}) has no weights: pass an AutoModelForCausalLM or a PeftModel"
+        )
+
+
+def check_name(model: object) -> None:
+    """A path or hub id."""
+    if not isinstance(model, str | Path):
+        raise InvalidArgumentError(
+            f"from_pretrained takes a path or hub id, not a {type(model).__name__}: use GuidedDecoder(model)"
+        )
 
 
 def check_limits(max_batch_size: object, max_length: object) -> None:

@@ -9,11 +9,12 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from .checks import EngineName, check_limits, check_paths
+from .checks import EngineName, check_base, check_limits, check_name, check_paths
 from .engine.batch import Batch, Steps
 from .engine.engine import Engine
 from .engine.memory import largest_batch
-from .errors import InvalidArgumentError, UnsupportedModelError
+from .errors import InvalidArgumentError
+from .facts import model_facts
 from .models.causal import CausalModel, inner_model
 from .models.fused.attention import AttentionName
 from .models.loading import load_model, load_tokenizer
@@ -27,8 +28,9 @@ from .models.vocabulary import ExcludedIds
 from .request.facts import ModelFacts
 from .request.inputs import PromptInput
 from .request.options import Options, Request, prepare
-from .request.output import GenerationOutput
-from .request.stopping import token_ids
+from .request.output import GenerationOutput, ScoreOutput
+from .request.responses import Responses
+from .scoring import ScoreOptions, score, score_options
 from .streamers import feed
 
 NO_LIMIT = 2**31
@@ -77,15 +79,8 @@ class GuidedDecoder:
         _hub: Mapping[str, Any] | None = None,
         _hold_weakly: bool = False,
     ) -> None:
-        if not isinstance(base_model, nn.Module):
-            raise InvalidArgumentError(
-                f"base_model is a {type(base_model).__name__}: pass a loaded model, or a path to from_pretrained"
-            )
+        check_base(base_model)
         check_limits(max_batch_size, max_length)
-        if next(base_model.parameters(), None) is None:
-            raise UnsupportedModelError(
-                f"base_model ({type(base_model).__name__}) has no weights: pass an AutoModelForCausalLM or a PeftModel"
-            )
         dtype, device = compute_dtype(base_model), execution_device(base_model)
         check_paths(engine, attention, dtype, device)
         source = Source(dtype, device, trust_remote_code, _hub or {})
@@ -140,10 +135,7 @@ class GuidedDecoder:
             (``genarm.models.options.LoadOptions`` lists them). Load a reward model yourself to give it other ones.
         """
         source = make_source(dtype, device, trust_remote_code, options)
-        if not isinstance(base_model, str | Path):
-            raise InvalidArgumentError(
-                f"from_pretrained takes a path or hub id, not a {type(base_model).__name__}: use GuidedDecoder(model)"
-            )
+        check_name(base_model)
         return cls(
             load_model(base_model, source),
             reward_models,
@@ -242,6 +234,30 @@ class GuidedDecoder:
             raise InvalidArgumentError("stream() yields the steps itself: leave streamer out, or call generate()")
         return self.start(self.prepare(input_ids, attention_mask, **options)).steps()
 
+    def score(
+        self,
+        prompts: PromptInput,
+        responses: Responses,
+        attention_mask: Tensor | None = None,
+        **options: Unpack[ScoreOptions],
+    ) -> ScoreOutput:
+        """Log-probabilities of given responses: under the guided distribution, and under each model alone.
+
+        Args:
+            prompts: in any form that ``generate`` takes. A single one stands before all responses.
+            responses: B texts, or token ids (a list of 1-D tensors or lists, such as ``GenerationOutput.tokens``). A
+                text becomes the tokens that spell it behind its prompt, without EOS: write it out where it is to count.
+            options: those of ``generate`` that shape the distribution: weights, beta, base_weight, reward_prompts,
+                temperature and the filters, repetition_penalty, logit_bias, allowed_tokens. At temperature 0 the
+                distribution is the unfiltered one at temperature 1.
+        Returns:
+            ScoreOutput. A failed row costs no other row its result.
+        Raises:
+            GenARMError: the call itself is invalid, or every row failed.
+        """
+        request = self.prepare(prompts, attention_mask, **score_options(prompts, responses, options))
+        return score(self.engine, self.facts(), self.max_batch_size, request, responses)
+
     def prepare(
         self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
     ) -> Request:
@@ -252,19 +268,7 @@ class GuidedDecoder:
 
     def facts(self) -> ModelFacts:
         """What a call's arguments are checked against, as the models are now."""
-        config = self.generation_config
-        pad_ids = (getattr(one, "pad_token_id", None) for one in (config, self.models[0].config, self.tokenizer))
-        return ModelFacts(
-            device=self.device,
-            names=tuple(model.name for model in self.models),
-            prompt_ids=tuple(min(model.input_vocab_size, model.vocab_size) for model in self.models),
-            vocab_size=self.vocab_size,
-            max_length=self.max_length,
-            eos_ids=tuple(token_ids("eos_token_id", getattr(config, "eos_token_id", None))),
-            bos_id=getattr(config, "bos_token_id", None),
-            tokenizer=self.tokenizer,
-            pad_id=next((pad_id for pad_id in pad_ids if isinstance(pad_id, int) and pad_id >= 0), None),
-        )
+        return model_facts(self.models, self.generation_config, self.tokenizer, self.max_length)
 
     def refresh(self) -> None:
         """Read the models anew at the next call.

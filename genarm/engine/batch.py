@@ -46,7 +46,7 @@ class Batch:
     def __init__(self, engine: Engine, largest: int, request: Request) -> None:
         rows = [row for row in range(request.batch) if row not in request.errors]
         if not rows:
-            raise _all_failed(request.errors)
+            raise all_failed(request.errors)
         self._engine = engine
         self._request = request
         self._places = [rows[start : start + largest] for start in range(0, len(rows), largest)]
@@ -93,7 +93,7 @@ class Batch:
         self._engine.positions.tell([self._longest(stream.lengths) for stream in self._request.streams])
         errors = self._errors()
         if len(errors) == self._request.batch:
-            raise _all_failed(errors)
+            raise all_failed(errors)
 
     def _longest(self, prompts: list[int]) -> int:
         """Tokens of the longest text of a stream whose prompts have these lengths."""
@@ -175,18 +175,9 @@ class Batch:
                 count = len(decoding.tokens[index])
                 logprobs[row, :count] = decoding.logprobs[index, :count]
                 model_logprobs[row, :count] = decoding.model_logprobs[index, :count]
-                for model, start in self._unread(row, decoding.tokens[index]):
+                for model, start in request.unread(row, decoding.tokens[index]):
                     model_logprobs[row, start:, model] = torch.nan
         return logprobs, model_logprobs
-
-    def _unread(self, row: int, tokens: list[int]) -> Iterator[tuple[int, int]]:
-        """Models that do not know a token of the text, which have weight 0 then, and the first new token after it: what
-        they would say of that is not defined."""
-        for model, known in enumerate(self._request.prompt_ids):
-            if known < self._request.vocab_size:
-                prompt = self._request.streams[model].rows[row].tolist()
-                unknown = (place for place, token in enumerate([*prompt, *tokens]) if token >= known)
-                yield model, max(0, next(unknown, len(prompt) + len(tokens)) + 1 - len(prompt))
 
     def _stats(self, new_tokens: int) -> GenerationStats:
         return GenerationStats(
@@ -207,7 +198,7 @@ def _tell_of_hooks(engine: Engine, chunks: int) -> None:
         )
 
 
-def _all_failed(errors: dict[int, GenARMError]) -> GenARMError:
+def all_failed(errors: dict[int, GenARMError]) -> GenARMError:
     """The first row's error, carrying every row's."""
     first = next(iter(errors.values()))
     return type(first)(str(first), rows=errors)

@@ -16,7 +16,7 @@ from ..models.plan import Plan
 from ..models.positions import Positions
 from ..request.options import Request
 from .graphs import CapturedRuns
-from .memory import cache_bytes, check_fit, holding, slot_length, slots_for
+from .memory import cache_bytes, check_fit, fits, holding, slot_length, slots_for
 from .run import GRAPHS, Run, paths
 
 CAPTURING_DEVICES = {"cuda"}
@@ -109,8 +109,6 @@ class Engine:
                 self._captured.give_back()
             return
         is_beside = bool(capturable)
-        length = slot_length(request.longest, request.max_new_tokens)
-        check_fit(backbones, request.batch, length, request.device)
         if is_beside and not self._has_warned:
             self._has_warned = True
             warnings.warn(
@@ -119,9 +117,22 @@ class Engine:
                 "or `with decoder.stream(...) as steps:`), and give threads a decoder each",
                 stacklevel=2,
             )
+        length = slot_length(request.longest, request.max_new_tokens)
+        with self.uncaptured(request, length, is_beside) as run:
+            yield run
+
+    @contextmanager
+    def uncaptured(self, request: Request, length: int, is_beside: bool = False) -> Iterator[Run]:
+        """A run on buffers of its own, of ``length`` tokens per row, whose steps are launched one by one."""
+        backbones = self.backbones
+        check_fit(backbones, request.batch, length, request.device)
         with holding(cache_bytes(backbones, request.batch, length)):
             sessions = [one.session(request.batch, length) for one in backbones]
             yield Run(request, backbones, sessions, is_beside=is_beside)
+
+    def fits(self, batch: int, length: int) -> bool:
+        """Whether so many rows of so many tokens do now."""
+        return fits(self.backbones, batch, length, self.device)
 
     def _capturable(self, backbones: Sequence[Backbone]) -> list[FusedBackbone]:
         """The backbones if their steps are captured, else none."""

@@ -7,7 +7,7 @@ the last row's end is thrown away. On a CPU, where nothing runs beside the host,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,16 +95,8 @@ class Decoding:
         return emitted
 
     def _fail(self, row: int, status: int) -> None:
-        names = [name for bit, name in enumerate(self.engine.names) if status >> bit & 1]
         where = f"row {self.request.row_ids[row]}, new token {self.steps}"
-        if names:
-            text = (
-                f"{where}: the logits of {' and '.join(map(repr, names))} hold NaN or +inf: check that model's weights "
-            )
-            text += "and dtype (float16 overflows where bfloat16 does not)"
-        else:
-            text = f"{where}: every token is masked out: loosen allowed_tokens, logit_bias or the processors"
-        self.errors[row] = NumericalError(text)
+        self.errors[row] = numerical_error(where, self.engine.names, status)
         self.reasons[row] = "error"
 
     def _keep_logprobs(self, run: Run, stream: Any) -> None:
@@ -125,6 +117,19 @@ class Decoding:
         else:
             self.decode_seconds += seconds
         self.steps += 1
+
+
+def numerical_error(where: str, names: Sequence[str], status: int) -> NumericalError:
+    """What a step's status for a row says: models' bits, or that nothing is left to draw."""
+    bad = [name for bit, name in enumerate(names) if status >> bit & 1]
+    if not bad:
+        return NumericalError(
+            f"{where}: every token is masked out: loosen allowed_tokens, logit_bias or the processors"
+        )
+    return NumericalError(
+        f"{where}: the logits of {' and '.join(map(repr, bad))} hold NaN or +inf: check that model's weights and dtype "
+        "(float16 overflows where bfloat16 does not)"
+    )
 
 
 class Readback:

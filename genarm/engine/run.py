@@ -61,7 +61,7 @@ class Run:
             if step:
                 self._next(step)
             else:
-                self._logits = self._prefill()
+                self._logits = self.prefill()
                 self.draw(0)
         if self.request.halt is not None:
             self.state.stop_rows(self.request.halt(self.state.generated[:, : step + 1]))
@@ -76,12 +76,15 @@ class Run:
 
     def decode(self) -> None:
         """Every stream's logits after the last tokens."""
-        tokens = self.state.tokens[:, None]
+        self._logits = [logits[:, 0] for logits in self.append(self.state.tokens[:, None])]
+
+    def append(self, tokens: Tensor) -> list[Tensor]:
+        """Every stream's logits [B, Q, V_m] after each of Q more tokens of its rows, [B, Q] int64."""
         calls = [
             partial(self._branch, f"branch {index}", session, self._readable(tokens, backbone))
             for index, (backbone, session) in enumerate(zip(self.backbones, self.sessions, strict=True))
         ]
-        self._logits = self._in_order(side_by_side(calls, self._sides))
+        return self._in_order(side_by_side(calls, self._sides))
 
     def draw(self, step: int) -> None:
         """One token per row from those logits. ``step`` matters to the caller's own processors only."""
@@ -91,7 +94,8 @@ class Run:
         with annotated("combine"):
             self.state.advance(self._draw(self._logits, edit))
 
-    def _prefill(self) -> list[Tensor]:
+    def prefill(self) -> list[Tensor]:
+        """Every stream's logits [B, V_m] after its prompts."""
         outputs = []
         for backbone, session in zip(self.backbones, self.sessions, strict=True):
             prompts = [self.request.streams[stream].rows for stream in backbone.streams]
@@ -107,7 +111,7 @@ class Run:
     @staticmethod
     def _branch(name: str, session: Session, tokens: Tensor) -> list[Tensor]:
         with annotated(name):
-            return [logits[:, 0] for logits in session.append(tokens)]
+            return session.append(tokens)
 
     def _in_order(self, outputs: list[list[Tensor]]) -> list[Tensor]:
         """The backbones' logits as the decoder's models stand, the base's first."""

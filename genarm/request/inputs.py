@@ -39,6 +39,14 @@ def read_inputs(
     return read_prompts(ids, mask, pad_id, facts.device, what), errors
 
 
+def count_prompts(given: PromptInput) -> int:
+    """How many prompts these are; 0 for what is none."""
+    if isinstance(given, Mapping):
+        ids = given.get("input_ids", ())
+        return 1 if len(ids) and isinstance(ids[0], int) else len(ids)
+    return 1 if _is_text(given) else len(given) if isinstance(given, Sequence | Tensor) else 0
+
+
 def _is_text(prompt: object) -> bool:
     """Whether this is a text or a conversation."""
     return isinstance(prompt, str) or (

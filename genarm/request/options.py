@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, TypedDict
@@ -117,6 +117,15 @@ class Request:
     def interrupts(self) -> bool:
         """Whether Python code of the caller runs in every step."""
         return self.edit is not None or self.halt is not None
+
+    def unread(self, row: int, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Models that do not know a token of a row's text, and the first new token after it: what they would say of
+        that is not defined."""
+        for model, known in enumerate(self.prompt_ids):
+            if known < self.vocab_size:
+                prompt = self.streams[model].host[row].tolist()
+                unknown = (place for place, token in enumerate([*prompt, *tokens]) if token >= known)
+                yield model, max(0, next(unknown, len(prompt) + len(tokens)) + 1 - len(prompt))
 
     def rows(self, index: Sequence[int]) -> Request:
         """The same call for some of its rows, in this order; a row may stand in it several times."""

@@ -66,6 +66,32 @@ class GenerationOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreOutput:
+    """What the guided distribution and each model say of B given responses.
+
+    totals: [B] float64, the guided log-probability of each response, the sum of its tokens'; NaN for a failed row.
+    model_totals: [B, M] float64, the same under each model alone.
+    logprobs: [B, n] float32, the guided log-probability of each token, n the longest response; -inf for a token that a
+        filter or a mask excludes. What ``GenerationOutput.logprobs`` holds where the tokens were drawn.
+    model_logprobs: [B, n, M] float32, each model's own log p(token), unfiltered at temperature 1; [..., 0] is the base,
+        [..., 1:] are the token rewards in the order of ``model_names``. Both are NaN after a row's end, and in a row
+        that failed.
+    greedy: [B] bool, whether every token is the likeliest one, as temperature 0 without filters draws them.
+    tokens: B 1-D int64 tensors, the responses' ids.
+    errors: the error of each failed row.
+    """
+
+    totals: Tensor
+    model_totals: Tensor
+    logprobs: Tensor
+    model_logprobs: Tensor
+    greedy: Tensor
+    tokens: list[Tensor]
+    errors: dict[int, GenARMError]
+    model_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StreamStep:
     """One step of ``stream``.
 

@@ -47,10 +47,15 @@ def read_prompts(
         )
     if not isinstance(input_ids, Sequence) or isinstance(input_ids, str | bytes):
         raise InvalidArgumentError(f"{what} is a {type(input_ids).__name__}: pass token ids, a [B, T] tensor or a list")
-    rows = [_row(prompt, index, what) for index, prompt in enumerate(input_ids)]
+    rows = token_rows(input_ids, what)
     if not rows:
         raise InvalidArgumentError(f"{what} is an empty batch: pass at least one prompt")
     return _on_device(pad_left(rows, pad_id)[0], rows, device)
+
+
+def token_rows(rows: Sequence[object], what: str) -> list[Tensor]:
+    """Each of these as 1-D int64 on the host."""
+    return [_row(prompt, index, what) for index, prompt in enumerate(rows)]
 
 
 def on_host(ids: IdInput) -> IdInput:

@@ -11,7 +11,6 @@ from tokenizers.processors import TemplateProcessing
 from genarm import InvalidArgumentError
 from genarm.preferences.encoding import Encoder
 from genarm.request.text import PromptEncoder
-from genarm.runs.rows import encode
 
 TURN = [{"role": "user", "content": "say hi"}]
 
@@ -32,7 +31,6 @@ def test_no_prompt_ends_in_eos_and_decoding_reads_what_training_reads() -> None:
     for found in (
         PromptEncoder(tokenizer).text("ab"),
         Encoder(tokenizer).prompt("ab"),
-        *encode(tokenizer, ["ab"], False),
     ):
         assert found == expected
 

@@ -1,0 +1,139 @@
+"""Scores of given responses under the guided distribution: what ``GuidedDecoder.score`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from .engine.batch import all_failed
+from .engine.engine import Engine
+from .engine.loop import numerical_error
+from .engine.score import Lookup, look_up
+from .errors import GenARMError, InvalidArgumentError, PromptError
+from .request.facts import ModelFacts
+from .request.guidance import AllowedTokens, LogitBias, PerRow, Weights
+from .request.inputs import PromptInput, count_prompts
+from .request.options import Request
+from .request.output import ScoreOutput
+from .request.responses import Responses, count_responses, read_responses
+
+
+class ScoreOptions(TypedDict, total=False):
+    """The keywords of ``GuidedDecoder.score`` that shape the distribution, as in ``generate``."""
+
+    weights: Weights
+    beta: PerRow
+    base_weight: PerRow
+    reward_prompts: Mapping[str, PromptInput] | None
+    temperature: PerRow
+    top_k: int | Sequence[int] | Tensor
+    top_p: PerRow
+    min_p: PerRow
+    base_min_p: PerRow
+    base_top_p: PerRow
+    repetition_penalty: PerRow
+    logit_bias: LogitBias
+    allowed_tokens: AllowedTokens
+
+
+def score_options(prompts: PromptInput, responses: Responses, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords that a request for scores is prepared with. What says nothing about a given response, such as a
+    seed, is refused."""
+    unknown = sorted(set(options) - set(ScoreOptions.__annotations__))
+    if unknown:
+        raise InvalidArgumentError(
+            f"score() has no argument {unknown[0]!r}: it takes {', '.join(sorted(ScoreOptions.__annotations__))}"
+        )
+    copies = count_responses(responses) if count_prompts(prompts) == 1 else 1
+    return {**options, "num_return_sequences": copies, "max_new_tokens": 0}
+
+
+def score(engine: Engine, facts: ModelFacts, most: int, request: Request, responses: Responses) -> ScoreOutput:
+    """Score the response to each of a prepared request's prompts, at most ``most`` rows at once."""
+    if (count := count_responses(responses)) != request.batch:
+        raise InvalidArgumentError(f"{count} responses were given for {request.batch} prompts: give one each")
+    found = read_responses(responses, request.streams[0].host, facts.tokenizer, request.decode)
+    errors = {**_errors(request, facts, found), **request.errors}
+    width = max(map(len, found))
+    shape = (request.batch, width, 1 + len(facts.names))
+    table = torch.zeros(shape, device=request.device)  # the guided one, then each model's
+    greedy = torch.ones(request.batch, dtype=torch.bool, device=request.device)
+    for rows in _chunks(engine, request, found, [row for row in range(request.batch) if row not in errors], most):
+        lookup = look_up(engine, request.rows(rows), [found[row] for row in rows])
+        size = lookup.logprobs.shape[1]
+        table[rows, :size] = torch.cat([lookup.logprobs[..., None], lookup.model_logprobs], 2)
+        inside = torch.tensor([[place < len(found[row]) for place in range(size)] for row in rows], device=table.device)
+        greedy[rows] = (lookup.best | ~inside).all(1)
+        errors.update(_numerical_errors(facts, rows, lookup, inside))
+    if len(errors) == request.batch:
+        raise all_failed(dict(sorted(errors.items())))
+    for row, tokens in enumerate(found):
+        table[row, len(tokens) :] = 0.0
+        for model, start in request.unread(row, tokens):
+            table[row, start : len(tokens), 1 + model] = torch.nan
+    table[list(errors)], greedy[list(errors)] = torch.nan, False
+    totals = table.double().sum(1)
+    for row, tokens in enumerate(found):
+        table[row, len(tokens) :] = torch.nan
+    return ScoreOutput(
+        totals=totals[:, 0],
+        model_totals=totals[:, 1:],
+        logprobs=table[..., 0],
+        model_logprobs=table[..., 1:],
+        greedy=greedy,
+        tokens=[torch.tensor(row, dtype=torch.int64, device=table.device) for row in found],
+        errors=dict(sorted(errors.items())),
+        model_names=facts.names,
+    )
+
+
+def _errors(request: Request, facts: ModelFacts, found: Sequence[Sequence[int]]) -> dict[int, GenARMError]:
+    """Rows whose response cannot be read behind their prompt."""
+    errors: dict[int, GenARMError] = {}
+    for row, tokens in enumerate(found):
+        length = max(stream.lengths[row] for stream in request.streams) + len(tokens)
+        strange = next((token for token in tokens if not 0 <= token < facts.vocab_size), None)
+        if strange is not None:
+            errors[row] = PromptError(
+                f"row {row}: the response holds token id {strange}, outside the vocabulary of {facts.vocab_size}: "
+                "encode it with the base model's tokenizer"
+            )
+        elif length > facts.max_length:
+            errors[row] = PromptError(
+                f"row {row}: prompt and response have {length} tokens, over max_length = {facts.max_length}: shorten "
+                "them, or raise max_length as far as the models' positions go"
+            )
+    return errors
+
+
+def _chunks(
+    engine: Engine, request: Request, found: Sequence[Sequence[int]], rows: Sequence[int], most: int
+) -> Iterator[list[int]]:
+    """Rows that are looked up at once: of about one length, and as many as fit."""
+    left = sorted((row for row in rows if found[row]), key=lambda row: len(found[row]))
+    while left:
+        taken = left[:most]
+        while len(taken) > 1 and not engine.fits(len(taken), _length(request, found, taken)):
+            taken = taken[: len(taken) // 2]
+        yield taken
+        left = left[len(taken) :]
+
+
+def _length(request: Request, found: Sequence[Sequence[int]], rows: Sequence[int]) -> int:
+    prompts = max(stream.lengths[row] for stream in request.streams for row in rows)
+    return prompts + max(len(found[row]) for row in rows)
+
+
+def _numerical_errors(facts: ModelFacts, rows: Sequence[int], lookup: Lookup, inside: Tensor) -> dict[int, GenARMError]:
+    """The rows in which a model fails, or nothing is left to draw: the first such token of each."""
+    bad = ((lookup.status != 0) | lookup.logprobs.isnan()) & inside
+    errors: dict[int, GenARMError] = {}
+    for place, failed in enumerate(bad.any(1).tolist()):
+        if failed:
+            token = int(bad[place].int().argmax())
+            where = f"row {rows[place]}, response token {token}"
+            errors[rows[place]] = numerical_error(where, facts.names, int(lookup.status[place, token]))
+    return errors
