@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils.modeling import align_module_device
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import LoadingError, UnsupportedAdapterError
+from .adapter_names import known_as, renamed
 from .files import read_json, read_safetensors
 from .placement import adapter_dtype, execution_device
 
@@ -59,6 +62,10 @@ class LoraAdapter:
 
     def fit(self, model: nn.Module) -> LoraAdapter:
         """The adapter on ``model``'s device and dtypes, each layer checked against the layer it goes on."""
+        own = renamed(self.layers, model)
+        if own != {name: name for name in self.layers}:
+            layers = {own[name]: layer for name, layer in self.layers.items()}
+            return replace(self, layers=layers).fit(model)
         self._check_targets(model)
         self._check_frozen(model)
         fitted, begins = {}, execution_device(model)
@@ -83,8 +90,12 @@ class LoraAdapter:
         """Half an adapter would guide without a word, so every module it targets must have its weights."""
         lacking = [name for name, _ in model.named_modules() if self._is_target(name) and name not in self.layers]
         if lacking:
+            there = {name for name, _ in model.named_modules()}
+            strange = next(
+                (f", and has some for {name}, which there is not" for name in self.layers if name not in there), ""
+            )
             raise UnsupportedAdapterError(
-                f"{self.path}: it targets {len(lacking)} modules it has no weights for ({lacking[0]}, …): it is "
+                f"{self.path}: it targets {len(lacking)} modules it has no weights for ({lacking[0]}, …){others}: it is "
                 "incomplete or was made for another architecture; save it again or load it on its own base"
             )
 
@@ -97,7 +108,7 @@ class LoraAdapter:
 
     def _check_frozen(self, model: nn.Module) -> None:
         for name, tensor in self.frozen.items():
-            if not _is_own(model, name, tensor):
+            if not _is_own(model, known_as(name, model), tensor):
                 raise UnsupportedAdapterError(
                     f"{self.path}: it brings a {name} of its own, which is not applied in place: {CURE}"
                 )
@@ -200,6 +211,7 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     for key, name in UNSUPPORTED.items():
         if config.get(key):
             raise UnsupportedAdapterError(f"{folder}: the adapter uses {name}, which is not applied in place: {CURE}")
+    _warn_of_unknown(folder, config)
     try:
         float(config.get("lora_alpha", 8))
         for alpha in (config.get("alpha_pattern") or {}).values():
@@ -211,6 +223,18 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
         raise UnsupportedAdapterError(f"{folder}: {start} initialisation changes the base's own weights: {CURE}")
+
+
+def _warn_of_unknown(folder: Path, config: Mapping[str, Any]) -> None:
+    """A later PEFT's setting may change what the adapter computes; PEFT warns of it and goes on."""
+    known = {one.name for one in fields(LoraConfig)}
+    unknown = sorted(name for name, value in config.items() if value and name not in known)
+    if unknown:
+        warnings.warn(
+            f"{folder}: adapter_config.json holds settings that this version of peft does not know and that are not "
+            f"applied ({', '.join(unknown)}): if the adapter was made by a later one, update peft and merge it",
+            stacklevel=4,
+        )
 
 
 def check_task(folder: Path, config: Mapping[str, Any]) -> None:

@@ -161,6 +161,11 @@ def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None,
         raise UnsupportedModelError(
             f"{name} ({type(inner).__name__}) takes no key-value cache (past_key_values): pass a transformer that does"
         )
+    if not getattr(inner, "_supports_default_dynamic_cache", lambda: True)():
+        raise UnsupportedModelError(
+            f"{name} ({type(inner).__name__}) keeps a cache of its own kind (linear attention, say), which rows cannot "
+            "be cut from or padded into: pass a transformer that runs on transformers' DynamicCache"
+        )
     if execution_device(inner).type == "meta":
         raise UnsupportedModelError(f"{name} is on the meta device (it was not loaded): load it on cpu or cuda")
     if without is not None:

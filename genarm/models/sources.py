@@ -116,10 +116,11 @@ def fingerprint(path: str) -> str | None:
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    files = [file for file in folder.iterdir() if file.suffix in {".safetensors", ".json", ".jinja"} and file.is_file()]
+    found = [*folder.iterdir(), *folder.glob("*/adapter_*")]  # PEFT puts an adapter with a name into a folder of it
+    files = [file for file in found if file.suffix in {".safetensors", ".json", ".jinja"} and file.is_file()]
     for file in sorted(files):
         size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
+        digest.update(f"{file.relative_to(folder)} {size}\n".encode())
         try:
             with file.open("rb") as stream:
                 digest.update(stream.read(SAMPLE))

@@ -230,6 +230,10 @@ NOT_CAUSAL: dict[str, tuple[Any, str]] = {
     "masked": (lambda: tiny("BertForMaskedLM", "BertConfig", **BERT), "no language-model head"),
     "encoder-decoder": (t5, "encoder-decoder"),
     "recurrent": (lambda: tiny("MambaForCausalLM", "MambaConfig", **MAMBA), "recurrent state"),
+    "a cache of its own": (
+        lambda: tiny("MiniMaxForCausalLM", "MiniMaxConfig", **BERT, num_local_experts=2),
+        "keeps a cache of its own kind",
+    ),
     "no cache": (
         lambda: tiny("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", n_embd=16, n_layer=1, n_head=2),
         "no key-value cache",
