@@ -95,8 +95,8 @@ class LoraAdapter:
                 (f", and has some for {name}, which there is not" for name in self.layers if name not in there), ""
             )
             raise UnsupportedAdapterError(
-                f"{self.path}: it targets {len(lacking)} modules it has no weights for ({lacking[0]}, …){others}: it is "
-                "incomplete or was made for another architecture; save it again or load it on its own base"
+                f"{self.path}: it targets {len(lacking)} modules it has no weights for ({lacking[0]}, …){others}: it "
+                "is incomplete or was made for another architecture; save it again or load it on its own base"
             )
 
     def _is_target(self, name: str) -> bool:
