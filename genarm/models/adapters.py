@@ -91,9 +91,8 @@ class LoraAdapter:
         lacking = [name for name, _ in model.named_modules() if self._is_target(name) and name not in self.layers]
         if lacking:
             there = {name for name, _ in model.named_modules()}
-            strange = next(
-                (f", and has some for {name}, which there is not" for name in self.layers if name not in there), ""
-            )
+            strange = next((name for name in self.layers if name not in there), None)
+            others = f", and has some for {strange}, which there is not" if strange else ""
             raise UnsupportedAdapterError(
                 f"{self.path}: it targets {len(lacking)} modules it has no weights for ({lacking[0]}, …){others}: it "
                 "is incomplete or was made for another architecture; save it again or load it on its own base"
