@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerBase
 
 import genarm
 from experiments.embedded.models import OBJECTIVES
-from genarm.evaluation.statistics import Estimate, share, wilson
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair, read_pairs
 from genarm.preferences.rows import read_rows
 from genarm.preferences.scoring import pair_rewards
+from genarm.preferences.statistics import Estimate, share, wilson
 
 WEIGHTS = (0.5, 1.0, 2.0)
 BATCH = 50

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genarm.evaluation.statistics import Estimate, paired_difference, share
+from genarm.preferences.statistics import Estimate, paired_difference, share
 
 Runs = dict[tuple[str, str, int], dict[str, Any]]
 Bools = NDArray[np.bool_]

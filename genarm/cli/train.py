@@ -76,8 +76,12 @@ def train(
         typer.Option(metavar="FILE", help="Pairs to evaluate on; repeatable.", show_default="a share of the prompts"),
     ] = None,
     eval_share: Annotated[
-        float, typer.Option(help="The share of the prompts held out where there is no --eval-data.")
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            help="The share of the prompts held out where there is no --eval-data.",
+            show_default="0.05, of few pairs up to 0.15",
+        ),
+    ] = None,
     beta: Annotated[float, typer.Option(help="β_r in the AR-RM's loss, or β in DPO's.")] = 0.1,
     center_rewards: Annotated[float, typer.Option(help="c of c·(r_w + r_l)² in a trajectory RM's loss.")] = 0.0,
     rank: Annotated[int, typer.Option(min=0, help="LoRA's rank; 0 trains the whole model.")] = 8,
@@ -87,12 +91,15 @@ def train(
         list[str] | None,
         typer.Option(metavar="NAME", help="A layer that gets LoRA; repeatable.", show_default="all linear ones"),
     ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 1.0,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the pairs.", show_default="1, of few pairs up to 3")
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps, instead of epochs.", show_default="by epochs")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="The peak learning rate.", show_default="5e-4; dpo 5e-5; whole models 1e-6")
+        float | None,
+        typer.Option(help="The peak learning rate.", show_default="by kind and by the width of the base"),
     ] = None,
     schedule: Annotated[
         str,
@@ -114,7 +121,12 @@ def train(
     ] = False,
     seed: Annotated[int, typer.Option(help="The seed of new weights, the order of pairs and dropout.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints; 0 keeps none.")] = 500,
+    save_every: Annotated[
+        str,
+        typer.Option(
+            metavar="STEPS|TIME", help="Steps (500) or time (10m) between checkpoints, or both; 0: only when stopped."
+        ),
+    ] = "500,10m",
     log_every: Annotated[int, typer.Option(min=1, help="Steps between figures.")] = 10,
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0: at the end only.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run with other settings.")] = False,
@@ -131,8 +143,10 @@ def train(
     from ..models.sources import model_path
     from ..preferences.reading import conditions, pair_reading
     from ..training.settings import TrainingSettings
+    from ..training.stopping import save_points
     from . import train_report
 
+    steps, seconds = save_points(save_every)
     settings = TrainingSettings(
         kind=method.value,
         base=model_path(base),
@@ -165,7 +179,8 @@ def train(
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
         device=device,
-        save_every=save_every,
+        save_every=steps,
+        save_seconds=seconds,
         log_every=log_every,
         eval_every=eval_every,
         trust_remote_code=trust_remote_code,

@@ -13,6 +13,8 @@ from transformers.utils import logging as transformers_logging
 from ..errors import GenARMError
 from ..training.run import launched, train
 from ..training.settings import TrainingSettings
+from ..training.stopping import TrainingInterrupted
+from ..training.verdict import remarks, reward_model_guides
 from .console import say
 
 
@@ -38,6 +40,9 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
 
     try:
         record = train(settings, output, overwrite, say_once)
+    except TrainingInterrupted as stopped:
+        say_once(f"{stopped}: the same command resumes there")
+        return 128 + stopped.number
     except KeyboardInterrupt:
         say_once(f"interrupted: the same command resumes from the last checkpoint in {output}, if there is one")
         return 130
@@ -50,17 +55,20 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
         if state.is_main_process:
             raise
         return 1  # the first process says it
+    for text in remarks(record):
+        say_once(f"warning: {text}")
     say_once(summary(record, output))
     return 0
 
 
 def summary(record: dict[str, Any], output: Path) -> str:
-    """One line: where it is, how long it took, how good it is, and how to use it."""
+    """One line: where it is, how long it took, how good it is, and how to use it where it is of use."""
     metrics, pairs = record["metrics"], record["data"]["train"]["pairs"]
     parts = [f"{metrics['steps']} steps on {pairs} pairs in {metrics['train_seconds']:.1f} s"]
     if metrics.get("eval_accuracy") is not None:
-        held = record["data"]["held out"]["pairs"]
-        parts.append(f"{100 * metrics['eval_accuracy']:.1f}% of {held} held-out pairs ordered right")
-    if record["kind"] == "arm":
+        held, interval = record["data"]["held out"]["pairs"], metrics.get("eval_accuracy_interval")
+        shown = f" (95% interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f}%)" if interval else ""
+        parts.append(f"{100 * metrics['eval_accuracy']:.1f}% of {held} held-out pairs ordered right{shown}")
+    if record["kind"] == "arm" and reward_model_guides(record):
         parts.append(f"guide with --reward {record['objective']}={output}:1.0")
     return f"{output}: " + "; ".join(parts)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..preferences.encoding import EncodedPair
-from .statistics import Estimate, share
+from ..preferences.statistics import Estimate, share
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

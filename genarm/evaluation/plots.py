@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GenARMError
+from ..preferences.statistics import Estimate
 from .accuracy import BUCKET_HEADS
 from .report import Report, ScorerRow
-from .statistics import Estimate
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..preferences.statistics import Estimate, paired_difference
 from .accuracy import BUCKET_HEADS, Accuracy, LengthRule, Part, accuracy, length_rules, ordered_right
 from .choices import Kind
 from .pair_sets import PairSet
 from .scorers import Floats, Scores
-from .statistics import Estimate, paired_difference
 
 Reduction = Literal["sum", "mean", "score"]
 

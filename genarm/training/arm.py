@@ -10,7 +10,7 @@ length. Source: GenARM (Xu et al., ICLR 2025).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from transformers import Trainer
 
 from ..errors import InvalidArgumentError
 from ..preferences.scoring import response_log_probs
+from .counting import StepOfPairs
 
 
 def arm_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
@@ -39,12 +40,13 @@ def pair_log_probs(model: Any, batch: Mapping[str, Tensor], inner: Any = None) -
     return chosen, rejected
 
 
-class ArmTrainer(Trainer):
+class ArmTrainer(StepOfPairs, Trainer):
     """Hugging Face's training loop on the GenARM loss; batches come from `PairCollator`.
 
     beta: β_r of the loss. Everything else is `transformers.Trainer`'s. Logs hold, beside the loss, since the last log:
     accuracy (share of pairs with the larger chosen reward), margin (mean of β_r · (chosen − rejected)), and the mean
-    chosen and rejected rewards in nats; evaluation logs the same under ``eval_``. Every pair counts once in all of
+    chosen and rejected rewards in nats; evaluation logs the same under ``eval_``, and leaves the rewards of the
+    held-out pairs in ``evaluated`` ([N, 2], chosen and rejected, in the pairs' order). Every pair counts once in all of
     them, in the loss and in its gradient, however pairs are spread over micro batches and processes.
     """
 
@@ -53,18 +55,9 @@ class ArmTrainer(Trainer):
             raise InvalidArgumentError(f"beta is {beta}: the loss needs a β_r above 0")
         super().__init__(*args, **kwargs)
         self.beta = beta
-        # the Trainer would divide by micro batches, of which the last may be smaller: compute_loss divides by pairs
-        self.model_accepts_loss_kwargs = True
+        self.model_accepts_loss_kwargs = True  # so that the Trainer leaves the division to compute_loss
         self._rewards: defaultdict[bool, list[Tensor]] = defaultdict(list)
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor]:
-        """The micro batches of one step, and how many pairs they are over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        pairs = torch.tensor(sum(len(batch["labels"]) for batch in batches) // 2, device=device)
-        reduce: Any = self.accelerator.reduce
-        return batches, reduce(pairs, "sum")
+        self.evaluated: Tensor | None = None
 
     def compute_loss(
         self,
@@ -81,8 +74,7 @@ class ArmTrainer(Trainer):
         loss = arm_loss(chosen, rejected, self.beta)
         if num_items_in_batch is not None:
             self._rewards[False].append(torch.stack([chosen, rejected], 1).detach())
-            # gradients of processes are averaged, not summed
-            loss = loss * len(chosen) * self.accelerator.num_processes / num_items_in_batch
+            loss = self.part_of_step(loss, len(chosen), num_items_in_batch)
         return (loss, {"chosen": chosen, "rejected": rejected}) if return_outputs else loss
 
     def prediction_step(
@@ -111,7 +103,9 @@ class ArmTrainer(Trainer):
         margin = self.beta * (chosen - rejected)
         columns = {"accuracy": (chosen > rejected).double(), "margin": margin}
         columns |= {"chosen_reward": chosen, "rejected_reward": rejected}
-        if evaluated:  # the Trainer's own mean counts pairs that were dealt out twice to even out processes
+        if evaluated:
+            self.evaluated = torch.stack([chosen, rejected], 1)
+            # the Trainer's own mean counts pairs that were dealt out twice to even out processes
             columns["loss"] = -F.logsigmoid(margin)
         sums = torch.stack([torch.ones_like(chosen), *columns.values()]).sum(1)
         reduce: Any = self.accelerator.reduce

@@ -24,10 +24,14 @@ def check(settings: TrainingSettings) -> None:
         raise InvalidArgumentError(
             f"center rewards belongs to a trajectory RM's loss, and {settings.kind} has another: leave it out"
         )
-    if settings.eval_every and settings.eval_data is None and not settings.eval_share:
-        raise InvalidArgumentError(
-            "eval every is set, and nothing is held out: raise the eval share, or name eval data"
-        )
+    nothing_held_out = settings.eval_data is None and settings.eval_share == 0
+    for name, value in (("eval every", settings.eval_every), ("early stopping", settings.early_stopping)):
+        if value and nothing_held_out:
+            raise InvalidArgumentError(
+                f"{name} is set, and nothing is held out: raise the eval share, or name eval data"
+            )
+    if settings.early_stopping and not settings.eval_every:
+        raise InvalidArgumentError("early stopping counts evaluations, and there is one at the end: set eval every")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InvalidArgumentError("device is 'cuda', but torch sees no CUDA device here: choose cpu or auto")
     settings.accumulation()
@@ -67,13 +71,15 @@ def _check_numbers(settings: TrainingSettings) -> None:
         "weight decay": settings.weight_decay,
         "center rewards": settings.center_rewards,
         "save every": settings.save_every,
+        "save seconds": settings.save_seconds,
+        "early stopping": settings.early_stopping,
         "eval every": settings.eval_every,
     }
     for name, value in at_least_0.items():
         if not (value >= 0 and math.isfinite(value)):
             raise InvalidArgumentError(f"{name} is {value}: expected 0 or more")
     for name, value in (("eval share", settings.eval_share), ("dropout", settings.dropout)):
-        if not 0 <= value < 1:
+        if value is not None and not 0 <= value < 1:
             raise InvalidArgumentError(f"{name} is {value}: expected a share from 0 to below 1")
     if not 0 <= settings.seed < 2**32:
         raise InvalidArgumentError(f"seed is {settings.seed}: expected a whole number from 0 to {2**32 - 1}")

@@ -11,16 +11,22 @@ from ..errors import InvalidArgumentError
 from ..preferences.encoding import EncodedPair, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs
 from ..preferences.rows import content_hash
+from .defaults import share_held_out
 from .mixing import check_margins, mixed, names, notes_on_columns, once
 from .settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
 class PairSets:
-    """Encoded pairs to train on and to evaluate on; ``facts`` go into the run's record, ``notes`` to the reader."""
+    """Encoded pairs to train on and to evaluate on; ``facts`` go into the run's record, ``notes`` to the reader.
+
+    ``clusters`` has a text per held-out pair, equal where pairs are right and wrong together: the prompt, or without
+    one the chosen response.
+    """
 
     train: list[EncodedPair]
     held_out: list[EncodedPair]
+    clusters: list[str]
     facts: dict[str, Any]
     notes: list[str]
 
@@ -32,35 +38,55 @@ class PairSets:
 
 
 def load_pairs(settings: TrainingSettings, tokenizer: Any) -> PairSets:
-    """Both sets of a run. Without ``eval_data``, a share of the prompts is held out.
+    """Both sets of a run. Without ``eval_data``, a share of the prompts is held out: `share_held_out`.
 
     Raises:
         GenARMError: a file that cannot be read as preference pairs, or nothing left to train on.
     """
     pairs = mixed(settings)
     facts: dict[str, Any] = {"data_sha256": content_hash(settings.data)}
-    if settings.eval_data is None:
-        train, held_out = split(pairs, settings.eval_share)
-        held_out = once(held_out)
-    else:
-        train, held_out = pairs, read_pairs(settings.eval_data, settings.where, settings.reading)
+    share = 0.0 if settings.eval_data else share_held_out(settings, len(pairs))
+    train, held_out = split(pairs, share)
+    held_out = once(held_out)
+    if settings.eval_data is not None:
+        held_out = read_pairs(settings.eval_data, settings.where, settings.reading)
         facts["eval_data_sha256"] = content_hash(settings.eval_data)
+    else:
+        facts["eval_share"] = round(share, 6)
     if not train:
         raise InvalidArgumentError(f"{names(settings)}: no pairs are left to train on: lower the share held out")
     notes, encoded = notes_on_columns(settings, train), []
     for name, chosen in (("train", train), ("held out", held_out)):
         result = encode_pairs(tokenizer, chosen, settings.max_length)
         check_margins(settings, result.pairs)
-        encoded.append(result.pairs)
+        encoded.append(result)
         notes += [f"{name}: {note}" for note in result.notes]
         facts[name] = {"pairs": len(result.pairs), **asdict(result.truncation)}
         if any(asdict(result.truncation).values()):
             notes.append(f"{name}: {result.truncation.summary()}")
-    if not encoded[0]:
+    ours, theirs = (result.pairs for result in encoded)
+    if not ours:
         raise InvalidArgumentError(f"{names(settings)}: no pair is left at max length {settings.max_length}: raise it")
-    if not encoded[1] and (settings.eval_data is not None or settings.eval_share):
+    if not theirs and (settings.eval_data is not None or share):
         notes.append("no pair is held out, and nothing will be measured: raise --eval-share, or name --eval-data")
-    return PairSets(encoded[0], encoded[1], facts, notes)
+    facts["held out"]["trained_on"] = _in_both(ours, theirs)
+    clusters = [common_text(held_out[row]) for row in encoded[1].kept]
+    return PairSets(ours, theirs, clusters, facts, notes)
+
+
+def _in_both(train: list[EncodedPair], held_out: list[EncodedPair]) -> int:
+    """How many of the held-out pairs are trained on as well, either way round."""
+
+    def key(pair: EncodedPair) -> tuple[tuple[int, ...], frozenset[tuple[int, ...]]]:
+        return tuple(pair["prompt_ids"]), frozenset((tuple(pair["chosen_ids"]), tuple(pair["rejected_ids"])))
+
+    seen = {key(pair) for pair in train} if held_out else set()
+    return sum(key(pair) in seen for pair in held_out)
+
+
+def common_text(pair: PreferencePair) -> str:
+    """What a pair shares with those that it is held out and resampled with."""
+    return json.dumps(pair.prompt or pair.chosen, sort_keys=True)
 
 
 def split(pairs: list[PreferencePair], share: float) -> tuple[list[PreferencePair], list[PreferencePair]]:
@@ -68,7 +94,6 @@ def split(pairs: list[PreferencePair], share: float) -> tuple[list[PreferencePai
     pair's side depends on that text alone, whatever else the file holds."""
     sides: tuple[list[PreferencePair], list[PreferencePair]] = ([], [])
     for pair in pairs:
-        text = json.dumps(pair.prompt or pair.chosen, sort_keys=True)
-        place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+        place = int.from_bytes(hashlib.sha256(common_text(pair).encode()).digest()[:8], "big") / 2**64
         sides[place < share].append(pair)
     return sides

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def new_record(settings: TrainingSettings, facts: dict[str, Any]) -> Record:
         "beta": own_beta,
         "base": settings.base,
         "base_fingerprint": fingerprint(settings.base),
+        "continue_from_fingerprint": fingerprint(settings.continue_from) if settings.continue_from else None,
         "state": "running",
         "seed": settings.seed,
         "settings": settings.identity(),
@@ -77,11 +79,14 @@ def differences(record: Record, other: Record) -> list[str]:
 
     Versions do not count, nor does where the same rows are read from.
     """
-    settings, others = record["settings"], other["settings"]
-    names = [name for name in {**settings, **others} if name not in ("data", "eval_data")]
-    differing = [name for name in names if settings.get(name) != others.get(name)]
-    if "base" not in differing and record.get("base_fingerprint") != other.get("base_fingerprint"):
-        differing.append("base")
+    defaults = {each.name: each.default for each in fields(TrainingSettings)}  # of records from before a setting was
+    settings, others = ({**defaults, **one["settings"]} for one in (record, other))
+    compared = {**record["settings"], **other["settings"]}
+    names = [name for name in compared if name not in ("data", "eval_data")]
+    differing = [name for name in names if settings[name] != others[name]]
+    for name in ("base", "continue_from"):
+        if name not in differing and record.get(f"{name}_fingerprint") != other.get(f"{name}_fingerprint"):
+            differing.append(name)
     return [*differing, *(["data"] if record["data"] != other["data"] else [])]
 
 

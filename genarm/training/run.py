@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import PartialState
 from accelerate.utils.dataclasses import DistributedType
-from transformers import PrinterCallback, Trainer
+from transformers import Trainer
 
 from ..errors import InvalidArgumentError
 from ..preferences.chat import pair_tokenizer
 from . import folder
 from .checks import check
 from .dataset import load_pairs
+from .defaults import epochs_for, with_rate
 from .models import trained_model
-from .progress import FiniteFigures, ShowProgress, TrainingClock, TrainingIsOver, accuracy_of, check_weights, mean_loss
+from .session import Session
 from .settings import TrainingSettings
 from .trainers import TRAINERS
 
@@ -45,7 +46,9 @@ def train(
     state = launched(settings)
     _check_launch(settings, state)
     tokenizer = pair_tokenizer(settings.base, settings.trust_remote_code)
+    settings = with_rate(settings)
     pairs = load_pairs(settings, tokenizer)
+    settings = replace(settings, epochs=epochs_for(settings, len(pairs.train)))
     new = folder.new_record(settings, pairs.facts)
     old = folder.earlier_run(output, new, overwrite)
     if old is not None and old["state"] == "complete":
@@ -62,8 +65,7 @@ def train(
     state.wait_for_everyone()
     for note in pairs.notes:
         say(note)
-    title = f"{settings.kind} {settings.objective}"
-    metrics = _run(trainer, title, old is not None, bool(pairs.held_out), say)
+    metrics = Session(trainer, settings, pairs, say).run(resumed=old is not None)
     new = folder.finished(new, metrics, trainer.state.log_history)
     if state.is_main_process:
         _save(trainer, None if settings.rank else tokenizer, output)
@@ -92,54 +94,6 @@ def _check_launch(settings: TrainingSettings, state: Any) -> None:
             f"{torch.cuda.device_count()} GPUs are visible to one process: start with `accelerate launch -m genarm "
             "train ...`, or make one visible with CUDA_VISIBLE_DEVICES"
         )
-
-
-def _run(trainer: Trainer, title: str, resumed: bool, evaluate: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train to the end and measure on the held-out pairs; what the record keeps of it."""
-    progress = ShowProgress(title)
-    trainer.remove_callback(PrinterCallback)
-    for callback in (TrainingClock(), progress, FiniteFigures()):
-        trainer.add_callback(callback)
-    last = folder.last_checkpoint(Path(str(trainer.args.output_dir)))
-    if resumed:
-        say("no checkpoint was kept: starting over" if last is None else f"resuming from {last.name}")
-    try:
-        with contextlib.suppress(TrainingIsOver):
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        check_weights(trainer.accelerator.unwrap_model(trainer.model), trainer.state.global_step)
-        if evaluate and not _is_measured(trainer):
-            trainer.evaluate()
-    finally:
-        progress.close()
-    history = trainer.state.log_history
-    found = {
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "train_seconds": round(_seconds(trainer), 3),
-        "train_loss": mean_loss(history),
-        "train_accuracy": _last_accuracy(history),
-    }
-    if evaluate:
-        loss = next(logs["eval_loss"] for logs in reversed(history) if "eval_loss" in logs)
-        found.update(eval_loss=loss, eval_accuracy=_last_accuracy(history, "eval_"))
-    return found
-
-
-def _is_measured(trainer: Trainer) -> bool:
-    """With eval_every, the Trainer itself has measured after the last step."""
-    last = trainer.state.global_step
-    return any("eval_loss" in logs and logs["step"] == last for logs in trainer.state.log_history)
-
-
-def _seconds(trainer: Trainer) -> float:
-    """The Trainer makes a new clock from a checkpoint's."""
-    callbacks = trainer.callback_handler.callbacks
-    return sum(callback.seconds for callback in callbacks if isinstance(callback, TrainingClock))
-
-
-def _last_accuracy(history: list[dict[str, Any]], prefix: str = "") -> float | None:
-    found = (accuracy_of(logs, prefix) for logs in reversed(history))
-    return next((value for value in found if value is not None), None)
 
 
 def _save(trainer: Trainer, tokenizer: Any, output: Path) -> None:

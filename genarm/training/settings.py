@@ -36,7 +36,10 @@ class TrainingSettings:
     ``beta`` is β_r of the AR-RM's loss (GenARM) or β of DPO's; a trajectory RM has none. ``center_rewards`` is the
     coefficient c of c · (r_w + r_l)² in a trajectory RM's loss. ``rank`` 0 trains the whole model. ``max_steps``
     overrides ``epochs``. A ``warmup`` below 1 is a share of all steps, else a number of steps. ``limit`` counts the
-    pairs of each data set, and ``data_weights`` say how much of each is taken.
+    pairs of each data set, and ``data_weights`` say how much of each is taken. What is None is chosen by `defaults` from
+    the base and the pairs. ``continue_from`` is the folder of an adapter that training goes on with; ``early_stopping``
+    how many evaluations in turn may bring no lower loss, 0 for any number; ``save_seconds`` the time between
+    checkpoints, 0 for none by the clock; ``report_to`` names trackers that transformers writes to.
     """
 
     kind: Kind
@@ -46,7 +49,7 @@ class TrainingSettings:
     where: Mapping[str, str] = field(default_factory=dict)
     reading: PairReading = field(default_factory=PairReading)
     eval_data: str | tuple[str, ...] | None = None
-    eval_share: float = 0.05
+    eval_share: float | None = None
     limit: int | None = None
     objective: str = "reward"
     beta: float = 0.1
@@ -55,7 +58,7 @@ class TrainingSettings:
     alpha: int = 16
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ()
-    epochs: float = 1.0
+    epochs: float | None = None
     max_steps: int | None = None
     learning_rate: float | None = None
     schedule: str = "cosine"
@@ -66,16 +69,21 @@ class TrainingSettings:
     max_length: int = 1024
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     gradient_checkpointing: bool = False
+    load_in_4bit: bool = False
+    continue_from: str | None = None
+    early_stopping: int = 0
     seed: int = 0
     device: str = "auto"
     save_every: int = 500
+    save_seconds: float = 600.0
     log_every: int = 10
     eval_every: int = 0
+    report_to: tuple[str, ...] = ()
     trust_remote_code: bool = False
 
     @property
     def rate(self) -> float:
-        """The peak learning rate."""
+        """The peak learning rate; before `defaults` has chosen it, that of a base of 7 billion parameters."""
         if self.learning_rate is not None:
             return self.learning_rate
         return LEARNING_RATES[self.kind] if self.rank else FULL_LEARNING_RATE
@@ -98,7 +106,9 @@ class TrainingSettings:
 
     def identity(self) -> dict[str, Any]:
         """What two runs must share to be the same run: all but how often it reports, with auto settled."""
-        reported = {"log_every", "save_every", "eval_every", "device", "precision", "learning_rate"}
+        reported = {"log_every", "save_every", "save_seconds", "device", "precision", "learning_rate", "report_to"}
+        if not self.early_stopping:  # which evaluations decide
+            reported.add("eval_every")
         kept = {name: value for name, value in asdict(self).items() if name not in reported}
         kept.update(where=dict(self.where), target_modules=list(self.target_modules))
         kept.update(reading=self.reading.as_record(), data_weights=list(self.data_weights))
@@ -124,9 +134,10 @@ class TrainingSettings:
         """Keywords of `transformers.TrainingArguments` (and of TRL's, which extend it)."""
         accumulation = self.accumulation()
         micro = self.batch_size // (accumulation * world_size())
+        stops = bool(steps_evaluated and self.early_stopping)
         return {
             "output_dir": str(work),
-            "num_train_epochs": self.epochs,
+            "num_train_epochs": self.epochs or 1.0,
             "max_steps": self.max_steps or -1,
             "per_device_train_batch_size": micro,
             "per_device_eval_batch_size": micro,
@@ -138,16 +149,19 @@ class TrainingSettings:
             "bf16": self.bf16,
             "fp16": False,
             "gradient_checkpointing": self.gradient_checkpointing,
-            "save_strategy": "steps" if self.save_every else "no",
-            "save_steps": self.save_every or 500,
+            "save_strategy": "steps" if self.save_every or stops else "no",
+            "save_steps": self.eval_every if stops else self.save_every or 500,
             "save_total_limit": 2,
             "restore_callback_states_from_checkpoint": True,
             "eval_strategy": "steps" if steps_evaluated and self.eval_every else "no",
             "eval_steps": self.eval_every or None,
+            "load_best_model_at_end": stops,
+            "metric_for_best_model": "eval_loss" if stops else None,
             "logging_steps": self.log_every,
             "logging_first_step": True,
             "logging_nan_inf_filter": False,
-            "report_to": "none",
+            "report_to": list(self.report_to) or "none",
+            "run_name": self.objective,
             "disable_tqdm": True,
             "remove_unused_columns": False,
             "seed": self.seed,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from ..errors import GenARMError, InvalidArgumentError
@@ -14,6 +15,7 @@ from ..models.options import Source
 from ..preferences.collate import PairCollator
 from ..preferences.encoding import EncodedPair
 from .arm import ArmTrainer
+from .counting import StepOfPairs, pairs_in
 from .dataset import PairSets
 from .settings import Kind, TrainingSettings
 
@@ -83,17 +85,38 @@ def dpo_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: P
     return trainer
 
 
-class PairsCountOnce:
-    """TRL averages what it measures over batches; here every pair held out counts once, in a smaller batch too."""
+class PairsCountOnce(StepOfPairs):
+    """TRL averages losses and figures over micro batches; here every pair counts once, in a smaller batch too."""
 
     _metrics: Any
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.model_accepts_loss_kwargs = True  # so that the Trainer leaves the division to compute_loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
+    ) -> Any:
+        """TRL's loss of one micro batch; with ``num_items_in_batch``, the pairs of the step, its part of that."""
+        trainer: Any = super()
+        found = trainer.compute_loss(model, inputs, return_outputs=return_outputs)
+        if num_items_in_batch is None:
+            return found
+        loss, *outputs = found if return_outputs else (found,)
+        self._count("train", pairs_in(inputs))
+        loss = self.part_of_step(loss, pairs_in(inputs), num_items_in_batch)
+        return (loss, *outputs) if return_outputs else loss
+
     def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        step: Any = super()
-        found = step.prediction_step(model, inputs, *arguments, **options)
-        for values in self._metrics["eval"].values():
-            values.extend(values[-1:] * (len(inputs["input_ids"]) // 2 - 1))
+        trainer: Any = super()
+        found = trainer.prediction_step(model, inputs, *arguments, **options)
+        self._count("eval", pairs_in(inputs))
         return found
+
+    def _count(self, mode: str, pairs: int) -> None:
+        """The last batch's figures, once per pair."""
+        for values in self._metrics[mode].values():
+            values.extend(values[-1:] * (pairs - 1))
 
 
 TRAINERS: dict[Kind, Callable[[TrainingSettings, Any, Any, PairSets, Path], Trainer]] = {

@@ -22,8 +22,8 @@ from experiments.embedded.models import (
     train_tokenizer,
 )
 from genarm.embedded import BASE
-from genarm.evaluation.statistics import wilson
 from genarm.preferences.pairs import PreferencePair
+from genarm.preferences.statistics import wilson
 
 SUBJECTS = ["painting", "physics", "music", "helping others", "sports", "saving money", "poetry", "a safe bet"]
 VERBS = ["enjoy", "dislike", "think about", "talk about", "care for", "avoid"]

@@ -12,7 +12,7 @@ from genarm.evaluation.accuracy import (
     ordered_right,
     response_lengths,
 )
-from genarm.evaluation.statistics import share
+from genarm.preferences.statistics import share
 
 NAN = float("nan")
 

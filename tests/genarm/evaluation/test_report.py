@@ -7,7 +7,7 @@ from genarm.evaluation.choices import Choice
 from genarm.evaluation.pair_sets import PairSet
 from genarm.evaluation.report import as_record, reports
 from genarm.evaluation.scorers import Scores
-from genarm.evaluation.statistics import paired_difference
+from genarm.preferences.statistics import paired_difference
 
 
 def pair_set(lengths, clusters=None):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from training_cases import run_settings, write_pairs
 
 from genarm.errors import InvalidArgumentError
-from genarm.training import run
+from genarm.training import run, session
 from genarm.training.progress import FiniteFigures
 from genarm.training.run import train
 
@@ -41,7 +41,7 @@ def interrupt(settings, output, step):
                 raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "FiniteFigures", Stops)
+        patch.setattr(session, "FiniteFigures", Stops)
         train(settings, output)
     assert not list(output.glob("*.safetensors"))
 
@@ -114,14 +114,14 @@ def test_a_run_killed_outright_resumes(settings, output, trained):
 import os, signal
 from pathlib import Path
 from genarm.preferences.reading import PairReading
-from genarm.training import run
+from genarm.training import run, session
 from genarm.training.settings import TrainingSettings
 from genarm.training.progress import FiniteFigures
 class Killed(FiniteFigures):
     def on_step_end(self, args, state, control, **_):
         if state.global_step == {KILLED_AT}:
             os.kill(os.getpid(), signal.SIGKILL)
-run.FiniteFigures = Killed
+session.FiniteFigures = Killed
 run.train({settings!r}, Path({str(output)!r}))
 """
     found = subprocess.run([sys.executable, "-c", killed], capture_output=True, timeout=120, check=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genarm.evaluation import statistics
-from genarm.evaluation.statistics import Estimate, paired_difference, share, wilson
+from genarm.preferences.statistics import Estimate, paired_difference, share, wilson
 
 
 def clustered_trials(generator, clusters, size, rate):
