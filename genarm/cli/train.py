@@ -84,6 +84,12 @@ def train(
     ] = None,
     beta: Annotated[float, typer.Option(help="β_r in the AR-RM's loss, or β in DPO's.")] = 0.1,
     center_rewards: Annotated[float, typer.Option(help="c of c·(r_w + r_l)² in a trajectory RM's loss.")] = 0.0,
+    continue_from: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Go on training this LoRA adapter.", show_default="a new one")
+    ] = None,
+    load_in_4bit: Annotated[
+        bool, typer.Option("--load-in-4bit", help="Hold the frozen base in 4 bits (QLoRA); needs bitsandbytes.")
+    ] = False,
     rank: Annotated[int, typer.Option(min=0, help="LoRA's rank; 0 trains the whole model.")] = 8,
     alpha: Annotated[int, typer.Option(min=1, help="LoRA's α.")] = 16,
     dropout: Annotated[float, typer.Option(help="LoRA's dropout.")] = 0.05,
@@ -129,6 +135,19 @@ def train(
     ] = "500,10m",
     log_every: Annotated[int, typer.Option(min=1, help="Steps between figures.")] = 10,
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0: at the end only.")] = 0,
+    early_stopping: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Stop after N evaluations without a lower loss, and keep the best; 0: never."
+        ),
+    ] = 0,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Where figures go too: tensorboard, wandb, …; repeatable."),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the finished folder to the Hugging Face hub.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run with other settings.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository brings along.")
@@ -142,6 +161,7 @@ def train(
     """
     from ..models.sources import model_path
     from ..preferences.reading import conditions, pair_reading
+    from ..training.continuing import base_for
     from ..training.settings import TrainingSettings
     from ..training.stopping import save_points
     from . import train_report
@@ -149,7 +169,7 @@ def train(
     steps, seconds = save_points(save_every)
     settings = TrainingSettings(
         kind=method.value,
-        base=model_path(base),
+        base=base_for(base, continue_from),
         data=tuple(data),
         data_weights=tuple(data_weight or ()),
         where=conditions(where or ()),
@@ -162,6 +182,10 @@ def train(
         objective=objective or output.resolve().name,
         beta=beta,
         center_rewards=center_rewards,
+        continue_from=None if continue_from is None else model_path(continue_from),
+        load_in_4bit=load_in_4bit,
+        early_stopping=early_stopping,
+        report_to=tuple(report_to or ()),
         rank=rank,
         alpha=alpha,
         dropout=dropout,
@@ -185,4 +209,4 @@ def train(
         eval_every=eval_every,
         trust_remote_code=trust_remote_code,
     )
-    return train_report.run(settings, output, overwrite)
+    return train_report.run(settings, output, overwrite, push_to_hub)

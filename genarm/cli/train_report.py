@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from ..errors import GenARMError
+from ..training.card import check_hub, push
 from ..training.run import launched, train
 from ..training.settings import TrainingSettings
 from ..training.stopping import TrainingInterrupted
@@ -18,8 +19,8 @@ from ..training.verdict import remarks, reward_model_guides
 from .console import say
 
 
-def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
-    """Train, and say what came out; the exit status.
+def run(settings: TrainingSettings, output: Path, overwrite: bool, hub: str | None = None) -> int:
+    """Train, say what came out, and upload it to the repository ``hub`` where one is named; the exit status.
 
     Raises:
         GenARMError: the run cannot start or continue; its last checkpoint is kept.
@@ -39,6 +40,8 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
             say(text)
 
     try:
+        if hub is not None:
+            check_hub(hub)
         record = train(settings, output, overwrite, say_once)
     except TrainingInterrupted as stopped:
         say_once(f"{stopped}: the same command resumes there")
@@ -58,6 +61,8 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool) -> int:
     for text in remarks(record):
         say_once(f"warning: {text}")
     say_once(summary(record, output))
+    if hub is not None and state.is_main_process:
+        say(f"uploaded to {push(output, hub)}")
     return 0
 
 

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from ..errors import InvalidArgumentError, LoadingError
 from ..models.files import model_source
-from ..models.loading import load_tokenizer
+from ..models.loading import full_model, load_tokenizer
 from .texts import Message, Text, loads, shared_length
 
 NO_TEMPLATE = (
@@ -119,7 +119,7 @@ def turn_ends(tokenizer: Any) -> list[str]:
     if not tokenizer.name_or_path:  # made in memory
         return []
     try:
-        config = GenerationConfig.from_pretrained(model_source(tokenizer.name_or_path))
+        config = GenerationConfig.from_pretrained(model_source(full_model(tokenizer.name_or_path)))
     except (OSError, ValueError):
         return []
     ids = config.eos_token_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ..errors import InvalidArgumentError
 from .settings import LEARNING_RATES, TrainingSettings
@@ -34,7 +35,30 @@ def check(settings: TrainingSettings) -> None:
         raise InvalidArgumentError("early stopping counts evaluations, and there is one at the end: set eval every")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InvalidArgumentError("device is 'cuda', but torch sees no CUDA device here: choose cpu or auto")
+    _check_whole(settings)
+    _check_reports(settings)
     settings.accumulation()
+
+
+def _check_whole(settings: TrainingSettings) -> None:
+    """What goes with an adapter only."""
+    if settings.rank == 0 and settings.load_in_4bit:
+        raise InvalidArgumentError("load in 4bit freezes the base, and rank 0 trains it: choose a rank above 0")
+    if settings.rank == 0 and settings.continue_from is not None:
+        raise InvalidArgumentError(
+            "continue from goes on with an adapter, and rank 0 trains the whole model: leave rank 0 out, or name the "
+            "adapter's folder as the base, which makes it a part of that"
+        )
+
+
+def _check_reports(settings: TrainingSettings) -> None:
+    there: list[str] = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
+    for name in settings.report_to:
+        if name not in there:
+            raise InvalidArgumentError(
+                f"report to {name!r}: transformers finds no such tracker here ({', '.join(there) or 'none'}): pip "
+                f"install {name}, or choose another"
+            )
 
 
 def _check_choices(settings: TrainingSettings) -> None:

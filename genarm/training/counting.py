@@ -32,7 +32,8 @@ class StepOfPairs:
 
     def part_of_step(self, loss: Tensor, pairs: int, pairs_of_step: Tensor | int) -> Tensor:
         """A micro batch's mean loss as its part of the step's; gradients of processes are averaged, not summed."""
-        return loss * (pairs * self.accelerator.num_processes / pairs_of_step)
+        part: Tensor = loss * (pairs * self.accelerator.num_processes / pairs_of_step)
+        return part
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The Trainer's schedule, with a whole number of steps to warm up."""

@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 from ..errors import LoadingError
 from ..models.files import model_source
+from ..models.loading import full_model
 from .settings import FULL_LEARNING_RATE, LEARNING_RATES, TrainingSettings
 
 # The width of the 7B models that GenARM's rates are of, and the most that a smaller one multiplies them by.
@@ -53,7 +54,8 @@ def base_config(settings: TrainingSettings) -> Any:
         LoadingError: a configuration that cannot be read.
     """
     try:
-        config = AutoConfig.from_pretrained(model_source(settings.base), trust_remote_code=settings.trust_remote_code)
+        source = model_source(full_model(settings.base))
+        config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise LoadingError(
             f"{settings.base}: its config.json cannot be read ({error}): copy or save the model again"

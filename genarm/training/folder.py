@@ -20,6 +20,7 @@ Record = dict[str, Any]
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
+LOGS = "logs"  # of TensorBoard
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
-from transformers import set_seed
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from transformers import BitsAndBytesConfig, set_seed
 
 from ..errors import InvalidArgumentError
+from ..models.adapters import read_adapter
+from ..models.files import adapter_folder
 from ..models.loading import load_model, load_scorer
 from ..models.options import Source
 from .settings import TrainingSettings
@@ -59,6 +62,11 @@ def _check_positions(settings: TrainingSettings, model: Any, longest: int) -> No
 
 
 def _with_lora(settings: TrainingSettings, model: Any) -> Any:
+    """The model with fresh LoRA layers, or with those that training goes on with."""
+    if settings.load_in_4bit:  # norms and the head stay as the 4-bit base has them
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
+    if settings.continue_from is not None:
+        return _continued(settings, model)
     try:
         return get_peft_model(model, lora_config(settings))
     except ValueError as error:
@@ -67,19 +75,56 @@ def _with_lora(settings: TrainingSettings, model: Any) -> Any:
         ) from error
 
 
+def _continued(settings: TrainingSettings, model: Any) -> Any:
+    """The adapter of `continue_from`, trainable, in float32 and with this run's dropout."""
+    folder = adapter_folder(str(settings.continue_from))
+    config = LoraConfig.from_pretrained(str(folder))
+    config.lora_dropout, config.inference_mode = settings.dropout, False
+    if settings.kind != "trajectory-rm":
+        read_adapter(folder).fit(model)  # which says what does not fit
+    continued = PeftModel.from_pretrained(model, folder, config=config, is_trainable=True)
+    for weight in continued.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    continued.peft_config["default"].base_model_name_or_path = settings.base
+    return continued
+
+
 def untrained_model(settings: TrainingSettings) -> Any:
-    """The base as it comes, on the CPU; a trajectory RM's with the seed's score."""
+    """The base as it comes, on the CPU (in 4 bits, where it is trained); a trajectory RM's with the seed's score."""
     dtype = torch.bfloat16 if settings.bf16 and settings.rank else torch.float32
-    source = Source(dtype, torch.device("cpu"), settings.trust_remote_code)
+    source = base_source(settings, dtype)
     if settings.kind == "trajectory-rm":
         return load_scorer(settings.base, source, new_score=True)
     return load_model(settings.base, source)
+
+
+def base_source(settings: TrainingSettings, dtype: torch.dtype) -> Source:
+    """How a run reads its base: in ``dtype`` on the CPU, whence the Trainer moves it, or quantised where it is used."""
+    if not settings.load_in_4bit:
+        return Source(dtype, torch.device("cpu"), settings.trust_remote_code)
+    device = torch.device("cuda", torch.cuda.current_device()) if settings.on_cuda else torch.device("cpu")
+    return Source(dtype, device, settings.trust_remote_code, {"quantization_config": four_bits(dtype)})
+
+
+def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's form of a frozen base (Dettmers et al. 2023): NF4 with its scales quantised too, products in ``dtype``.
+
+    Raises:
+        InvalidArgumentError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise InvalidArgumentError("load in 4bit needs bitsandbytes: pip install 'genarm[quantized]', or leave it out")
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def lora_config(settings: TrainingSettings) -> LoraConfig:
     """LoRA on all linear layers but the head, or on the modules named; a scorer's score is trained whole."""
     return LoraConfig(
         task_type=TaskType.SEQ_CLS if settings.kind == "trajectory-rm" else TaskType.CAUSAL_LM,
+        base_model_name_or_path=settings.base,
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,

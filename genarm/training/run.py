@@ -16,9 +16,12 @@ from transformers import Trainer
 from ..errors import InvalidArgumentError
 from ..preferences.chat import pair_tokenizer
 from . import folder
+from .card import write_card
 from .checks import check
+from .continuing import continued
 from .dataset import load_pairs
 from .defaults import epochs_for, with_rate
+from .memory import check_memory
 from .models import trained_model
 from .session import Session
 from .settings import TrainingSettings
@@ -45,8 +48,9 @@ def train(
     check(settings)
     state = launched(settings)
     _check_launch(settings, state)
+    check_memory(settings)
     tokenizer = pair_tokenizer(settings.base, settings.trust_remote_code)
-    settings = with_rate(settings)
+    settings = with_rate(continued(settings))
     pairs = load_pairs(settings, tokenizer)
     settings = replace(settings, epochs=epochs_for(settings, len(pairs.train)))
     new = folder.new_record(settings, pairs.facts)
@@ -57,6 +61,7 @@ def train(
         return old
     state.wait_for_everyone()  # until all have looked, nobody writes
     model = trained_model(settings, tokenizer, pairs.longest)
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / folder.LOGS))
     trainer = TRAINERS[settings.kind](settings, model, tokenizer, pairs, output / folder.CHECKPOINTS)
     if state.is_main_process:
         if old is None:
@@ -69,8 +74,9 @@ def train(
     new = folder.finished(new, metrics, trainer.state.log_history)
     if state.is_main_process:
         _save(trainer, None if settings.rank else tokenizer, output)
-        folder.open_up(output)
+        write_card(output, new)
         folder.write_record(output, new)
+        folder.open_up(output)
         folder.drop_checkpoints(output)
     state.wait_for_everyone()
     return new
@@ -104,6 +110,5 @@ def _save(trainer: Trainer, tokenizer: Any, output: Path) -> None:
         if isinstance(config.target_modules, set):  # whose order changes from process to process
             config.target_modules = sorted(config.target_modules)
     model.save_pretrained(output)
-    (output / "README.md").unlink(missing_ok=True)  # PEFT's form of a model card, not filled in
     if tokenizer is not None:
         tokenizer.save_pretrained(output)

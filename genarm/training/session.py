@@ -74,7 +74,7 @@ class Session:
     def _figures(self) -> dict[str, Any]:
         state = self.trainer.state
         history = state.log_history
-        found = {
+        found: dict[str, Any] = {
             "steps": state.global_step,
             "epochs": state.epoch,
             "train_seconds": round(self._seconds(), 3),

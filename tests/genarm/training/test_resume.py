@@ -1,6 +1,7 @@
 """A run that was stopped ends as one that was not, and a run that is over is left alone."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,10 @@ from safetensors.torch import load_file
 from training_cases import run_settings, write_pairs
 
 from genarm.errors import InvalidArgumentError
-from genarm.training import run, session
+from genarm.training import run, session, stopping
 from genarm.training.progress import FiniteFigures
 from genarm.training.run import train
+from genarm.training.stopping import StopsAndSaves, TrainingInterrupted
 
 KILLED_AT = 7
 # Dropout, so that random states count; two epochs and a bit, so that the order of the second does.
@@ -97,6 +99,27 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(settings, output, traine
 def test_a_run_stopped_before_its_first_checkpoint_starts_over(settings, output, trained):
     interrupt(settings, output, 2)
     assert resume(settings, output)[0] == ["no checkpoint was kept: starting over"]
+    assert_equal(trained(**CHANGES)[0], output)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_with_a_checkpoint_from_which_the_run_goes_on(
+    number, settings, output, trained, monkeypatch
+):
+    said = []
+    before = [signal.getsignal(each) for each in stopping.SIGNALS]
+
+    class Kills(StopsAndSaves):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 4:
+                os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted, match=f"{number.name} after step 5"):
+        patch.setattr(session, "StopsAndSaves", Kills)
+        train(replace(settings, save_every=0), output, say=said.append)
+    assert said == ["stopping after this step, with a checkpoint; once more stops at once, without one"]
+    assert [signal.getsignal(each) for each in stopping.SIGNALS] == before
+    assert resume(settings, output)[0] == ["resuming from checkpoint-5"]
     assert_equal(trained(**CHANGES)[0], output)
 
 

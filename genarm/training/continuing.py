@@ -1,0 +1,60 @@
+"""An adapter that training goes on with: what its files settle, and which base it is on."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidArgumentError
+from ..models.files import adapter_folder, read_json
+from ..models.loading import base_of
+from ..models.sources import model_path
+from .folder import RECORD
+from .settings import TrainingSettings
+
+
+def base_for(base: str | None, continue_from: str | None) -> str:
+    """The base of a run: the one named, else that of the adapter it goes on with, else the embedded one."""
+    if base is None and continue_from is not None:
+        return model_path(base_of(continue_from))
+    return model_path(base)
+
+
+def continued(settings: TrainingSettings) -> TrainingSettings:
+    """The settings with rank, alpha and target modules of the adapter that training goes on with.
+
+    Raises:
+        InvalidArgumentError: they were chosen otherwise, or the adapter is of the other kind.
+        LoadingError: an adapter that is not there or cannot be read.
+    """
+    if settings.continue_from is None:
+        return settings
+    folder = adapter_folder(settings.continue_from)
+    config = read_json(folder / "adapter_config.json")
+    _check_kind(settings, folder)
+    targets = config.get("target_modules")
+    found: dict[str, Any] = {
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "target_modules": tuple(sorted(targets)) if isinstance(targets, list) else (str(targets),),
+    }
+    defaults = {each.name: each.default for each in fields(TrainingSettings) if each.default is not MISSING}
+    for name, value in found.items():
+        asked = getattr(settings, name)
+        if asked not in (defaults[name], value):
+            raise InvalidArgumentError(
+                f"{name.replace('_', ' ')} is {asked}, and the adapter to continue from has {value}: leave it out"
+            )
+    return replace(settings, **found)
+
+
+def _check_kind(settings: TrainingSettings, folder: Path) -> None:
+    """A scorer has a head that a causal LM lacks, and the other way round."""
+    if not (folder / RECORD).is_file():
+        return
+    kind = read_json(folder / RECORD).get("kind")
+    if (kind == "trajectory-rm") != (settings.kind == "trajectory-rm"):
+        raise InvalidArgumentError(
+            f"{folder} was trained as {kind}, and cannot go on as {settings.kind}: choose an adapter of that kind"
+        )
