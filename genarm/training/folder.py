@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,11 +79,12 @@ def differences(record: Record, other: Record) -> list[str]:
 
     Versions do not count, nor does where the same rows are read from.
     """
-    defaults = {each.name: each.default for each in fields(TrainingSettings)}  # of records from before a setting was
-    settings, others = ({**defaults, **one["settings"]} for one in (record, other))
-    compared = {**record["settings"], **other["settings"]}
-    names = [name for name in compared if name not in ("data", "eval_data")]
-    differing = [name for name in names if settings[name] != others[name]]
+    settings, others = record["settings"], other["settings"]
+    compared = {**settings, **others}.items()
+    # a record from before there was a setting is one of a run without it
+    known = {name: value for name, value in compared if value or (name in settings and name in others)}
+    names = [name for name in known if name not in ("data", "eval_data")]
+    differing = [name for name in names if settings.get(name) != others.get(name)]
     for name in ("base", "continue_from"):
         if name not in differing and record.get(f"{name}_fingerprint") != other.get(f"{name}_fingerprint"):
             differing.append(name)

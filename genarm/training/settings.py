@@ -36,7 +36,7 @@ class TrainingSettings:
     ``beta`` is β_r of the AR-RM's loss (GenARM) or β of DPO's; a trajectory RM has none. ``center_rewards`` is the
     coefficient c of c · (r_w + r_l)² in a trajectory RM's loss. ``rank`` 0 trains the whole model. ``max_steps``
     overrides ``epochs``. A ``warmup`` below 1 is a share of all steps, else a number of steps. ``limit`` counts the
-    pairs of each data set, and ``data_weights`` say how much of each is taken. What is None is chosen by `defaults` from
+    pairs of each data set, and ``data_weights`` say how much of each is taken. What is None is chosen by `defaults` by
     the base and the pairs. ``continue_from`` is the folder of an adapter that training goes on with; ``early_stopping``
     how many evaluations in turn may bring no lower loss, 0 for any number; ``save_seconds`` the time between
     checkpoints, 0 for none by the clock; ``report_to`` names trackers that transformers writes to.

@@ -12,6 +12,7 @@ from genarm.cli import train_report
 from genarm.errors import GenARMError
 from genarm.preferences.reading import PairReading
 from genarm.training.settings import TrainingSettings
+from genarm.training.stopping import TrainingInterrupted
 
 QUICK = "--device cpu --precision fp32 --batch-size 4 --max-steps 2 --rank 2 --eval-share 0 --log-every 1"
 ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
@@ -35,12 +36,16 @@ def train(cli, base):
 
 
 def test_a_run_says_what_came_out_and_guides_by_its_folder_alone(cli, base, train):
-    output, held_out = cli.folder / "joy", ("--eval-data", str(cli.folder / "pairs.jsonl"), "--learning-rate", "0.05")
+    output, held_out = (
+        cli.folder / "joy",
+        ("--eval-data", str(cli.folder / "pairs.jsonl"), "--learning-rate", "0.1", "--max-steps", "40"),
+    )
     found = train(*held_out)
     assert (found.status, found.text) == (0, "") and all(line.startswith("genarm: ") for line in found.errors), found
-    assert found.errors[-1].startswith(f"genarm: {output}: 2 steps on 12 pairs in ")
-    assert "of 12 held-out pairs ordered right" in found.errors[-1]
+    assert found.errors[-1].startswith(f"genarm: {output}: 40 steps on 12 pairs in ")
+    assert "of 12 held-out pairs ordered right (95% interval " in found.errors[-1]
     assert found.errors[-1].endswith(f"guide with --reward joy={output}:1.0")
+    assert "warning: 12 of the 12 held-out pairs were trained on too" in found.errors[-2]
     record = json.loads((output / "training.json").read_text())
     assert (record["kind"], record["objective"], record["state"]) == ("arm", "joy", "complete")
     again = train(*held_out)
@@ -65,7 +70,8 @@ def test_options_reach_the_settings(cli, monkeypatch):
         "--center-rewards 0.1 --rank 2 --alpha 4 --dropout 0.1 --target-module q_proj --target-module v_proj "
         "--epochs 2 --max-steps 2 --learning-rate 3e-3 --schedule linear --warmup 1 --weight-decay 0.2 --batch-size 4 "
         "--micro-batch-size 2 --max-length 64 --precision fp32 --gradient-checkpointing --seed 4 --device cpu "
-        "--save-every 5 --log-every 6 --eval-every 7 --trust-remote-code --objective joy --output out"
+        "--save-every 5,2m --log-every 6 --eval-every 7 --early-stopping 3 --report-to wandb --load-in-4bit "
+        "--push-to-hub me/joy --trust-remote-code --objective joy --output out"
     )
     assert cli("train", "trajectory-rm", *options.split()).status == 0
     assert cli("train", "dpo", "--base", "some/base", "--data", "d", "--output", "out", "--overwrite").status == 0
@@ -81,8 +87,9 @@ def test_options_reach_the_settings(cli, monkeypatch):
     given |= {"learning_rate": 3e-3, "schedule": "linear", "warmup": 1.0, "weight_decay": 0.2, "batch_size": 4}
     given |= {"micro_batch_size": 2, "max_length": 64, "precision": "fp32", "gradient_checkpointing": True, "seed": 4}
     given |= {"device": "cpu", "save_every": 5, "log_every": 6, "eval_every": 7, "trust_remote_code": True}
-    assert seen[0] == (TrainingSettings(**given, objective="joy"), Path("out"), False)
-    assert seen[1] == (TrainingSettings("dpo", "some/base", ("d",), objective="out"), Path("out"), True)
+    given |= {"save_seconds": 120.0, "early_stopping": 3, "report_to": ("wandb",), "load_in_4bit": True}
+    assert seen[0] == (TrainingSettings(**given, objective="joy"), Path("out"), False, "me/joy")
+    assert seen[1] == (TrainingSettings("dpo", "some/base", ("d",), objective="out"), Path("out"), True, None)
 
 
 def test_how_pairs_are_read_reaches_the_settings(cli, monkeypatch):
@@ -134,6 +141,7 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_no_folder(cli, train, opt
 @pytest.mark.parametrize(
     ("error", "first", "status", "words"),
     [
+        (TrainingInterrupted(15, 7), True, 143, "stopped by SIGTERM after step 7: the same command resumes there"),
         (KeyboardInterrupt(), True, 130, "interrupted: the same command resumes from the last checkpoint"),
         (MemoryError("all of it"), True, 1, "memory ran out (all of it): choose a smaller --micro-batch-size"),
         (torch.OutOfMemoryError("CUDA"), True, 1, "memory ran out (CUDA)"),

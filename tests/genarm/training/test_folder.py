@@ -49,8 +49,8 @@ def test_a_damaged_record_is_an_error_and_not_another_run(text, reason, tmp_path
 
 
 def test_runs_differ_in_the_settings_that_shape_them_and_in_their_rows(tmp_path):
-    first, older = begun(), begun()
-    del older["settings"]["max_length"]  # a record of an older form
+    first, older, oldest = begun(), begun(), begun()
+    del older["settings"]["max_length"], oldest["settings"]["load_in_4bit"]  # records of older forms
     for other, differing in (
         (begun(log_every=7, save_every=3, device="auto"), []),
         (begun(beta=0.7, seed=9), ["beta", "seed"]),
@@ -61,6 +61,7 @@ def test_runs_differ_in_the_settings_that_shape_them_and_in_their_rows(tmp_path)
         (begun(data="elsewhere"), []),  # the same rows in another place
         ({**begun(), "versions": {"torch": "0"}}, []),
         (older, ["max_length"]),
+        (oldest, []),  # when there was no such setting, no run had it
     ):
         assert folder.differences(first, other) == differing
     (tmp_path / "model.safetensors").write_bytes(b"old")

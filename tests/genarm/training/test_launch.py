@@ -54,7 +54,7 @@ def test_two_processes_leave_what_one_leaves(base, held_out, tmp_path):
     )
     (out, said), (other_out, other_said) = launch(["train", "arm", *options.split()])
     assert (out, other_out) == ("2 0 2\n", "1 0 1\n"), said + other_said
-    files = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "training.json"]
     assert sorted(file.name for file in (tmp_path / "two").iterdir()) == files
     ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     for name, tensor in ours.items():

@@ -83,12 +83,13 @@ def test_the_folder_holds_weights_and_a_record_and_nothing_else(base, tmp_path, 
     (adapter, _), (whole, _) = trained(save_every=2), trained(rank=0)
     names = {file.name for file in whole.iterdir()}
     assert {file.name for file in adapter.iterdir()} == {
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "training.json",
     }
     assert names >= {"model.safetensors", "config.json", "tokenizer_config.json", "tokenizer.json", "training.json"}
-    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".md", ".new"))]
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".new"))]
     (tmp_path / "plain").write_text("")
     mode = (tmp_path / "plain").stat().st_mode
     assert {file.stat().st_mode for folder in (adapter, whole) for file in folder.iterdir()} == {mode}
