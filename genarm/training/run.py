@@ -23,7 +23,7 @@ from .dataset import load_pairs
 from .defaults import epochs_for, with_rate
 from .memory import check_memory
 from .models import trained_model
-from .session import Session
+from .session import TrainingSession
 from .settings import TrainingSettings
 from .trainers import TRAINERS
 
@@ -70,7 +70,7 @@ def train(
     state.wait_for_everyone()
     for note in pairs.notes:
         say(note)
-    metrics = Session(trainer, settings, pairs, say).run(resumed=old is not None)
+    metrics = TrainingSession(trainer, settings, pairs, say).run(resumed=old is not None)
     new = folder.finished(new, metrics, trainer.state.log_history)
     if state.is_main_process:
         _save(trainer, None if settings.rank else tokenizer, output)

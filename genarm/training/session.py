@@ -22,7 +22,7 @@ from .stopping import StopsAndSaves, TrainingInterrupted
 
 
 @dataclass(slots=True)
-class Session:
+class TrainingSession:
     """One trainer, the settings and pairs it was made of, and where messages go."""
 
     trainer: Trainer

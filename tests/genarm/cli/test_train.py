@@ -38,11 +38,11 @@ def train(cli, base):
 def test_a_run_says_what_came_out_and_guides_by_its_folder_alone(cli, base, train):
     output, held_out = (
         cli.folder / "joy",
-        ("--eval-data", str(cli.folder / "pairs.jsonl"), "--learning-rate", "0.1", "--max-steps", "40"),
+        ("--eval-data", str(cli.folder / "pairs.jsonl"), "--learning-rate", "0.02", "--max-steps", "30"),
     )
     found = train(*held_out)
     assert (found.status, found.text) == (0, "") and all(line.startswith("genarm: ") for line in found.errors), found
-    assert found.errors[-1].startswith(f"genarm: {output}: 40 steps on 12 pairs in ")
+    assert found.errors[-1].startswith(f"genarm: {output}: 30 steps on 12 pairs in ")
     assert "of 12 held-out pairs ordered right (95% interval " in found.errors[-1]
     assert found.errors[-1].endswith(f"guide with --reward joy={output}:1.0")
     assert "warning: 12 of the 12 held-out pairs were trained on too" in found.errors[-2]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genarm.evaluation import statistics
+from genarm.preferences import statistics
 from genarm.preferences.statistics import Estimate, paired_difference, share, wilson
 
 

@@ -64,6 +64,6 @@ def test_two_processes_leave_what_one_leaves(base, held_out, tmp_path):
     for name in ("steps", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy"):
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4), name
     lines = [line for line in said.splitlines() if line.startswith("genarm")]
-    assert len(lines) == len(set(lines)) == 1 + (3 + 1 + 1) + 1, said
+    assert len(lines) == len(set(lines)) == 1 + (3 + 1 + 1 + 1) + 1, said
     assert "objective is 'a=b'" in lines[0] and "another beta" in lines[-1]
     assert "genarm" not in other_said
