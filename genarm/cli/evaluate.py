@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from . import options as given
 from . import pair_options as pairs
 
 app = typer.Typer(name="evaluate", help="Say how good reward models are.")
@@ -18,14 +19,6 @@ Reward = Annotated[
         metavar="NAME=PATH",
         help="An autoregressive reward model, repeatable; or an embedded one by its name (art, science, "
         "agreeableness, risk).",
-    ),
-]
-RewardBase = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=own|base|PATH",
-        help="The base that an adapter goes on: the one it was trained on, --base, or another; repeatable.",
-        show_default="--base where it fits",
     ),
 ]
 MaxLength = Annotated[
@@ -69,7 +62,7 @@ def accuracy(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="A DPO policy, scored by its implicit reward; repeatable."),
     ] = None,
-    reward_base: RewardBase = None,
+    reward_base: given.RewardBase = None,
     where: pairs.Where = None,
     map: pairs.Map = None,
     prompt_column: pairs.PromptColumn = None,
@@ -143,7 +136,7 @@ def rewards(
     base: Base = None,
     reward: Reward = None,
     data: Annotated[str | None, typer.Option(metavar="FILE", help="Preference pairs.")] = None,
-    reward_base: RewardBase = None,
+    reward_base: given.RewardBase = None,
     where: pairs.Where = None,
     map: pairs.Map = None,
     prompt_column: pairs.PromptColumn = None,

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..decoder import GuidedDecoder
 from ..errors import RunError
-from ..models.sources import RewardChoice
+from ..models.sources import RewardChoice, parse_reward_bases
 from .options import ModelOptions
 
 
@@ -21,6 +21,7 @@ def load(options: ModelOptions, base: str, rewards: Sequence[RewardChoice]) -> G
     Raises:
         GenARMError: they cannot be loaded, do not go together, or do not fit into memory.
     """
+    reward_bases = parse_reward_bases(options.reward_bases, [reward.name for reward in rewards])
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -34,6 +35,7 @@ def load(options: ModelOptions, base: str, rewards: Sequence[RewardChoice]) -> G
                 max_batch_size=options.batch_size,
                 max_length=options.max_length,
                 trust_remote_code=options.trust_remote_code,
+                reward_bases=reward_bases,
             )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise RunError(f"the models do not fit into memory ({error}): choose a smaller --dtype or model") from error

@@ -20,6 +20,14 @@ Reward = Annotated[
         "risk) as NAME:WEIGHT; or a folder of genarm train as PATH:WEIGHT.",
     ),
 ]
+RewardBase = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=own|base|PATH",
+        help="The base that an adapter goes on: the one it was trained on, --base, or another; repeatable.",
+        show_default="--base where it fits",
+    ),
+]
 Beta = Annotated[float, typer.Option(help="What all reward weights are divided by; above 0.")]
 BaseWeight = Annotated[float, typer.Option(help="The base model's own weight.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="The most new tokens per text.")]
@@ -64,6 +72,7 @@ class ModelOptions:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    reward_bases: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ def settings_of(job: Job) -> dict[str, Any]:
     dtype = resolve_dtype(options.models.dtype, resolve_device(options.models.device))
     return {
         **models,
+        "reward bases": sorted(options.models.reward_bases),
         "weights": {reward.name: reward.weight for reward in job.rewards},
         **options.decoding,
         "samples per prompt": options.samples,

@@ -68,6 +68,7 @@ def generate(
     dtype: given.Dtype = "auto",
     device: given.Device = "auto",
     trust_remote_code: given.RemoteCode = False,
+    reward_base: given.RewardBase = None,
 ) -> int:
     """Write texts: on from a prompt, which appear as they are written, or for a file of prompts.
 
@@ -77,7 +78,9 @@ def generate(
     """
     from . import generate
 
-    models = ModelOptions(base, reward or (), batch_size, max_length, dtype, device, trust_remote_code)
+    models = ModelOptions(
+        base, reward or (), batch_size, max_length, dtype, device, trust_remote_code, reward_base or ()
+    )
     settings = decoding(
         stop,
         beta=beta,
@@ -136,6 +139,7 @@ def chat(
     dtype: given.Dtype = "auto",
     device: given.Device = "auto",
     trust_remote_code: given.RemoteCode = False,
+    reward_base: given.RewardBase = None,
 ) -> int:
     """Talk with a guided model: answers appear as they are written, and weights change while you talk.
 
@@ -145,7 +149,7 @@ def chat(
     """
     from . import chat
 
-    models = ModelOptions(base, reward or (), 1, max_length, dtype, device, trust_remote_code)
+    models = ModelOptions(base, reward or (), 1, max_length, dtype, device, trust_remote_code, reward_base or ())
     settings = decoding(
         stop,
         beta=beta,

@@ -4,10 +4,12 @@ import gzip
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,3 +217,18 @@ def test_the_base_alone_needs_no_reward_model(cli):
     assert cli("generate", *arguments, "--output", cli.output).status == 0
     assert {key: row["prompt"] for key, row in cli.rows().items()} == {1: "one", 2: "two"}
     assert cli.rows()[1]["weights"] == {} and set(cli.rows()[1]["logprob_sums"]) == {"base"}
+
+
+def test_the_base_of_an_adapter_is_chosen_and_said(cli):
+    """An adapter that names another base says so on the standard error; a choice is followed without a word."""
+    folder = Path(shutil.copytree(cli.models / "first", "elsewhere"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/another"}))
+    command = ["generate", "p", "--base", cli.models / "base", "--reward", f"first={folder}", "--max-new-tokens", "4"]
+    found = cli(*command)
+    assert found.status == 0 and "genarm: warning: reward model 'first' was trained on org/another" in found.line
+    chosen = cli(*command, "--reward-base", "first=base")
+    assert (chosen.status, chosen.errors, chosen.text) == (0, [], found.text)
+    own = cli(*command, "--reward-base", f"first={cli.models / 'base'}")
+    assert (own.status, own.text) == (0, found.text)
+    cli(*command, "--reward-base", "x=own").assert_refused(2, "--reward-base names 'x' and there is no such")
