@@ -75,12 +75,33 @@ def attention(
     query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int, longest: int, even: bool
 ) -> Tensor:
     """decode_attention of checked arguments; nothing beyond `longest` is read."""
+    Q = query.shape[1]
     out = attend(query, keys, values, lengths, scale, window, longest, even)
-    if even or not bool(out.sum().isnan()):
+    if not (even and Q == 1) and bool(out.sum().isnan()):
+        # What a token does not see may be NaN, which a weight of 0 does not stop.
+        parts = []
+        for token in range(Q):
+            seen = lengths - (Q - 1 - token)
+            live = (torch.arange(keys.shape[1], device=lengths.device) < seen[:, None])[:, :, None, None]
+            finite = keys.where(live, 0), values.where(live, 0)
+            parts.append(attend(query[:, token : token + 1], *finite, seen, scale, window, longest, False))
+        out = torch.cat(parts, 1)
+    if not may_hide_nan(out):
         return out
-    # What lies behind a row's length may be NaN, which a weight of 0 does not stop.
-    live = (torch.arange(keys.shape[1], device=lengths.device) < lengths[:, None])[:, :, None, None]
-    return attend(query, keys.where(live, 0), values.where(live, 0), lengths, scale, window, longest, even)
+    places = lengths.long()[:, None] + torch.arange(-Q, 0, device=lengths.device)
+    own = keys[_all_rows(len(keys), keys.device)[:, None], places.clamp(min=0)]
+    return torch.where((places < 0)[:, :, None, None], out, with_nan(out, query, own))  # those see nothing
+
+
+def may_hide_nan(out: Tensor) -> bool:
+    """Whether some token's attention [..., D] is 0: torch's on a CPU gives that where a token's scores are all NaN."""
+    return bool((out[..., 0] == 0).any())
+
+
+def with_nan(out: Tensor, query: Tensor, keys: Tensor) -> Tensor:
+    """[n, T, H, E] with NaN where the token's query [n, T, H, D], or its own key [n, T, H_kv, D], has some."""
+    bad = keys.isnan().any(-1).repeat_interleave(query.shape[2] // keys.shape[2], -1)
+    return out.masked_fill((bad | query.isnan().any(-1))[..., None], torch.nan)
 
 
 def attend(

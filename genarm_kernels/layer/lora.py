@@ -59,9 +59,14 @@ class Lora:
 
     @cached_property
     def mask(self) -> Tensor:
-        """[R, A·T·rank], 1 where a column is a shrink of the row's own adapter."""
+        """[R, A·T·rank] bool, whether a column is a shrink of the row's own adapter."""
         owner = torch.arange(self.up.shape[0], device=self.up.device).repeat_interleave(self.shrinks // len(self.up))
-        return (owner == self.adapters[:, None]).to(self.up.dtype)
+        return owner == self.adapters[:, None]
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether no number of any adapter is such that another row's 0 times it is NaN."""
+        return bool(self.up.isfinite().all())
 
     @cached_property
     def blocks(self) -> Tensor:
@@ -77,8 +82,8 @@ class Lora:
 
     @cached_property
     def target_mask(self) -> Tensor:
-        """[T, R, A, rank] float32, the columns of `mask` target by target."""
-        by_adapter = self.mask.float().view(len(self.adapters), len(self.up), len(self.widths), self.rank)
+        """[T, R, A, rank] bool, the columns of `mask` target by target."""
+        by_adapter = self.mask.view(len(self.adapters), len(self.up), len(self.widths), self.rank)
         return by_adapter.permute(2, 0, 1, 3).contiguous()
 
 
@@ -89,8 +94,22 @@ def expand(z: Tensor, lora: Lora | None) -> Tensor:
     """
     if lora is None:
         return z
-    N = lora.dense.shape[1]
-    return torch.addmm(z[:, :N], z[:, N:] * lora.mask, lora.dense)
+    N = lora.up.shape[1]
+    if not lora.is_finite:
+        return _expand_apart(z[:, :N].clone(), z[:, N:], lora)
+    return torch.addmm(z[:, :N], torch.where(lora.mask, z[:, N:], 0.0), lora.dense)
+
+
+def _expand_apart(total: Tensor, shrinks: Tensor, lora: Lora) -> Tensor:
+    """The same adapter by adapter, each on its own rows alone, written over ``total`` [R, N]."""
+    for adapter in range(len(lora.up)):
+        rows, start = (lora.adapters == adapter).nonzero().flatten(), 0
+        for target, width in enumerate(lora.widths):
+            first = (adapter * len(lora.widths) + target) * lora.rank
+            up = lora.up[adapter, start : start + width].to(total.dtype)
+            total[rows, start : start + width] += shrinks[rows, first : first + lora.rank].to(total.dtype) @ up.t()
+            start += width
+    return total
 
 
 def expand_few(z: Tensor, lora: Lora) -> Tensor:
@@ -99,12 +118,15 @@ def expand_few(z: Tensor, lora: Lora) -> Tensor:
     if R > FEW_ROWS:
         return expand(z, lora)
     total = z.clone() if z.dtype == torch.float32 else z.float()
+    if not lora.is_finite:
+        return _expand_apart(total[:, :N], z[:, N:], lora)
     T, R, A, rank = lora.target_mask.shape
     if T == 1:
-        return total[:, :N].addmm_(total[:, N:] * lora.target_mask.view(R, -1), lora.blocks[0])
+        own = torch.where(lora.target_mask.view(R, -1), total[:, N:], 0.0)
+        return total[:, :N].addmm_(own, lora.blocks[0])
     # The mask comes first so that the product has its order of columns.
-    shrinks = lora.target_mask * total.as_strided((T, R, A, rank), (rank, total.stride(0), T * rank, 1), N)
-    shrinks = shrinks.view(T, R, A * rank)
+    by_target = total.as_strided((T, R, A, rank), (rank, total.stride(0), T * rank, 1), N)
+    shrinks = torch.where(lora.target_mask, by_target, 0.0).view(T, R, A * rank)
     if len(lora.blocks) > T:
         shrinks = shrinks.index_select(0, lora.block_targets)
     added = torch.bmm(shrinks, lora.blocks).transpose(0, 1)

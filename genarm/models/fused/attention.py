@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import genarm_kernels
+from genarm_kernels.layer.cpu import may_hide_nan, with_nan
 
 # What attends from the newest tokens.
 AttentionName = Literal["kernel", "flash-attn"]
@@ -154,8 +155,10 @@ def _torch_prefill(query: Tensor, keys: Tensor, values: Tensor, run: list[Span],
         is_causal=causal,
         scale=scale,
         enable_gqa=k.shape[1] != query.shape[2],
-    )
-    return out.transpose(1, 2)
+    ).transpose(1, 2)
+    if query.device.type != "cpu" or not may_hide_nan(out):
+        return out
+    return with_nan(out, query, _rows(keys[:, span.start : span.stop], run))
 
 
 def _mask(span: Span, first: int, window: int, device: torch.device) -> Tensor:

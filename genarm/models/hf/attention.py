@@ -6,7 +6,7 @@ sees follows from its own length and the layer's sliding window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from threading import Lock
@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from genarm_kernels import decode_attention
 from genarm_kernels.dispatch import INTERPRETED
+from genarm_kernels.layer.cpu import may_hide_nan, with_nan
 
 from .cache import DoesNotTakePart, PassSpan
 
@@ -71,9 +72,11 @@ def attention(
     low = max(0, span.start + 1 - sliding_window) if sliding_window and query.device.type == "cpu" else 0
     key, value = key[:, :, low:], value[:, :, low:]
     bias = _bias(span, sliding_window, low, query)
-    if fused:
-        return _tokens(query, key, value, bias, scale), None
-    return _weigh(query, key, value, bias, scale, softcap, s_aux), None
+    attend, more = (_tokens, ()) if fused else (_weigh, (softcap, s_aux))
+    out = attend(query, key, value, bias, scale, *more)
+    if query.shape[2] > 1 and query.device.type == "cpu" and bool(out.sum().isnan()):
+        out = _alone(query, key, value, bias, scale, *more, attend=attend)
+    return out, None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
@@ -177,6 +180,19 @@ def _tokens(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: floa
     return out.view(rows, heads, Q, -1).transpose(1, 2)
 
 
+def _alone(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, *more: Any, attend: Callable[..., Tensor]
+) -> Tensor:
+    """``attend`` for each of Q new tokens by itself, on nothing but what it sees: a weight of 0 does not stop NaN."""
+    parts = []
+    for token in range(query.shape[2]):
+        own = bias[:, token : token + 1]
+        dead = (own == -torch.inf).transpose(1, 2)[:, None]
+        finite = key.masked_fill(dead, 0), value.masked_fill(dead, 0)
+        parts.append(attend(query[:, :, token : token + 1], *finite, own, scale, *more))
+    return torch.cat(parts, 1)
+
+
 def _weigh(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, softcap: float | None, sinks: Tensor | None
 ) -> Tensor:
@@ -212,8 +228,10 @@ def _prompt(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
         grouped = False
     out = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
-    )
-    return out.transpose(1, 2)
+    ).transpose(1, 2)
+    if query.device.type != "cpu" or not may_hide_nan(out):
+        return out
+    return with_nan(out, query.transpose(1, 2), key[:, :, -query.shape[2] :].transpose(1, 2))
 
 
 def _prompt_in_blocks(

@@ -86,14 +86,14 @@ def test_a_step_waits_for_nothing(
     lengths: list[int], options: dict[str, Any], cpu_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But where a CPU's own operations look at values: in the draw, which is one operation here as a GPU has it, and
-    in torch's attention of uneven rows, which looks for NaN behind their lengths once per layer."""
+    in torch's attention, which looks once per layer for NaN that it hid, and in uneven rows for what lies behind."""
     monkeypatch.setattr(draw, "ops", SimpleNamespace(sample=ops.guided_sample, settled=ops.settled))
     with running(tmp_path, lengths, **options) as run:
         run.launch(1)  # makes what a CPU makes on first use
         with Waits() as waits:
             run.launch(2)
             run.launch(3)
-    looks = 2 * 2 * 2 if cpu_path == "torch" and len(set(lengths)) > 1 else 0  # steps, backbones, layers
+    looks = 2 * 2 * 2 * (1 + (len(set(lengths)) > 1)) * (cpu_path == "torch")  # steps, backbones, layers
     assert waits.seen == ({"_local_scalar_dense": looks} if looks else {})
 
 
