@@ -99,6 +99,7 @@ setup(
         "train": TRAIN,
         "bench": BENCH,
         "docs": DOCS,
+        "lm-eval": ["lm-eval>=0.4.13"],
         "plots": PLOTS,
         "dev": [*CHECKS, *BENCH, *DOCS, *PLOTS, *TRAIN],
     },
