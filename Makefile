@@ -52,8 +52,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
+# The examples are checked from their own folder, as a user's script is: there the packages are found by what the
+# editable install wrote.
 types: $(VENV)/.dev
 	$(BIN)/mypy
+	cd examples && $(abspath $(BIN))/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache .
 
 # The pages of the interface.
 docs: $(VENV)/.dev

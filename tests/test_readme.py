@@ -1,81 +1,86 @@
-"""The README's examples, run as they stand."""
+"""The README's blocks, run as they stand from top to bottom, in a folder that holds what a checkout holds."""
 
 from __future__ import annotations
 
 import json
-import random
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from genarm.cli import app
-from genarm.embedded import BASE, REWARDS
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-BLOCKS = [
-    [line for line in block.splitlines() if line.startswith("genarm ")]
-    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.S)
-]
-# A block that trains is read from top to bottom; every other command stands alone.
-TRAINING = next(block for block in BLOCKS if any(line.startswith("genarm train ") for line in block))
-COMMANDS = [line for block in BLOCKS if block is not TRAINING for line in block]
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.S | re.M)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+INSTALL, *SHELL = [text for kind, text in BLOCKS if kind == "bash"]
 
 
-def test_the_readme_has_examples() -> None:
-    assert len(PYTHON) >= 2
-    assert len(COMMANDS) >= 4
+def commands(block: str) -> list[list[str]]:
+    """The words of each command of a block, comments left out as a shell leaves them out."""
+    lines = (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines())
+    return [words for words in lines if words]
+
+
+def test_the_readme_is_short_and_every_block_is_run_or_a_result() -> None:
+    assert len(README.splitlines()) <= 100
+    assert len(PYTHON) >= 2 and len(SHELL) >= 2
+    assert {kind for kind, _ in BLOCKS} <= {"bash", "python", "text"}
+    for block in SHELL:
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+        # Each line is one call of genarm, so that running these calls is running the block.
+        assert all(words[0] == "genarm" and not set("|><&;`$*") & set("".join(words)) for words in commands(block))
+
+
+def test_the_ways_to_install_are_run_by_ci() -> None:
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    makes = [" ".join(words) for words in commands(INSTALL) if words[0] == "make"]
+    assert makes and all(make in ci for make in makes)
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=[f"python_{index}" for index in range(len(PYTHON))])
 def test_each_python_example_runs_and_prints_a_text(code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
     assert len(capsys.readouterr().out.strip()) > len("I really enjoy")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "I enjoy"}\n{"id": "b", "prompt": "My"}\n')
-    monkeypatch.chdir(tmp_path)
-    command = command.replace("path/to/base", str(BASE)).replace("path/to/adapter", str(REWARDS["art"]))
-    assert app.main(shlex.split(command)[1:]) == 0
-    if "--output" in command:
-        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
-
-
-def write_pairs(path: Path, count: int, seed: int) -> None:
-    """Statements about cats are preferred to the same about other things."""
-    draw = random.Random(seed)
-    starts = ("I love", "I often think about", "My friends and I talk about", "I would rather read about", "I enjoy")
-    ends = ("", " in the morning", " when I am at home", " more than anything", " with my family", " every day")
-    others = ("cars", "money", "sports", "computers", "history", "the weather")
-    rows = []
-    for _ in range(count):
-        start, end = draw.choice(starts), draw.choice(ends)
-        rows.append({"prompt": "", "chosen": f"{start} cats{end}", "rejected": f"{start} {draw.choice(others)}{end}"})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def test_three_commands_lead_from_pairs_to_guided_text(
+def test_the_commands_run_from_top_to_bottom_and_leave_a_reward_model_that_guides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(TRAINING) == 3
-    write_pairs(tmp_path / "pairs.jsonl", 240, seed=0)
-    write_pairs(tmp_path / "held-out.jsonl", 60, seed=1)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")  # what the commands read
     monkeypatch.chdir(tmp_path)
-    train, evaluate, generate = (shlex.split(command)[1:] for command in TRAINING)
-    assert app.main(train) == 0
+    done = [words for block in SHELL for words in commands(block)]
+    for words in done:
+        assert app.main(words[1:]) == 0, shlex.join(words)
+    evaluate, generate = (
+        next(words[1:] for words in done if words[1] == verb and "mine=my-reward" in " ".join(words))
+        for verb in ("evaluate", "generate")
+    )
     assert app.main([*evaluate, "--json", "accuracy.json"]) == 0
-    scorers = json.loads((tmp_path / "accuracy.json").read_text(encoding="utf-8"))["data"][0]["scorers"]
+    scorers = json.loads(Path("accuracy.json").read_text(encoding="utf-8"))["data"][0]["scorers"]
     accuracy = {scorer["name"]: scorer["accuracy"]["value"] for scorer in scorers if scorer["reduction"] == "sum"}
-    assert accuracy["mine"] > 0.9 > 0.6 > accuracy["base"]
-    assert app.main(generate) == 0
+    assert accuracy["mine"] > 0.85 > 0.6 > accuracy["base"]
     prompts = ["--prompt", "I often think about"] * 16
-    cats = {}
+    found = {}
     for weight in (0.0, 2.0):
         capsys.readouterr()
-        assert app.main([*(word.replace(":1.0", f":{weight}") for word in generate), *prompts]) == 0
-        cats[weight] = capsys.readouterr().out.count("cat")
-    assert cats[2.0] >= 6 > 2 >= cats[0.0]
+        assert app.main([*(re.sub(r":[\d.]+$", f":{weight}", word) for word in generate), *prompts]) == 0
+        found[weight] = capsys.readouterr().out.count("music")
+    assert found[2.0] >= 6 > 2 >= found[0.0]
+
+
+def test_the_command_on_the_path_is_this_one() -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    found = subprocess.run(
+        ["bash", "-c", "genarm --version"],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.search(r"\d+\.\d+\.\d+", found.stdout)
