@@ -208,17 +208,23 @@ def _show_answer(conversation: Conversation, line: str) -> bool:
                 sys.stdout.write(visible(piece))
                 sys.stdout.flush()
     except GenARMError as error:
+        _end_line(written)
         say(f"error: {error}" + ("; /reset forgets the conversation" if len(conversation.messages) > 1 else ""))
         return False
     except KeyboardInterrupt as interrupt:
         if hasattr(interrupt, "status"):  # not Ctrl-C: the process is to end
             raise
+        _end_line(written)
         say("the answer was stopped")
-    finally:
-        if written and not written.endswith("\n"):
-            sys.stdout.write("\n")
-        sys.stdout.flush()
+    else:
+        _end_line(written)
     return True
+
+
+def _end_line(written: str) -> None:
+    if written and not written.endswith("\n"):
+        sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def _command(conversation: Conversation, line: str) -> bool:

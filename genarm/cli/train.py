@@ -105,7 +105,12 @@ def train(
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="The peak learning rate.", show_default="by kind and by the width of the base"),
+        typer.Option(
+            "--learning-rate",
+            "--lr",
+            help="The peak learning rate.",
+            show_default="by kind and by the width of the base",
+        ),
     ] = None,
     schedule: Annotated[
         str,

@@ -23,12 +23,13 @@ COMMANDS = {
     "info": "--json",
     "demo": "--output",
     "train": "arm|trajectory-rm|dpo",
+    "train arm": "--lr",
     "evaluate accuracy": "--trajectory-rm",
     "evaluate rewards": "--rejected",
 }
 
 
-def test_help_version_and_info_import_nothing_heavy():
+def test_help_version_info_and_refusals_import_nothing_heavy():
     code = "import sys; from genarm.cli.app import main\n"
     code += f"for command in {list(COMMANDS)}: assert main([*command.split(), '--help']) == 0\n"
     code += "assert main(['-h']) == main(['train', '-h']) == 0\n"
