@@ -178,6 +178,15 @@ def test_a_callers_processor_sees_and_does_what_it_would_in_generate(model: Any)
         assert torch.equal(found, expected)
 
 
+def test_a_least_number_of_tokens_holds_beside_a_decaying_penalty(model: Any) -> None:
+    """Where transformers' two processors make NaN of EOS, which it then draws at once."""
+    eos = int(model.generate(**GREEDY, max_new_tokens=1)[0, -1])
+    call: dict[str, Any] = {**GREEDY, "max_new_tokens": 9, "eos_token_id": eos, "custom_generate": custom_generate}
+    out = model.generate(**call, min_new_tokens=4, exponential_decay_length_penalty=(1, 4.0))[:, 11:]
+    assert not bool((out[:, :4] == eos).any())
+    assert bool((out == eos).any(1).all())
+
+
 def test_a_processor_cannot_bring_back_what_a_model_masks(model: Any) -> None:
     """The −inf of the base, or of a reward model with a weight, excludes a token whatever is done to the scores."""
     reward = make_model("llama", seed=2)

@@ -57,7 +57,7 @@ class Tensors:
                 found += [columns.weight, columns.bias, None if columns.lora is None else columns.lora.up]
         pointers = [0 if tensor is None else tensor.data_ptr() for tensor in found]
         ranks = [columns.lora.rank for layer in self.layers for columns in layer.products if columns.lora]
-        return [*pointers, *ranks, *self.adapters]
+        return [*pointers, len(self.head), *ranks, *self.adapters]
 
 
 class FusedWeights:

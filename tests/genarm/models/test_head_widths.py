@@ -185,3 +185,15 @@ def test_a_resized_vocabulary_is_noticed(engine: str, family: str, tmp_path: Pat
         assert torch.equal(
             decoder.generate(prompt, temperature=0.0, max_new_tokens=5, eos_token_id=[]).sequences, expected
         )
+
+
+def test_a_resized_reward_model_is_noticed(wide: Any) -> None:
+    reward = make_model("llama", seed=2)
+    decoder = GuidedDecoder(wide, {"r": reward})
+    call: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 4, "eos_token_id": []}
+    for size in (VOCAB, WIDE, VOCAB):
+        reward.resize_token_embeddings(size, mean_resizing=False)
+        with torch.no_grad():
+            reward.lm_head.weight[VOCAB:] = 0.0
+        out = decoder.generate(PROMPTS[:1], logit_bias=BIAS * 3, **call)
+        assert (out.tokens[0].tolist() == [FAVOURITE] * 4) == (size == WIDE)
