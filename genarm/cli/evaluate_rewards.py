@@ -106,4 +106,6 @@ def _say(options: RewardsOptions, pairs: Sequence[ScoredPair], encoded: Encoded,
         line(f"{name}: {len(right)} of {len(pairs)} pairs ordered right by the summed reward")
     if any(asdict(encoded.truncation).values()):
         line(encoded.truncation.summary())
+    for note in encoded.notes:
+        line(note)
     line(f"token rewards: {options.output}")

@@ -73,7 +73,7 @@ def read_set(
         clusters=clusters_of(kept, cluster, path),
         values=None if by is None else _column(kept, by, path),
         truncation=truncation,
-        note=encoded.truncation.summary() if any(truncation.values()) else "",
+        note="; ".join([*([encoded.truncation.summary()] if any(truncation.values()) else []), *encoded.notes]),
     )
 
 

@@ -88,8 +88,13 @@ CONVERSIONS: dict[tuple[str, ...], str] = {
     "else empty end'",
     ("info", "summaries", "choice"): "jq -c '{prompt: .info.post, chosen: .summaries[.choice].text, "
     "rejected: .summaries[1 - .choice].text}'",
-    ("instruction", "output_1", "output_2", "preference"): "jq -c '[.output_1, .output_2] as $o | {prompt: "
-    ".instruction, chosen: $o[.preference - 1], rejected: $o[2 - .preference]}'",
+    (
+        "instruction",
+        "output_1",
+        "output_2",
+        "preference",
+    ): "jq -c 'select(.preference != 1.5) | (.preference | round) as "
+    "$p | [.output_1, .output_2] as $o | {prompt: .instruction, chosen: $o[$p - 1], rejected: $o[2 - $p]}'",
     ("prompt", "response", "helpfulness"): "jq -cs 'group_by(.prompt)[] | sort_by(.helpfulness) | "
     "select(.[0].helpfulness < .[-1].helpfulness) | {prompt: .[0].prompt, chosen: .[-1].response, "
     "rejected: .[0].response}'",

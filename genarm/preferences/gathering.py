@@ -136,7 +136,8 @@ class Gathering:
             cut = len(pair.prompt)
             self.found[place] = replace(pair, chosen=pair.chosen[cut:], rejected=pair.rejected[cut:])
         empty = {place for place in twice if not (self.found[place].chosen and self.found[place].rejected)}
-        self.left_out[EMPTY] += len(empty)
+        if empty:
+            self.left_out[EMPTY] += len(empty)
         self.found = [pair for place, pair in enumerate(self.found) if place not in empty]
 
 

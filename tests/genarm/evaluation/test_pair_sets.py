@@ -11,8 +11,8 @@ from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.pairs import PreferencePair
 
 ROWS = [
-    {"prompt": "p", "chosen": "I like art", "rejected": "I like sports", "kind": "x", "level": 1},
-    {"prompt": "p", "chosen": "I paint", "rejected": "I run and I swim", "kind": "y", "level": 2},
+    {"prompt": "p ", "chosen": "I like art", "rejected": "I like sports", "kind": "x", "level": 1},
+    {"prompt": "p ", "chosen": "I paint", "rejected": "I run and I swim", "kind": "y", "level": 2},
     {"prompt": "", "chosen": "I paint", "rejected": "I do not", "kind": "x", "level": 1},
     {"prompt": "", "chosen": "I paint", "rejected": "I never paint", "kind": "y", "level": 2},
 ]

@@ -1,7 +1,12 @@
 """Preference data as it is published, a row of each shape with contents of our own; what is no pairs names its cure."""
 
 import json
+import re
+import shlex
+import shutil
+import subprocess
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -150,6 +155,16 @@ def test_reward_bench_keeps_its_columns_and_can_be_read_as_turns(read):
     assert read(REWARD_BENCH, chat=True)[0].prompt == [user("Name a colour.\n")]
 
 
+def test_the_rows_on_the_page_are_read(read):
+    page = Path(__file__).parents[3] / "docs" / "preference-data.md"
+    blocks = re.findall(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+    rows = [json.loads(line) for block in blocks for line in block.splitlines()]
+    assert len(rows) == 11
+    for row in rows:
+        with warnings.catch_warnings(record=True):
+            assert read(row, preference="better")
+
+
 @pytest.mark.parametrize("chat", [False, True])
 def test_every_shape_is_read_without_a_word_where_nothing_is_left_out(read, chat):
     with warnings.catch_warnings():
@@ -176,6 +191,33 @@ def test_what_is_no_pairs_is_refused_with_what_converts_it(read, row, cure):
     with pytest.raises(InvalidArgumentError) as caught:
         read(row)
     assert "pairs.jsonl, row 1" in str(caught.value) and cure in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="NOT RUN: jq is not installed")
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"prompt": "p", "completion": text, "label": text == "a"} for text in "ab"],
+        [
+            {
+                "instruction": "p",
+                "completions": [{"response": "b", "overall_score": 1}, {"response": "a", "overall_score": 2}],
+            }
+        ],
+        [{"prompt": "p", "answers": [{"answer": "b", "rank": 2}, {"answer": "a", "rank": 1}]}],
+        [{"history": "p", "human_ref_A": "b", "human_ref_B": "a", "labels": 0}],
+        [{"info": {"post": "p"}, "summaries": [{"text": "b"}, {"text": "a"}], "choice": 1}],
+        [{"instruction": "p", "output_1": "b", "output_2": "a", "preference": score} for score in (1.9, 1.5)],
+        [{"prompt": "p", "response": text, "helpfulness": score} for text, score in (("b", 1), ("a", 3))],
+    ],
+)
+def test_the_command_that_a_refusal_names_converts_the_rows(read, tmp_path, rows):
+    with pytest.raises(InvalidArgumentError) as caught:
+        read(*rows)
+    (command,) = re.findall(r"`jq (.*) FILE > pairs.jsonl`", str(caught.value))
+    arguments = ["jq", *shlex.split(command), str(tmp_path / "pairs.jsonl")]
+    found = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert [texts(pair) for pair in read(*map(json.loads, found.splitlines()))] == [("p", "a", "b")]
 
 
 @pytest.mark.parametrize("name", ["question", "instruction", "input", "query"])
