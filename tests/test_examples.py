@@ -18,6 +18,7 @@ ARGUMENTS = {"train_reward_model.py": ["--max-steps", "4"]}
 SAYS = {
     "drop_in.py": r"guided: I really enjoy .*scien",
     "guided_generation.py": r"(?s)weight 2.0:.*\bart\b",
+    "score_responses.py": r"helping others .*by agreeableness: \+",
     "several_objectives.py": r"unguided: I really enjoy .*\n.*art -\d+\.\d, risk -\d",
     "train_reward_model.py": r"orders \d+\.\d% of the held-out pairs right\n",
 }
