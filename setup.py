@@ -13,6 +13,7 @@ REPOSITORY = ""
 PLOTS = ["matplotlib>=3.8"]
 BENCH = ["liger-kernel>=0.8", "pytest-benchmark>=5.0"]
 DOCS = ["pdoc>=16"]
+QUANTISED = ["bitsandbytes>=0.49"]
 TRAIN = ["accelerate>=1.0", "datasets>=4.0", "pyarrow>=15.0", "trl>=1.16"]
 CHECKS = [
     "mypy>=1.15",
@@ -101,7 +102,7 @@ setup(
         "docs": DOCS,
         "lm-eval": ["lm-eval>=0.4.13"],
         "plots": PLOTS,
-        "dev": [*CHECKS, *BENCH, *DOCS, *PLOTS, *TRAIN],
+        "dev": [*CHECKS, *BENCH, *DOCS, *PLOTS, *QUANTISED, *TRAIN],
     },
     entry_points={"console_scripts": ["genarm=genarm.cli.app:main"]},
 )

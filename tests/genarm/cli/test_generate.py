@@ -221,7 +221,7 @@ def test_the_base_alone_needs_no_reward_model(cli):
 
 def test_the_base_of_an_adapter_is_chosen_and_said(cli):
     """An adapter that names another base says so on the standard error; a choice is followed without a word."""
-    folder = Path(shutil.copytree(cli.models / "first", "elsewhere"))
+    folder = Path(shutil.copytree(cli.models / "first", cli.folder / "elsewhere"))
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/another"}))
     command = ["generate", "p", "--base", cli.models / "base", "--reward", f"first={folder}", "--max-new-tokens", "4"]
