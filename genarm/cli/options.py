@@ -11,10 +11,21 @@ import typer
 
 from ..errors import InvalidArgumentError
 
-Base = Annotated[str | None, typer.Option(help="Folder or hub id of the base model.", show_default="the embedded base")]
+MODELS, DRAWS = "Models and weights", "How tokens are drawn"  # panels of a help page
+
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        rich_help_panel=MODELS,
+        help="Folder or hub id of the base model.",
+        show_default="the embedded base",
+    ),
+]
 Reward = Annotated[
     list[str] | None,
     typer.Option(
+        rich_help_panel=MODELS,
         metavar="NAME=PATH:WEIGHT",
         help="A reward model and its weight (default 1), repeatable; or an embedded one (art, science, agreeableness, "
         "risk) as NAME:WEIGHT; or a folder of genarm train as PATH:WEIGHT.",
@@ -23,41 +34,97 @@ Reward = Annotated[
 RewardBase = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME=own|base|PATH",
-        help="The base that an adapter goes on: the one it was trained on, --base, or another; repeatable.",
+        metavar="NAME=BASE",
+        rich_help_panel=MODELS,
+        help="The base that an adapter goes on: own (the one it was trained on), base (--base) or a path; repeatable.",
         show_default="--base where it fits",
     ),
 ]
-Beta = Annotated[float, typer.Option(help="What all reward weights are divided by; above 0.")]
-BaseWeight = Annotated[float, typer.Option(help="The base model's own weight.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="The most new tokens per text.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
-TopK = Annotated[int, typer.Option(min=0, help="Only the k most likely tokens; 0 is off.")]
-TopP = Annotated[
-    float, typer.Option(min=0, max=1, help="Only the most likely tokens that make up this mass; 1 is off.")
+Beta = Annotated[
+    float, typer.Option(metavar="X", rich_help_panel=MODELS, help="What all reward weights are divided by; above 0.")
 ]
-MinP = Annotated[float, typer.Option(min=0, max=1, help="Only tokens this likely relative to the likeliest; 0 is off.")]
-BaseTopP = Annotated[float, typer.Option(min=0, max=1, help="--top-p by the base model's own probabilities; 1 is off.")]
+BaseWeight = Annotated[float, typer.Option(metavar="X", rich_help_panel=MODELS, help="The base model's own weight.")]
+MaxNewTokens = Annotated[
+    int, typer.Option(metavar="N", rich_help_panel=DRAWS, min=1, help="The most new tokens per text.")
+]
+Temperature = Annotated[float, typer.Option(metavar="X", rich_help_panel=DRAWS, min=0, help="0 is greedy.")]
+TopK = Annotated[
+    int, typer.Option(metavar="N", rich_help_panel=DRAWS, min=0, help="Only the k most likely tokens; 0 is off.")
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        rich_help_panel=DRAWS,
+        min=0,
+        max=1,
+        help="Only the most likely tokens that make up this mass; 1 is off.",
+    ),
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        rich_help_panel=DRAWS,
+        min=0,
+        max=1,
+        help="Only tokens this likely relative to the likeliest; 0 is off.",
+    ),
+]
+BaseTopP = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        rich_help_panel=DRAWS,
+        min=0,
+        max=1,
+        help="--top-p by the base model's own probabilities; 1 is off.",
+    ),
+]
 BaseMinP = Annotated[
     float,
     typer.Option(
-        min=0, max=1, help="--min-p by the base model's own probabilities, which keeps texts fluent; 0 is off."
+        metavar="X",
+        rich_help_panel=DRAWS,
+        min=0,
+        max=1,
+        help="--min-p by the base model's own probabilities, which keeps texts fluent; 0 is off.",
     ),
 ]
 RepetitionPenalty = Annotated[
-    float, typer.Option(help="Above 1, tokens that were there before become less likely; 1 is off.")
+    float,
+    typer.Option(
+        metavar="X", rich_help_panel=DRAWS, help="Above 1, tokens that were there before become less likely; 1 is off."
+    ),
 ]
 Stop = Annotated[
     list[str] | None,
-    typer.Option(metavar="TEXT", help=r"End a text before this one, repeatable; \n is a line break."),
+    typer.Option(
+        rich_help_panel=DRAWS, metavar="TEXT", help=r"End a text before this one, repeatable; \n is a line break."
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="The seed of the draws: the same command writes the same texts.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Texts written at once.")]
-MaxLength = Annotated[int, typer.Option(min=1, help="The most tokens of prompt and continuation together.")]
-Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N", rich_help_panel=DRAWS, help="The seed of the draws: the same command writes the same texts."
+    ),
+]
+BatchSize = Annotated[int, typer.Option(metavar="N", rich_help_panel=MODELS, min=1, help="Texts written at once.")]
+MaxLength = Annotated[
+    int,
+    typer.Option(
+        metavar="N", rich_help_panel=MODELS, min=1, help="The most tokens of prompt and continuation together."
+    ),
+]
+Dtype = Annotated[
+    str, typer.Option(metavar="DTYPE", rich_help_panel=MODELS, help="auto, bfloat16, float16 or float32.")
+]
+Device = Annotated[str, typer.Option(metavar="DEVICE", rich_help_panel=MODELS, help="auto, cpu, cuda or cuda:N.")]
 RemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository brings along.")
+    bool,
+    typer.Option(
+        "--trust-remote-code", rich_help_panel=MODELS, help="Run Python code that a model's repository brings along."
+    ),
 ]
 
 

@@ -13,7 +13,7 @@ from .options import GenerateOptions, ModelOptions, decoding
 
 def generate(
     text: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="What to go on from; several are several prompts.")
+        list[str] | None, typer.Argument(metavar="TEXT", help="What to go on from; several are several prompts.")
     ] = None,
     base: given.Base = None,
     reward: given.Reward = None,
@@ -34,7 +34,8 @@ def generate(
     ] = None,
     max_new_tokens: given.MaxNewTokens = 128,
     samples: Annotated[
-        int, typer.Option("-n", "--num-return-sequences", min=1, help="Texts per prompt, all different draws.")
+        int,
+        typer.Option("-n", "--num-return-sequences", metavar="N", min=1, help="Texts per prompt, all different draws."),
     ] = 1,
     temperature: given.Temperature = 1.0,
     top_k: given.TopK = 0,
