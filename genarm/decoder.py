@@ -14,7 +14,7 @@ from .engine.batch import Batch, Steps
 from .engine.engine import Engine
 from .engine.memory import largest_batch
 from .errors import InvalidArgumentError
-from .facts import model_facts
+from .facts import descriptions, model_facts, one_line
 from .models.causal import CausalModel, inner_model
 from .models.fused.attention import AttentionName
 from .models.loading import load_model, load_tokenizer
@@ -172,11 +172,10 @@ class GuidedDecoder:
     def describe(self) -> list[dict[str, str]]:
         """What runs where: {"name", "runs on", "path"} of the base and each reward model. "path" is the way its passes
         are made: "fused", "hf" (transformers' forward on a static cache) or "hf-padded"."""
-        paths = {stream: backbone.kind for backbone in self.engine.backbones for stream in backbone.streams}
-        return [
-            {"name": model.name, "runs on": model.runs_on, "path": paths[stream]}
-            for stream, model in enumerate(self.models)
-        ]
+        return descriptions(self.models, self.engine.backbones)
+
+    def __repr__(self) -> str:
+        return one_line(self.models, self.max_length)
 
     @property
     def generation_config(self) -> Any:

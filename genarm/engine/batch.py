@@ -159,6 +159,7 @@ class Batch:
             logprobs=logprobs,
             model_logprobs=model_logprobs,
             model_names=self._engine.names,
+            decode=request.decode,
         )
 
     def _logprobs(self, width: int) -> tuple[Tensor | None, Tensor | None]:

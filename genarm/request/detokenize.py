@@ -9,6 +9,8 @@ text that is returned in the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 # ids -> their text, special tokens left out
 Decode = Callable[[list[int]], str]
@@ -19,14 +21,15 @@ UNFINISHED = "\ufffd"  # what the bytes of a character decode to before the last
 MOST_UNFINISHED = 3  # of a UTF-8 character's bytes
 
 
-def decode_with(tokenizer: object) -> Decode:
+@dataclass(frozen=True, slots=True)
+class TokenText:
     """A tokenizer's text of ids, special tokens left out, nothing tidied up."""
 
-    def decode(ids: list[int]) -> str:
-        text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)  # type: ignore[attr-defined]
-        return text
+    tokenizer: Any
 
-    return decode
+    def __call__(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
 
 
 def new_text(decode: Decode, prompt: Sequence[int], tokens: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import GenARMError, InvalidArgumentError, PromptError, RewardNameError
 from .copies import expanded, expanded_bias, expanded_weights
-from .detokenize import Decode, decode_with
+from .detokenize import Decode, TokenText
 from .facts import ModelFacts
 from .guidance import (
     AllowedTokens,
@@ -165,7 +165,7 @@ def prepare(
         eos_ids=frozenset(eos_ids),
         stop=stop,
         stop_texts=stop_texts,
-        decode=None if models.tokenizer is None else decode_with(models.tokenizer),
+        decode=None if models.tokenizer is None else TokenText(models.tokenizer),
         return_logprobs=bool(options.get("return_logprobs", False)),
     )
 

@@ -8,6 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from ..errors import GenARMError
+from .detokenize import Decode
+from .display import as_html, one_line
 
 FinishReason = Literal["eos", "length", "stop", "error"]
 
@@ -38,7 +40,7 @@ class GenerationStats:
         return self.new_tokens / seconds if seconds > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GenerationOutput:
     """B generated sequences.
 
@@ -51,7 +53,8 @@ class GenerationOutput:
         temperature and filters; at temperature 0 the unfiltered guided distribution at temperature 1).
     model_logprobs: [B, n, M] float32, each model's own log p(token), unfiltered at temperature 1; [..., 0] is the base,
         [..., 1:] are the token rewards in the order of ``model_names``. Both are NaN after a row's end and None
-        unless ``return_logprobs`` was set.
+        unless ``return_logprobs`` was set. With them a notebook shows the texts coloured by token rewards.
+    decode: makes text of ids, where the decoder has a tokenizer.
     """
 
     sequences: Tensor
@@ -63,6 +66,13 @@ class GenerationOutput:
     logprobs: Tensor | None = None
     model_logprobs: Tensor | None = None
     model_names: tuple[str, ...] = field(default=())
+    decode: Decode | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return one_line(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 @dataclass(frozen=True, slots=True)
