@@ -36,6 +36,7 @@ def load(options: ModelOptions, base: str, rewards: Sequence[RewardChoice]) -> G
                 max_length=options.max_length,
                 trust_remote_code=options.trust_remote_code,
                 reward_bases=reward_bases,
+                check_vocabulary=options.check_vocabulary,
             )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise RunError(f"the models do not fit into memory ({error}): choose a smaller --dtype or model") from error

@@ -127,6 +127,14 @@ RemoteCode = Annotated[
     ),
 ]
 
+CheckVocabulary = Annotated[
+    bool,
+    typer.Option(
+        "--check-vocabulary/--no-check-vocabulary",
+        help="Compare the tokens of reward models with the base's; leave it out only where ids mean the same.",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
@@ -140,6 +148,7 @@ class ModelOptions:
     device: str = "auto"
     trust_remote_code: bool = False
     reward_bases: Sequence[str] = ()
+    check_vocabulary: bool = True
 
 
 @dataclass(frozen=True, slots=True)

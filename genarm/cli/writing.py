@@ -70,6 +70,7 @@ def generate(
     device: given.Device = "auto",
     trust_remote_code: given.RemoteCode = False,
     reward_base: given.RewardBase = None,
+    check_vocabulary: given.CheckVocabulary = True,
 ) -> int:
     """Write texts: on from a prompt, which appear as they are written, or for a file of prompts.
 
@@ -80,7 +81,15 @@ def generate(
     from . import generate
 
     models = ModelOptions(
-        base, reward or (), batch_size, max_length, dtype, device, trust_remote_code, reward_base or ()
+        base,
+        reward or (),
+        batch_size,
+        max_length,
+        dtype,
+        device,
+        trust_remote_code,
+        reward_base or (),
+        check_vocabulary,
     )
     settings = decoding(
         stop,
@@ -141,6 +150,7 @@ def chat(
     device: given.Device = "auto",
     trust_remote_code: given.RemoteCode = False,
     reward_base: given.RewardBase = None,
+    check_vocabulary: given.CheckVocabulary = True,
 ) -> int:
     """Talk with a guided model: answers appear as they are written, and weights change while you talk.
 
@@ -150,7 +160,9 @@ def chat(
     """
     from . import chat
 
-    models = ModelOptions(base, reward or (), 1, max_length, dtype, device, trust_remote_code, reward_base or ())
+    models = ModelOptions(
+        base, reward or (), 1, max_length, dtype, device, trust_remote_code, reward_base or (), check_vocabulary
+    )
     settings = decoding(
         stop,
         beta=beta,

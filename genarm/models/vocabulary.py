@@ -13,7 +13,7 @@ from .causal import CausalModel
 
 CURE = (
     "guidance needs one vocabulary; use a reward model trained with the base's tokenizer (or, where you know that ids "
-    "mean the same, GuidedDecoder's check_vocabulary=False)"
+    "mean the same, check_vocabulary=False or --no-check-vocabulary)"
 )
 
 

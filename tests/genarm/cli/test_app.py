@@ -81,13 +81,13 @@ def test_every_option_arrives(cli, options):
     text += " --overwrite --trust-remote-code --beta 2 --base-weight 0.5 --output o --base-min-p 0.2 --base-top-p 0.8"
     text += (
         " --repetition-penalty 1.2 --stop x --stop a\\nb -n 3 --system s --json --stats --as-completed --retry-failed"
-        " --reward-base a=own"
+        " --reward-base a=own --no-check-vocabulary"
     )
     assert cli("generate", "r", *text.split()).status == 0
     decoding = {"beta": 2.0, "base_weight": 0.5, "max_new_tokens": 7, "stop": ["x", "a\nb"]}
     decoding |= {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1}
     decoding |= {"base_min_p": 0.2, "base_top_p": 0.8, "repetition_penalty": 1.2}
-    models = ModelOptions("b", ["a=b:1", "c"], 2, 99, "float16", "cpu", trust_remote_code=True, reward_bases=["a=own"])
+    models = ModelOptions("b", ["a=b:1", "c"], 2, 99, "float16", "cpu", True, ["a=own"], check_vocabulary=False)
     given = {"models": models, "prompts": ["r", "p", "q"], "output": Path("o"), "decoding": decoding, "samples": 3}
     flags = dict.fromkeys(("chat", "json", "stats", "as_completed", "retry_failed", "overwrite"), True)
     assert options == [GenerateOptions(**given, seed=4, system="s", **flags)]
