@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from .errors import InvalidArgumentError, UnsupportedModelError
 from .models.fused.attention import AttentionName
+from .models.fused.flash import why_not
 
 EngineName = Literal["auto", "eager", "hf"]
 
@@ -52,9 +52,9 @@ def check_paths(engine: object, attention: object, dtype: torch.dtype, device: t
             raise InvalidArgumentError(f"{name} is {value!r}: pass one of {', '.join(map(repr, get_args(choices)))}")
     if attention == "kernel":
         return
-    if importlib.util.find_spec("flash_attn") is None:
+    if (reason := why_not()) is not None:
         raise InvalidArgumentError(
-            "attention is 'flash-attn', which is not installed: pip install flash-attn, or leave it at 'kernel'"
+            f"attention is 'flash-attn', and {reason}: install flash-attn for this torch, or leave it at 'kernel'"
         )
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         raise InvalidArgumentError(

@@ -143,6 +143,10 @@ def _flash_attention(devices: list[Device]) -> Backend:
         return Backend("flash-attn", "not used", "not installed: torch's attention reads prompts")
     if not devices:
         return Backend("flash-attn", "not used", f"{version} is installed; no CUDA device")
+    from ..models.fused.flash import why_not  # which imports torch, as devices that were found have
+
+    if (reason := why_not()) is not None:
+        return Backend("flash-attn", "not used", f"{version}: {reason}; torch's attention reads prompts")
     return Backend("flash-attn", "prompts", f"{version} is installed; bfloat16 and float16 on CUDA, fused decoder")
 
 

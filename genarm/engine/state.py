@@ -31,6 +31,7 @@ class State:
     tokens: Tensor  # [B] int64, the last ones drawn, of finished rows too
     positions: Tensor  # [B] int64, the index of the next token in the base's stream
     step: Tensor  # [1] int64
+    columns: Tensor  # [n] int64, 0 … n − 1
     generated: Tensor  # [B, n] int64, ``pad_id`` where a row has finished
     reasons: Tensor  # [B] int64, one of the constants above
     report: Tensor  # [3, B] int64: tokens, reasons and status of the last step
@@ -46,7 +47,9 @@ class State:
         """Take a step's draw: write the tokens, see which rows have finished, count on."""
         live = (self.reasons | sample.status) == 0
         kept = torch.where(live, sample.tokens, self.pad_id)
-        self.generated.index_copy_(1, self.step, kept[:, None])
+        # Not by index: in torch's deterministic mode that would look at the index, which no capture allows.
+        now = self.columns == self.step
+        torch.where(now, kept[:, None], self.generated, out=self.generated)
         code = torch.where(live, self._ends(sample.tokens), ERROR)
         torch.where(self.reasons == GOING_ON, code, self.reasons, out=self.reasons)
         self.tokens.copy_(sample.tokens)
@@ -54,8 +57,8 @@ class State:
             self.seen.scatter_(1, sample.tokens[:, None], True)
         if self.logprobs is not None and self.model_logprobs is not None:
             assert sample.logprobs is not None and sample.model_logprobs is not None
-            self.logprobs.index_copy_(1, self.step, sample.logprobs[:, None])
-            self.model_logprobs.index_copy_(1, self.step, sample.model_logprobs[:, None])
+            torch.where(now, sample.logprobs[:, None], self.logprobs, out=self.logprobs)
+            torch.where(now[:, None], sample.model_logprobs[:, None], self.model_logprobs, out=self.model_logprobs)
         torch.stack([self.tokens, self.reasons, sample.status.long()], out=self.report)
         self.positions += 1
         self.step += 1
@@ -130,6 +133,7 @@ def new_state(request: Request, width: int | None = None) -> State:
         tokens=torch.zeros_like(lengths),
         positions=lengths,
         step=torch.zeros(1, dtype=torch.int64, device=device),
+        columns=torch.arange(shape[1], device=device),
         generated=torch.full(shape, request.pad_id, device=device),
         reasons=reasons,
         report=torch.zeros(3, request.batch, dtype=torch.int64, device=device),

@@ -92,3 +92,16 @@ def checked_lengths(lengths: Tensor | Sequence[int], held: Tensor) -> Tensor:
     if kept.device.type == "cpu" and held.device.type == "cpu" and bool(((kept < 0) | (kept > held)).any()):
         raise ValueError(f"lengths are {kept.tolist()}: expected from 0 to what each row holds, {held.tolist()}")
     return kept.to(held.device)
+
+
+def copied_rows(held: Tensor, dim: int, origin: Tensor) -> None:
+    """Give each row of ``held`` along ``dim`` what row ``origin`` [R] of it holds. Not by writing to an index: in
+    torch's deterministic mode that would look at it, which a captured step does not allow."""
+    held.copy_(held.index_select(dim, origin))
+
+
+def origins(sources: Tensor, targets: Tensor, rows: int) -> Tensor:
+    """Where each of ``rows`` rows takes its content from, [R] int64, in a copy of ``sources`` to ``targets`` [n]."""
+    own = torch.arange(rows, device=targets.device)
+    hits = own[:, None] == targets
+    return own + (hits * (sources - targets)).sum(1)

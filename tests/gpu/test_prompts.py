@@ -16,10 +16,10 @@ SPANS = [Span(0, 0, 300), Span(1, 0, 300), Span(2, 50, 64), Span(3, 0, 17), Span
 @pytest.mark.parametrize("window", [0, 33])
 @pytest.mark.parametrize("flash", [True, False])
 def test_prompts_agree_with_the_oracle(monkeypatch: pytest.MonkeyPatch, flash: bool, window: int) -> None:
-    if flash and models._flash_attn() is None:
+    if flash and models.flash_attn() is None:
         pytest.skip("NOT RUN: flash-attn is not installed")
     if not flash:
-        monkeypatch.setattr(models, "_flash_attn", lambda: None)
+        monkeypatch.setattr(models, "flash_attn", lambda: None)
     _, keys, values, _ = Case(4, 1, 8, 2, 64, 300).make([300, 300, 115, 17], torch.bfloat16, device=CUDA)
     query = torch.randn(sum(span.count for span in SPANS), 8, 64, device=CUDA, dtype=torch.bfloat16)
     ours = prefill_attention(query, keys, values, SPANS, 0.125, window)
@@ -32,7 +32,7 @@ def test_prompts_agree_with_the_oracle(monkeypatch: pytest.MonkeyPatch, flash: b
 
 
 def test_flash_attn_decodes_the_same() -> None:
-    if models._flash_attn() is None:
+    if models.flash_attn() is None:
         pytest.skip("NOT RUN: flash-attn is not installed")
     for Q, window in ((1, 0), (3, 0), (1, 33), (3, 33)):
         inputs = Case(3, Q, 8, 2, 64, 200).make([200, 41, 0], torch.bfloat16, device=CUDA)

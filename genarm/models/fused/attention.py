@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import genarm_kernels
 from genarm_kernels.layer.cpu import may_hide_nan, with_nan
+
+from .flash import flash_attn, give_up
 
 # What attends from the newest tokens.
 AttentionName = Literal["kernel", "flash-attn"]
@@ -62,7 +61,14 @@ def prefill_attention(
         count = len(run) * run[0].count
         part = slice(done, done + count)
         tokens = query[part].view(len(run), run[0].count, *query.shape[1:])
-        out[part] = attend(tokens, key_cache, value_cache, run, scale, window).flatten(0, 1)
+        try:
+            found = attend(tokens, key_cache, value_cache, run, scale, window)
+        except Exception as error:
+            if attend is _torch_prefill:
+                raise
+            give_up(error)
+            return prefill_attention(query, key_cache, value_cache, spans, scale, window)
+        out[part] = found.flatten(0, 1)
         done += count
     return out
 
@@ -183,7 +189,7 @@ def _flash(
     query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int, **rows: Tensor
 ) -> Tensor:
     """flash_attn_with_kvcache: its causal order is aligned to the lengths' ends, its window does not count its own."""
-    out: Tensor = _flash_attn().flash_attn_with_kvcache(
+    out: Tensor = flash_attn().flash_attn_with_kvcache(
         query,
         keys,
         values,
@@ -205,11 +211,5 @@ def _flash_takes(query: Tensor, keys: Tensor, values: Tensor) -> bool:
         and D % 8 == 0
         and D <= 256
         and all(stride % 8 == 0 for cached in (keys, values) for stride in cached.stride()[:3])
-        and _flash_attn() is not None
+        and flash_attn() is not None
     )
-
-
-@cache
-def _flash_attn() -> Any:
-    """The module, None where it is not installed."""
-    return import_module("flash_attn") if find_spec("flash_attn") is not None else None

@@ -14,7 +14,7 @@ from genarm_kernels.layer.cpu import attention as host_attention
 from genarm_kernels.native.linear import rows_linear
 from genarm_kernels.native.products import linear as native_linear
 
-from ..backbone import Rows, checked_lengths, checked_rows
+from ..backbone import Rows, checked_lengths, checked_rows, copied_rows, origins
 from ..causal import CausalModel, inner_model
 from ..turns import alone_with
 from .attention import AttentionName, decode_attention, prefill_attention
@@ -207,10 +207,11 @@ class FusedSession:
 
     def _copy_rows(self, sources: Tensor, targets: Tensor, positions: int) -> None:
         """Rows [n] of all streams: their first keys and values, and their lengths."""
+        origin = origins(sources, targets, len(self._lengths))
         for layer in self.cache:  # what is on its way takes memory beside the cache: not all layers at once
             live = layer[:, :, :positions]
-            live.index_copy_(1, targets, live.index_select(1, sources))
-        self._lengths.index_copy_(0, targets, self._lengths[sources])
+            copied_rows(live, 1, origin)
+        copied_rows(self._lengths, 0, origin)
 
     def _measure(self) -> None:
         """Read the lengths again on a CPU, which alone goes by them; elsewhere that would be a wait."""

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ..backbone import copied_rows, origins
+
 
 class DoesNotTakePart(AttributeError):
     """The model does something with its cache or its attention that a static cache does not answer."""
@@ -57,7 +59,7 @@ class SlotCache:
         buffers = self._allocated(layer, keys, values)
         if span.positions is not None:
             for buffer, new in zip(buffers, (keys, values), strict=True):
-                buffer[span.rows[:, None], :, span.positions] = new.transpose(1, 2).to(buffer.dtype)
+                _store(buffer, span.rows, span.positions, new)
             key, value = (buffer[: len(keys), :, : span.stop] for buffer in buffers)
             return key, value
         for buffer, new in zip(buffers, (keys, values), strict=True):
@@ -72,9 +74,9 @@ class SlotCache:
 
     def copy(self, sources: Tensor, targets: Tensor, tokens: int) -> None:
         """Give rows ``targets`` [n] the first ``tokens`` positions of rows ``sources`` [n]."""
+        origin = origins(sources, targets, self.batch)
         for buffer in (buffer for pair in self.buffers.values() for buffer in pair):
-            live = buffer[:, :, :tokens]
-            live[targets] = live[sources]
+            copied_rows(buffer[:, :, :tokens], 0, origin)
 
     def cut(self, lengths: Tensor, longest: int) -> None:
         """Zero what lies behind each row's length, [batch], up to ``longest``."""
@@ -115,3 +117,16 @@ class SlotCache:
 
     def __len__(self) -> NoReturn:
         raise DoesNotTakePart("the model counts its cache's layers")
+
+
+def _store(buffer: Tensor, rows: Tensor, positions: Tensor, new: Tensor) -> None:
+    """Put new tokens [n, H_kv, Q, D] at ``positions`` [n, Q] of ``rows``, which are the first n."""
+    if not torch.are_deterministic_algorithms_enabled():
+        buffer[rows[:, None], :, positions] = new.transpose(1, 2).to(buffer.dtype)
+        return
+    # That would look at the positions then, which a captured step does not allow: a pass over the whole buffer instead.
+    live = buffer[: len(rows)]
+    places = torch.arange(buffer.shape[2], device=buffer.device)
+    for token in range(new.shape[2]):
+        now = (places == positions[:, token, None])[:, None, :, None]
+        torch.where(now, new[:, :, token, None].to(buffer.dtype), live, out=live)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as every_module
 
-from ..backbone import Rows, checked_lengths, checked_rows
+from ..backbone import Rows, checked_lengths, checked_rows, copied_rows, origins
 from ..causal import CausalModel, inner_model
 from ..fused.prefill import distinct
 from .attention import attending, attention_configs
@@ -152,7 +152,7 @@ class HFSession:
         of, to = checked_rows(sources, targets, self.batch, self._lengths.device)
         before, pairs = list(self._sizes), list(zip(of.tolist(), to.tolist(), strict=True))
         self._cache.copy(of, to, max((before[source] for source, _ in pairs), default=0))
-        self._lengths.index_copy_(0, to, self._lengths[of])
+        copied_rows(self._lengths, 0, origins(of, to, self.batch))
         for source, target in pairs:
             self._sizes[target] = before[source]
         self._cache.cut(self._lengths, max(before))

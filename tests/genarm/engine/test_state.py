@@ -215,4 +215,6 @@ def test_a_step_needs_nothing_from_the_host(extras: bool) -> None:
         logits = [torch.zeros(4, V, dtype=torch.bfloat16) for _ in range(2)]
     with OneDevice("meta") as step, torch.no_grad():
         state.advance(Draw(state, V, extras, captured=True)(logits))
-    assert "genarm_kernels::guided_sample" in step.names and "aten::index_copy_" in step.names
+    assert "genarm_kernels::guided_sample" in step.names and not {"aten::index_copy_", "aten::index_put_"} & {
+        *step.names
+    }

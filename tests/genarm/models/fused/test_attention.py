@@ -9,7 +9,11 @@ from attention_cases import TOLERANCE, Case, assert_agrees
 from torch import Tensor
 
 import genarm_kernels
+from genarm import InvalidArgumentError
+from genarm.checks import check_paths
+from genarm.cli import info
 from genarm.models.fused import attention
+from genarm.models.fused import flash as flash_module
 from genarm.models.fused.attention import Span, decode_attention, prefill_attention
 
 SPANS = {
@@ -159,7 +163,7 @@ class FakeFlash:
 def flash(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeFlash]:
     fake = FakeFlash()
     monkeypatch.setattr(attention, "_flash_takes", lambda *tensors: True)
-    monkeypatch.setattr(attention, "_flash_attn", lambda: fake)
+    monkeypatch.setattr(attention, "flash_attn", lambda: fake)
     return fake
 
 
@@ -202,12 +206,53 @@ def cuda_like(dtype: torch.dtype = torch.bfloat16, D: int = 64, stride: int = 64
 
 
 def test_flash_attn_is_taken_for_tensors_it_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_flash_attn", lambda: FakeFlash())
+    monkeypatch.setattr(attention, "flash_attn", lambda: FakeFlash())
     takes = attention._flash_takes
     cache = cuda_like()
     assert takes(cuda_like(), cache, cache)
     assert not takes(cuda_like(torch.float32), cache, cache)
     assert not takes(cuda_like(D=20), cache, cache) and not takes(cuda_like(D=264), cache, cache)
     assert not takes(cuda_like(), cuda_like(stride=68), cache)
-    monkeypatch.setattr(attention, "_flash_attn", lambda: None)
+    monkeypatch.setattr(attention, "flash_attn", lambda: None)
     assert not takes(cuda_like(), cache, cache)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [(SimpleNamespace(), "no flash_attn_with_kvcache"), (OSError("undefined\n symbol: x"), "undefined symbol: x")],
+)
+def test_what_bears_the_name_of_flash_attn_and_is_not_it_is_left_out(
+    module: object, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """flash-attn 4's namespace, and a wheel for another torch."""
+
+    def imported(_name: str) -> object:
+        if isinstance(module, Exception):
+            raise module
+        return module
+
+    monkeypatch.setattr(flash_module, "find_spec", lambda _name: "found")
+    monkeypatch.setattr(flash_module, "import_module", imported)
+    monkeypatch.setattr(flash_module, "_imported", flash_module._imported.__wrapped__)
+    assert flash_module.flash_attn() is None
+    with pytest.raises(InvalidArgumentError, match=f"attention is 'flash-attn', and .*{words}"):
+        check_paths("auto", "flash-attn", torch.bfloat16, torch.device("cuda"))
+    monkeypatch.setattr(info, "_version", lambda _name: "2.8")
+    found = info._flash_attention([info.Device("a GPU", 2**34, "9.0")])
+    assert found.uses == "not used" and words in found.why
+
+
+def test_flash_attn_that_fails_when_called_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fail(*_: object, **__: object) -> None:
+        calls.append(1)
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(flash_module, "_failures", [])
+    monkeypatch.setattr(flash_module, "_imported", lambda: SimpleNamespace(flash_attn_with_kvcache=fail))
+    monkeypatch.setattr(attention, "_flash_takes", lambda *_: flash_module.flash_attn() is not None)
+    with pytest.warns(UserWarning, match="does not work here .RuntimeError: no kernel image") as said:
+        for name in ("one prompt", "second chunks"):
+            assert_prefill_agrees(SPANS[name], torch.float32, 0)
+    assert len(calls) == len(said) == 1
