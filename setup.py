@@ -102,6 +102,7 @@ setup(
         "docs": DOCS,
         "lm-eval": ["lm-eval>=0.4.13"],
         "plots": PLOTS,
+        "quantized": QUANTISED,
         "dev": [*CHECKS, *BENCH, *DOCS, *PLOTS, *QUANTISED, *TRAIN],
     },
     entry_points={"console_scripts": ["genarm=genarm.cli.app:main"]},

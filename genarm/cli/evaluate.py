@@ -28,7 +28,7 @@ MaxLength = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pairs scored at once.")]
-Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
+Dtype = Annotated[str, typer.Option(help="auto (float32 where it fits), bfloat16, float16 or float32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository brings along.")

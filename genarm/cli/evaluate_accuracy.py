@@ -16,9 +16,10 @@ from ..evaluation import report as accuracy_table
 from ..evaluation.choices import Choice, base_path, parse_choices, parse_data
 from ..evaluation.pair_sets import PairSet, read_set
 from ..evaluation.plots import new_figure
+from ..evaluation.precision import scoring_dtype
 from ..evaluation.report import as_record, reports
 from ..evaluation.scorers import Scores, fitting_length, pair_scores, quiet
-from ..models.options import Source, resolve_device, resolve_dtype
+from ..models.options import Source, resolve_device
 from ..preferences.chat import pair_tokenizer
 from ..preferences.reading import PairReading, conditions
 from .console import say
@@ -61,7 +62,11 @@ def run(options: AccuracyOptions, console: Console) -> int:
     )
     _check_outputs(options)
     device = resolve_device(options.device)
-    source = Source(resolve_dtype(options.dtype, device), device, options.trust_remote_code)
+    source = Source(
+        scoring_dtype(options.dtype, device, [base, *(choice.path for choice in choices)], say),
+        device,
+        options.trust_remote_code,
+    )
     with quiet():
         max_length = fitting_length(base, options.max_length, options.trust_remote_code)
         tokenizer = pair_tokenizer(base, options.trust_remote_code)

@@ -13,13 +13,15 @@ from rich.console import Console
 from ..errors import InvalidArgumentError
 from ..evaluation.choices import base_path, parse_choices
 from ..evaluation.heatmap import ScoredPair, Sides, pairs_html, scored_pairs
+from ..evaluation.precision import scoring_dtype
 from ..evaluation.scorers import causal_models, fitting_length, quiet
-from ..models.options import Source, resolve_device, resolve_dtype
+from ..models.options import Source, resolve_device
 from ..preferences.chat import pair_tokenizer
 from ..preferences.encoding import Encoded, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs
 from ..preferences.reading import PairReading, conditions
 from ..preferences.scoring import token_rewards
+from .console import say
 
 BATCH = 16
 
@@ -59,7 +61,11 @@ def run(options: RewardsOptions, console: Console) -> int:
     pairs = _pairs(options)
     options.output.touch()
     device = resolve_device(options.device)
-    source = Source(resolve_dtype(options.dtype, device), device, options.trust_remote_code)
+    source = Source(
+        scoring_dtype(options.dtype, device, [base, *(choice.path for choice in choices)], say),
+        device,
+        options.trust_remote_code,
+    )
     with quiet():
         max_length = fitting_length(base, options.max_length, options.trust_remote_code)
         tokenizer = pair_tokenizer(base, options.trust_remote_code)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,8 @@ def train(
         return old
     state.wait_for_everyone()  # until all have looked, nobody writes
     model = trained_model(settings, tokenizer, pairs.longest)
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / folder.LOGS))
-    trainer = TRAINERS[settings.kind](settings, model, tokenizer, pairs, output / folder.CHECKPOINTS)
+    with _tensorboard_in(output / folder.LOGS):
+        trainer = TRAINERS[settings.kind](settings, model, tokenizer, pairs, output / folder.CHECKPOINTS)
     if state.is_main_process:
         if old is None:
             folder.clear(output)
@@ -87,6 +88,19 @@ def launched(settings: TrainingSettings) -> Any:
     # else the launcher's own setting would win over float32
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if settings.bf16 else "no"
     return PartialState(cpu=not settings.on_cuda)
+
+
+@contextmanager
+def _tensorboard_in(place: Path) -> Iterator[None]:
+    """Trackers made meanwhile write there, unless the environment names another place."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    given = name in os.environ
+    os.environ.setdefault(name, str(place))
+    try:
+        yield
+    finally:
+        if not given:
+            del os.environ[name]
 
 
 def _check_launch(settings: TrainingSettings, state: Any) -> None:

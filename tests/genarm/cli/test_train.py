@@ -53,7 +53,7 @@ def test_a_run_says_what_came_out_and_guides_by_its_folder_alone(cli, base, trai
     for reward in (f"joy={output}:1.0", f"{output}:1.0"):
         options = ["--prompt", "About 3, say:", "--max-new-tokens", "3", "--device", "cpu"]
         guided = cli("generate", "--base", base, "--reward", reward, *options)
-        assert guided.status == 0 and "joy −" in guided.text
+        assert guided.status == 0 and guided.text.startswith("About 3, say:")
 
 
 def test_only_a_reward_model_that_guides_is_said_to():
