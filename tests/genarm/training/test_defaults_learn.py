@@ -11,10 +11,10 @@ PAIRS = Path(__file__).parents[3] / "examples" / "preferences" / "train.jsonl"
 
 
 def test_the_embedded_base_learns_at_the_rate_that_fits_it(tmp_path):
-    """The shortest pairs alone, in small steps; at the rate of a 7B model the same run stays at chance."""
+    """The shortest pairs alone, in small steps; at the rate of a 7B model the same run stays near chance."""
     rows = [row for row in map(json.loads, PAIRS.read_text().splitlines()) if row["kind"] == "topic"]
     rows.sort(key=lambda row: len(row["chosen"]) + len(row["rejected"]))
-    (tmp_path / "short.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:240]))
+    (tmp_path / "short.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:160]))
     settings = TrainingSettings(
         kind="arm",
         base=str(BASE),
@@ -27,4 +27,5 @@ def test_the_embedded_base_learns_at_the_rate_that_fits_it(tmp_path):
     )
     record = train(settings, tmp_path / "out")
     assert record["settings"]["learning_rate"] == 8e-3
+    assert record["metrics"]["eval_accuracy"] >= 0.8
     assert record["metrics"]["eval_accuracy_interval"][0] > 0.5
