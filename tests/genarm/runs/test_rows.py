@@ -78,7 +78,7 @@ def test_a_dash_is_the_standard_input(monkeypatch):
     for content, prompts in (
         (b"one\ntwo\n", ["one", "two"]),
         (b'{"prompt": "a"}', ["a"]),
-        (gzip.compress(b"z"), ["z"]),
+        (gzip.compress(b"z", mtime=0), ["z"]),
     ):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         found = read_input(Path("-"))
@@ -89,7 +89,7 @@ def test_a_dash_is_the_standard_input(monkeypatch):
     ("name", "content", "words"),
     [
         ("p.csv", b"prompt\na\n", "is CSV, and prompts are read from text, JSONL or JSON: convert it to rows.jsonl"),
-        ("p.tsv.gz", gzip.compress(b"prompt\na\n"), "is TSV"),
+        ("p.tsv.gz", gzip.compress(b"prompt\na\n", mtime=0), "is TSV"),
         ("p.parquet", b"PAR1", "is Parquet"),
         ("p", b"PAR1...", "is Parquet"),
         ("p.arrow", b"ARROW1", "is Arrow"),
