@@ -31,6 +31,7 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool, hub: str | No
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT corrects it for GPT-2 by itself
+    warnings.filterwarnings("ignore", message="Could not find a config file in")  # of a base that is a LoRA folder
     state = launched(settings)
     if not state.is_main_process:
         warnings.simplefilter("ignore")

@@ -64,11 +64,15 @@ def _layers(model: nn.Module, fitted: LoraAdapter | None) -> list[nn.Module]:
 
 def _merged(model: Any, folder: Path, name: str) -> Any:
     try:
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         wrapped: Any = PeftModel.from_pretrained(model, folder, torch_device=str(execution_device(model)))
-        return wrapped.merge_and_unload(safe_merge=True)
+        merged = wrapped.merge_and_unload(safe_merge=True)
     except Exception as error:  # PEFT's own, of any kind
         text = shorten(str(error), 160, placeholder=" …") or type(error).__name__
         raise LoadingError(
             f"{name}: PEFT cannot make this adapter a part of {model.name_or_path} ({text}): merge it where it was "
             "trained and pass the full model"
         ) from error
+    for parameter in trainable:  # PEFT froze the model for its adapter
+        parameter.requires_grad_(True)
+    return merged

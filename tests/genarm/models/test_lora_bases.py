@@ -49,6 +49,7 @@ def test_a_lora_folder_is_its_base_with_the_adapter_merged(base: Any, tuned: Pat
         model: Any = load_model(tuned, CPU)
     assert torch.allclose(logits(model), logits(wanted), atol=1e-4)
     assert not any(isinstance(part, BaseTunerLayer) for part in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters()), "it may be trained whole"
     assert model.name_or_path == model.config._name_or_path == str(tuned), "what an adapter on it will record"
     reward = save_adapter(model, "llama", tmp_path / "reward", seed=9)
     with pytest.warns(UserWarning, match="is an adapter"):
