@@ -178,8 +178,11 @@ def _greet(conversation: Conversation) -> None:
 def _lines(talks: bool) -> Iterator[str]:
     """What the user types, or the lines of a standard input that is no terminal."""
     if not talks:
-        for line in sys.stdin:
-            yield line.rstrip("\r\n")
+        try:
+            for line in sys.stdin:
+                yield line.rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise InvalidArgumentError("the standard input is not UTF-8: convert it with iconv") from None
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # lines can be edited, and earlier ones come back with the arrow keys
@@ -192,6 +195,8 @@ def _lines(talks: bool) -> Iterator[str]:
         except KeyboardInterrupt:
             sys.stdout.write("\n")
             say("Ctrl-D or /quit ends")
+        except UnicodeDecodeError:
+            say("error: that line is not UTF-8")
 
 
 def _show_answer(conversation: Conversation, line: str) -> bool:

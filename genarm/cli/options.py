@@ -183,5 +183,15 @@ def decoding(stop: Sequence[str] | None, **values: Any) -> dict[str, Any]:
     if stop:
         if not all(stop):
             raise InvalidArgumentError("--stop is empty: give the text that ends an answer")
+        for text in stop:
+            check_text("--stop", text)
         values["stop"] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in stop]
     return values
+
+
+def check_text(name: str, text: str | None) -> None:
+    """Raise InvalidArgumentError for what a shell handed over that is no text."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(f"{name} {text!r} is not UTF-8: pass text") from None

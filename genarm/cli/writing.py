@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as given
-from .options import GenerateOptions, ModelOptions, decoding
+from .options import GenerateOptions, ModelOptions, check_text, decoding
 
 
 def generate(
@@ -80,6 +80,7 @@ def generate(
     """
     from . import generate
 
+    check_text("--system", system)
     models = ModelOptions(
         base,
         reward or (),
@@ -160,6 +161,7 @@ def chat(
     """
     from . import chat
 
+    check_text("--system", system)
     models = ModelOptions(
         base, reward or (), 1, max_length, dtype, device, trust_remote_code, reward_base or (), check_vocabulary
     )

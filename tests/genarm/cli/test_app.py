@@ -111,9 +111,11 @@ def test_the_defaults_are_the_plain_distribution_and_no_remote_code(cli, options
         ("--top-p 2", "'--top-p'"),
         ("--base-min-p -1", "'--base-min-p'"),
         ("-n 0", "'-n'"),
+        ("--stop a\udcff", "--stop 'a\\udcff' is not UTF-8"),
+        ("--chat --system a\udcff", "--system 'a\\udcff' is not UTF-8"),
     ],
 )
-def test_numbers_out_of_range_are_refused_at_once(cli, options, line, words):
+def test_numbers_out_of_range_and_bytes_are_refused_at_once(cli, options, line, words):
     cli("generate", "a", *line.split()).assert_refused(2, words)
     assert not options
 

@@ -91,7 +91,8 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(decoder, monkeypatch, ca
 
 
 def test_a_terminal_is_asked_until_its_end(decoder, monkeypatch, capsys):
-    typed = iter(["hi", KeyboardInterrupt, "ho", EOFError])
+    not_text = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "")
+    typed = iter(["hi", KeyboardInterrupt, not_text, "ho", EOFError])
 
     def read(prompt):
         line = next(typed)
@@ -100,7 +101,12 @@ def test_a_terminal_is_asked_until_its_end(decoder, monkeypatch, capsys):
         raise line
 
     monkeypatch.setattr("builtins.input", read)
-    assert list(chat._lines(True)) == ["hi", "ho"] and "Ctrl-D or /quit ends" in capsys.readouterr().err
+    assert list(chat._lines(True)) == ["hi", "ho"]
+    said = capsys.readouterr().err
+    assert "Ctrl-D or /quit ends" in said and "that line is not UTF-8" in said
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n"), encoding="utf-8"))
+    with pytest.raises(GenARMError, match="the standard input is not UTF-8"):
+        list(chat._lines(False))
 
 
 def test_a_base_without_a_template_goes_on_from_lines_or_writes_a_transcript(decoder, monkeypatch, capsys):
