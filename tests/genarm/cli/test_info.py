@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from genarm.cli import info
+from genarm.models.fused import flash as flash_attn
 
 
 def test_it_prints_versions_devices_and_backends_for_readers_and_machines(cli):
@@ -47,6 +48,7 @@ def test_backends_follow_the_machine(monkeypatch, capsys, devices, interpreted, 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(info, "interpreted", lambda: interpreted)
     monkeypatch.setattr(info.native, "why", lambda: (in_c, "because"))
+    monkeypatch.setattr(flash_attn, "why_not", lambda: None)
     monkeypatch.setattr(info, "_version", lambda package: flash if package == "flash-attn" else None)
     found = info.collect()
     assert found.devices == [info.Device("Imaginary", 3 * 2**30, "9.0")] * devices
