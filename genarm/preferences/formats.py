@@ -47,7 +47,7 @@ class Labelled:
         if value == self.middle:
             raise LeftOutError(f"{column} prefers neither response")
         order = (self.first, self.second) if value < self.middle else (self.second, self.first)
-        taken = (self.first, self.second, self.prompt)
+        taken = (self.first, self.second, self.prompt, column)
         others = {name: held for name, held in row.items() if name not in taken}
         return {**others, "prompt": row.get(self.prompt), "chosen": row[order[0]], "rejected": row[order[1]]}
 
@@ -119,7 +119,9 @@ def published(row: Row, reading: PairReading) -> dict[str, Any]:
         found = _labelled(found, reading)
     template = reading.prompt_template
     if template is not None:
-        return {**found, "prompt": _written(template, found)}
+        others = {name: held for name, held in found.items() if name not in template_columns(template)}
+        sides = {side: found[side] for side in SIDES if side in found}
+        return {**others, **sides, "prompt": _written(template, found)}
     if found.get("prompt") in (None, "") and all(isinstance(found.get(side), str) for side in SIDES):
         found = _with_question(found)
     return found

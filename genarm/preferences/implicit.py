@@ -78,6 +78,14 @@ def part(chosen: Text, rejected: Text, marker: str | None = None) -> Parted:
     return Parted(chosen[:cut], chosen[cut:], rejected[cut:])
 
 
+def is_marked(chosen: Text, rejected: Text) -> bool:
+    """Whether a known mark in what two texts begin with says where a reply begins."""
+    if not (isinstance(chosen, str) and isinstance(rejected, str)):
+        return False
+    shared = shared_length(chosen, rejected)
+    return any(before.search(chosen, 0, shared) for before, _ in TURNS)
+
+
 def _reply_start(chosen: str, rejected: str, marker: str | None) -> int | None:
     """Where the last reply begins in both texts; None where nothing marks it."""
     shared = shared_length(chosen, rejected)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..errors import InvalidArgumentError
 from .formats import SIDES, SYSTEMS, published
-from .implicit import part
+from .implicit import is_marked, part
 from .reading import PairReading
 from .texts import Text, from_json, loads, prompt_of, side
 
@@ -60,7 +60,7 @@ def pair_of(row: Mapping[str, Any], reading: PairReading) -> tuple[PreferencePai
         raise InvalidArgumentError("one response is a string, the other messages: write both in one format")
     prompt: Any = from_json(found.get("prompt"), "prompt")
     origin: Origin = "column"
-    if prompt is None or _is_repeated(prompt, chosen):
+    if prompt is None or _is_repeated(prompt, chosen) or (prompt == "" and is_marked(chosen, rejected)):
         parted = part(chosen, rejected, reading.response_marker)
         prompt, chosen, rejected = parted.prompt, parted.chosen, parted.rejected
         origin = "lines" if parted.by_lines else "mark"

@@ -88,7 +88,7 @@ def test_hh_rlhf_is_parted_before_its_last_reply_whatever_the_replies_share(read
     prompt = "\n\nHuman: What is tea?\n\nAssistant: A drink.\n\nHuman: Is it hot?\n\nAssistant:"
     assert texts(read(HH)[0]) == (prompt, " Often it is hot.", " Often it is blue.")
     other = {**HH, "rejected": HH["rejected"].replace("Often it is blue.", "No.")}
-    assert {pair.prompt for pair in read(HH, other)} == {prompt}  # one question is one prompt
+    assert {pair.prompt for pair in read(HH, other, {**HH, "prompt": ""})} == {prompt}  # one question is one prompt
     earlier = {**HH, "rejected": HH["rejected"].replace("A drink.", "A car.")}
     empty = {**HH, "rejected": prompt}
     with pytest.warns(UserWarning) as said:
@@ -109,7 +109,7 @@ def test_orca_s_system_and_question_are_turns_also_where_a_row_s_system_is_empty
     assert texts(first) == ([system("Be brief."), user("Name a colour.")], "Green.", "Seven.")
     assert second.prompt == [user("Name a colour.")]
     (written,) = read(ORCA, prompt_template="{system}\\n{question}\\n")
-    assert written.prompt == "Be brief.\nName a colour.\n"
+    assert written.prompt == "Be brief.\nName a colour.\n" and not written.columns
     (passed_by,) = read(ORCA, maps=["system="], prompt_column="question")
     assert passed_by.prompt == "Name a colour."
 
@@ -129,6 +129,7 @@ def test_pku_safe_rlhf_is_two_objectives_and_one_is_chosen(read):
     assert texts(read(PKU, preference="safer")[0]) == (PKU["prompt"], "Call a locksmith.", "Force it.")
     with pytest.raises(InvalidArgumentError, match=r"two labels.*choose by --preference better or --preference safer"):
         read(PKU)
+    assert "safer_response_id" not in read(PKU, preference="safer")[0].columns  # it is read
     single = {name: value for name, value in PKU.items() if name != "safer_response_id"}
     assert read(single)[0].chosen == "Force it."
     with pytest.raises(InvalidArgumentError, match="safer was asked for and the row has better_response_id alone"):
