@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 KERNELS := tests/genarm_kernels tests/gpu
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test coverage mutants bench bench-decode roofline kernels-report lint types docs clean
+.PHONY: demo test coverage mutants bench bench-decode roofline kernels-report lint types docs test-lowest clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -16,7 +16,14 @@ test: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(PYTEST) $(KERNELS)
 	$(PYTEST) tests
 
-# The same, counting the lines that run, which takes half as long again.
+# What users call, on the lowest versions that setup.py allows, in an environment of its own.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install --quiet -c constraints-lowest.txt -e . pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)-lowest/bin/python -m pytest -q tests/genarm/test_dropin.py \
+		tests/test_examples.py -k "not train_reward_model"
+
+# The same as `test`, counting the lines that run, which takes half as long again.
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
 	TRITON_INTERPRET=1 $(PYTEST) $(KERNELS) --cov --cov-report=
@@ -74,4 +81,4 @@ $(VENV)/.dev: $(BIN)/python setup.py constraints.txt
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info out .coverage*
+	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info out .coverage*

@@ -89,11 +89,11 @@ setup(
         "numpy>=1.26",
         "peft>=0.18",
         "rich>=13",
-        "safetensors>=0.4",
+        "safetensors>=0.8",
         "torch>=2.11",
         "transformers>=5.14,<6",
         "triton>=3.6",
-        "typer>=0.15",
+        "typer>=0.29",
     ],
     extras_require={
         "flash-attn": ["flash-attn>=2.7"],

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
-from transformers.generation.utils import MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL
+from transformers.generation import utils as generation_utils
 
 from .errors import UnsupportedGenerationError
 
@@ -20,8 +20,14 @@ DERIVED = {
     *("attention_mask", "position_ids", "cache_position", "past_key_values", "use_cache", "logits_to_keep"),
     *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "labels"),
 }
+# What is read with the prompt alone; transformers lists it in its later versions.
+OF_THE_PROMPT = getattr(
+    generation_utils,
+    "MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL",
+    ("pixel_values", "pixel_values_videos", "pixel_mask", "pixel_attention_mask", "image_sizes", "input_features"),
+)
 # What transformers makes longer or shorter with the text.
-FOLLOWS_TEXT = {"token_type_ids", "mm_token_type_ids", "inputs_embeds", *MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL}
+FOLLOWS_TEXT = {"token_type_ids", "mm_token_type_ids", "inputs_embeds", *OF_THE_PROMPT}
 
 
 def forwarded(model: nn.Module, input_ids: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
