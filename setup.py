@@ -13,6 +13,7 @@ REPOSITORY = ""
 PLOTS = ["matplotlib>=3.8"]
 BENCH = ["liger-kernel>=0.8", "pytest-benchmark>=5.0"]
 DOCS = ["pdoc>=16"]
+LM_EVAL = ["lm-eval>=0.4.13"]
 QUANTISED = ["bitsandbytes>=0.49"]
 TRAIN = ["accelerate>=1.0", "datasets>=4.0", "pyarrow>=15.0", "trl>=1.16"]
 CHECKS = [
@@ -100,10 +101,10 @@ setup(
         "train": TRAIN,
         "bench": BENCH,
         "docs": DOCS,
-        "lm-eval": ["lm-eval>=0.4.13"],
+        "lm-eval": LM_EVAL,
         "plots": PLOTS,
         "quantized": QUANTISED,
-        "dev": [*CHECKS, *BENCH, *DOCS, *PLOTS, *QUANTISED, *TRAIN],
+        "dev": [*CHECKS, *BENCH, *DOCS, *LM_EVAL, *PLOTS, *QUANTISED, *TRAIN],
     },
     entry_points={"console_scripts": ["genarm=genarm.cli.app:main"]},
 )

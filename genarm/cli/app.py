@@ -95,16 +95,33 @@ def bench(
 
 @app.command()
 def info(
+    base: given.Base = None,
+    reward: given.Reward = None,
+    reward_base: given.RewardBase = None,
+    dtype: given.Dtype = "auto",
+    device: given.Device = "auto",
+    trust_remote_code: given.RemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
-    """Show versions, devices, and which backends are in use and why."""
+    """Show versions, devices, and which backends are in use and why.
+
+    With --base or --reward, load those models and say which base each reward model runs on and what decodes it.
+    """
     import json
 
     from rich.console import Console
 
     from . import info as installation
 
-    found = installation.collect()
+    models = given.ModelOptions(
+        base=base,
+        rewards=reward or (),
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        reward_bases=reward_base or (),
+    )
+    found = installation.collect(models if base or reward else None)
     if as_json:
         sys.stdout.write(json.dumps(found.as_dict(), indent=1) + "\n")
     else:

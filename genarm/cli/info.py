@@ -18,6 +18,7 @@ from rich.table import Table
 from genarm_kernels.native import why as native
 
 from ..models.fused.names import FAMILIES
+from .options import ModelOptions
 
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA's, CUDA's under Windows, ROCm's
 PACKAGES = ("torch", "triton", "transformers", "peft")
@@ -43,22 +44,28 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Versions by package (None where it is missing), devices, backends."""
+    """Versions by package (None where it is missing), devices, backends, and the models that were asked for."""
 
     versions: dict[str, str | None]
     devices: list[Device]
     backends: list[Backend]
+    models: list[dict[str, str]]  # of `GuidedDecoder.describe`; none where no model was named
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
-def collect() -> Info:
-    """Look at this machine and this installation."""
+def collect(options: ModelOptions | None = None) -> Info:
+    """Look at this machine and this installation, and at the models where ``options`` name some.
+
+    Raises:
+        GenARMError: they cannot be loaded or do not go together.
+    """
     devices = _devices()
     versions = {"genarm": _version("genarm"), "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
-    return Info(versions, devices, [_sampling(devices), _cpu_kernels(), *_model_path(devices)])
+    models = _models(options) if options is not None else []
+    return Info(versions, devices, [_sampling(devices), _cpu_kernels(), *_model_path(devices)], models)
 
 
 def show(info: Info, console: Console) -> None:
@@ -74,8 +81,21 @@ def show(info: Info, console: Console) -> None:
     backends = Table("part", "uses", "why", title="Backends", title_justify="left")
     for backend in info.backends:
         backends.add_row(backend.part, backend.uses, backend.why)
-    for table in (versions, devices, backends):
+    tables = [versions, devices, backends]
+    if info.models:
+        models = Table("model", "runs on", "decoded by", title="Models", title_justify="left")
+        for model in info.models:
+            models.add_row(model["name"], model["runs on"], model["path"])
+        tables.append(models)
+    for table in tables:
         console.print(table)
+
+
+def _models(options: ModelOptions) -> list[dict[str, str]]:
+    from ..models.sources import model_path, parse_rewards
+    from .loading import load  # which imports torch, as loading models has to
+
+    return load(options, model_path(options.base), parse_rewards(options.rewards)).describe()
 
 
 def _version(package: str) -> str | None:

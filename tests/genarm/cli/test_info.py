@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from genarm.cli import info
+from genarm.embedded import BASE
 from genarm.models.fused import flash as flash_attn
 
 
@@ -17,7 +18,7 @@ def test_it_prints_versions_devices_and_backends_for_readers_and_machines(cli):
     words = (torch.__version__, platform.python_version(), "transformers", "CUDA devices", "sampling", "flash-attn")
     assert all(word in text for word in words)
     found = json.loads(cli("info", "--json").text)
-    assert set(found) == {"versions", "devices", "backends"}
+    assert set(found) == {"versions", "devices", "backends", "models"} and not found["models"]
     assert set(found["versions"]) == {"genarm", "python", "torch", "triton", "transformers", "peft"}
     assert all(backend["uses"] and backend["why"] for backend in found["backends"])
     fused, static, padded = ("fused decoder", "transformers' forward, static cache", "transformers' forward, padded")
@@ -26,6 +27,13 @@ def test_it_prints_versions_devices_and_backends_for_readers_and_machines(cli):
         ("models: others", static),
         ("models: the rest", padded),
     ]
+
+
+def test_it_says_which_base_each_reward_model_runs_on(cli):
+    models = json.loads(cli("info", "--json", "--reward", "art").text)["models"]
+    assert [(model["name"], model["path"]) for model in models] == [("base", "fused"), ("art", "fused")]
+    assert [model["runs on"] for model in models] == [str(BASE), "the base"]
+    assert "runs on" in cli("info", "--reward", "art:1").text
 
 
 TORCH, IN_C, NOT_USED = "torch operations", "kernels in C", "not used"
