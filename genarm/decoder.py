@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .checks import EngineName, check_base, check_limits, check_name, check_paths
 from .engine.batch import Batch, Steps
-from .engine.engine import Engine
+from .engine.engine import Engine, capturable
 from .engine.memory import largest_batch
 from .errors import InvalidArgumentError
 from .facts import descriptions, model_facts, one_line
@@ -98,7 +98,8 @@ class GuidedDecoder:
         self._excluded = ExcludedIds(self.models, tokenizer)
         plan = Plan(self.models, fuse=engine != "hf", attention=attention)
         if max_batch_size == "auto":
-            max_batch_size = largest_batch(plan.backbones, positions.usual(self.max_length), self.device)
+            captured = engine == "auto" and bool(capturable(plan.backbones, self.device))
+            max_batch_size = largest_batch(plan.backbones, positions.usual(self.max_length), self.device, captured)
         self.max_batch_size = NO_LIMIT if max_batch_size is None else max_batch_size
         self.engine = Engine(
             self.models,

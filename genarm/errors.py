@@ -49,7 +49,7 @@ class PromptError(GenARMError, ValueError):
 
 
 class CacheMemoryError(GenARMError, MemoryError):
-    """The key-value cache of a batch would not fit in the memory that is free."""
+    """What a batch takes, most of it its key-value cache, would not fit in the memory that is free on a device."""
 
 
 class NumericalError(GenARMError, ArithmeticError):

@@ -16,7 +16,7 @@ from ..models.plan import Plan
 from ..models.positions import Positions
 from ..request.options import Request
 from .graphs import CapturedRuns
-from .memory import cache_bytes, check_fit, fits, holding, slot_length, slots_for
+from .memory import Size, cache_bytes, check_fit, fits, holding, slot_length, slots_for
 from .run import GRAPHS, Run, paths
 
 CAPTURING_DEVICES = {"cuda"}
@@ -89,13 +89,13 @@ class Engine:
         """Raise CacheMemoryError where one of these would not fit."""
         backbones = self.backbones
         captured = bool(self._capturable(backbones))
-        sizes = []
+        sizes = set()
         for request in requests:
             asked = request.longest, request.max_new_tokens
             slots = slots_for(request.batch, *asked, self._limits) if captured else (request.batch, slot_length(*asked))
-            sizes.append(slots)
-        largest = max(sizes, key=lambda size: cache_bytes(backbones, *size))
-        check_fit(backbones, *largest, self.device, self._captured.held_bytes)
+            sizes.add(Size(*slots, request.longest, captured))
+        for size in sorted(sizes, key=lambda size: cache_bytes(backbones, size.batch, size.length), reverse=True):
+            check_fit(backbones, size, self.device, self._captured.held_bytes)
 
     @contextmanager
     def run(self, request: Request) -> Iterator[Run]:
@@ -125,17 +125,20 @@ class Engine:
     def uncaptured(self, request: Request, length: int, is_beside: bool = False) -> Iterator[Run]:
         """A run on buffers of its own, of ``length`` tokens per row, whose steps are launched one by one."""
         backbones = self.backbones
-        check_fit(backbones, request.batch, length, request.device)
+        check_fit(backbones, Size(request.batch, length, request.longest), request.device)
         with holding(cache_bytes(backbones, request.batch, length)):
             sessions = [one.session(request.batch, length) for one in backbones]
             yield Run(request, backbones, sessions, is_beside=is_beside)
 
     def fits(self, batch: int, length: int) -> bool:
         """Whether so many rows of so many tokens do now."""
-        return fits(self.backbones, batch, length, self.device)
+        return fits(self.backbones, Size(batch, length, length), self.device)
 
     def _capturable(self, backbones: Sequence[Backbone]) -> list[FusedBackbone]:
-        """The backbones if their steps are captured, else none."""
-        fused = [backbone for backbone in backbones if isinstance(backbone, FusedBackbone)]
-        captured = self.graphs and self.device.type in CAPTURING_DEVICES and len(fused) == len(backbones)
-        return fused if captured else []
+        return capturable(backbones, self.device) if self.graphs else []
+
+
+def capturable(backbones: Sequence[Backbone], device: torch.device) -> list[FusedBackbone]:
+    """The backbones if their steps can be captured, else none."""
+    fused = [backbone for backbone in backbones if isinstance(backbone, FusedBackbone)]
+    return fused if device.type in CAPTURING_DEVICES and len(fused) == len(backbones) else []

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..models.fused.session import FusedBackbone, FusedSession
 from ..models.fused.weights import Tensors
 from ..request.options import Request
-from .memory import add_idle_cache, bucket, cache_bytes, check_fit, fits, idle_caches, slots_for
+from .memory import Size, add_idle_cache, bucket, cache_bytes, check_fit, fits, idle_caches, slots_for
 from .recording import Replay, capture, first_cause, own_streams
 from .run import Run
 from .state import State, new_state
@@ -156,9 +156,9 @@ class CapturedRuns:
         if made_for == self._made_for and needed[0] <= self._size[0] and needed[1] <= self._size[1]:
             return
         size = max(needed[0], self._size[0]), max(needed[1], self._size[1])
-        if not fits(backbones, *size, request.device, self.held_bytes()):
+        if not fits(backbones, Size(*size, request.longest, True), request.device, self.held_bytes()):
             size = needed
-            check_fit(backbones, *size, request.device, self.held_bytes)
+            check_fit(backbones, Size(*size, request.longest, True), request.device, self.held_bytes)
         self._end()
         self._caches = [
             torch.zeros(cache_bytes([backbone], *size), dtype=torch.uint8, device=request.device)

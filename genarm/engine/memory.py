@@ -1,4 +1,4 @@
-"""How much key-value cache fits, said before any of it is allocated."""
+"""What a batch takes on each device, cache, passes and logits, said before any of it is allocated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -16,10 +16,11 @@ from ..models.backbone import Backbone
 
 MOST_SEQUENCES = 256
 SHORTEST = 512  # tokens of a captured cache
-# Of what is free; the rest is left for activations, logits and whatever else runs.
+# Of what is free; the rest is left for fragments, small buffers and whatever else runs.
 SHARE = 0.9
 # Of what is free when a decoder is made, which may be less when it decodes.
 AUTO_SHARE = 0.8
+WORKSPACE = 2**25  # bytes that cuBLAS takes on a stream of a Hopper GPU, where it takes most
 # What keeps caches between jobs: ``give_up`` lets go of them where no job runs.
 _IDLE_CACHES: WeakSet[Any] = WeakSet()
 _HELD: list[int] = []  # bytes of each uncaptured call on its way
@@ -54,7 +55,7 @@ def held_bytes() -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that can be had on a device now, None where the system does not say."""
+    """Memory that can be had on a device now, that of captured steps which end for it included; None where the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -72,34 +73,104 @@ def cache_bytes(backbones: Sequence[Backbone], batch: int, length: int) -> int:
     return sum(backbone.cache_bytes(batch, length) for backbone in backbones)
 
 
-def fits(backbones: Sequence[Backbone], batch: int, length: int, device: torch.device, reclaimed: int = 0) -> bool:
-    """Whether a batch's cache does. ``reclaimed``: bytes in use that it would replace."""
-    free = free_bytes(device)
-    return free is None or cache_bytes(backbones, batch, length) <= free * SHARE + reclaimed
+class Size(NamedTuple):
+    """Rows of ``length`` tokens, of which a prompt has ``prompt`` at most, in steps that are captured or not."""
+
+    batch: int
+    length: int
+    prompt: int
+    captured: bool = False
+
+
+class Need(NamedTuple):
+    """Bytes on one device, beside the weights."""
+
+    cache: int = 0
+    passes: int = 0
+    logits: int = 0
+    graphs: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+    def __str__(self) -> str:
+        parts = zip(("the key-value cache", "passes over prompts", "logits", "CUDA graphs"), self, strict=True)
+        return ", ".join(f"{size} for {name}" for name, size in parts if size)
+
+
+def needs(backbones: Sequence[Backbone], size: Size, device: torch.device) -> dict[torch.device, Need]:
+    """What a batch takes on each device that some model runs on; ``device`` is the one that draws."""
+    found = dict.fromkeys([device], Need())
+    for backbone in backbones:
+        for place, cache in backbone.cache_places(size.batch, size.length).items():
+            found[place] = _with(found.get(place, Need()), backbone, cache, size)
+    own = found[device]
+    graphs = graph_bytes(backbones, size.batch) if size.captured else 0
+    found[device] = own._replace(logits=own.logits + draw_bytes(backbones, size.batch), graphs=graphs)
+    return found
+
+
+def _with(need: Need, backbone: Backbone, cache: int, size: Size) -> Need:
+    """One backbone more. They read one after the other, so that the largest pass counts. Logits stay, twice those of
+    prompts: as the passes leave them, and in the order of the rows; a step's take their place."""
+    largest = max(need.passes, backbone.prompt_bytes(size.batch, size.prompt), backbone.step_bytes(size.batch))
+    return Need(need.cache + cache, largest, need.logits + 2 * logit_bytes(backbone, size.batch))
+
+
+def logit_bytes(backbone: Backbone, batch: int) -> int:
+    """S · B · V elements of all its streams' logits of one token per row."""
+    return len(backbone.streams) * batch * backbone.vocab_size * backbone.dtype.itemsize
+
+
+def draw_bytes(backbones: Sequence[Backbone], batch: int) -> int:
+    """Four of [B, V] in float32, of a draw in which a penalty or the caller's code acts: the combined scores, what is
+    made of them, and two on the way. Without these a GPU's kernels read the logits as they are."""
+    return 4 * batch * max(one.vocab_size for one in backbones) * 4
+
+
+def graph_bytes(backbones: Sequence[Backbone], batch: int) -> int:
+    """A captured step's private pool: activations, logits and cuBLAS's workspace of every backbone, which run beside
+    each other, and the draw. Graphs share the pool and run one at a time, so that it counts once."""
+    own = sum(one.step_bytes(batch) + logit_bytes(one, batch) + WORKSPACE for one in backbones)
+    return own + draw_bytes(backbones, batch)
+
+
+def fits(backbones: Sequence[Backbone], size: Size, device: torch.device, reclaimed: int = 0) -> bool:
+    """Whether a batch does, on every device. ``reclaimed``: bytes in use on ``device`` that it would replace."""
+    return _lacking(backbones, size, device, reclaimed, SHARE) is None
+
+
+def _lacking(
+    backbones: Sequence[Backbone], size: Size, device: torch.device, reclaimed: int, share: float
+) -> tuple[torch.device, Need, int] | None:
+    """The first device that has too little, what it would need, and the bytes that it has."""
+    for place, need in needs(backbones, size, device).items():
+        free, own = free_bytes(place), reclaimed if place == device else 0
+        if free is not None and need.total > free * share + own:
+            return place, need, free + own
+    return None
 
 
 def check_fit(
-    backbones: Sequence[Backbone],
-    batch: int,
-    length: int,
-    device: torch.device,
-    reclaimed: Callable[[], int] = lambda: 0,
+    backbones: Sequence[Backbone], size: Size, device: torch.device, reclaimed: Callable[[], int] = lambda: 0
 ) -> None:
-    """Raise CacheMemoryError where a batch's cache would not fit, with every idle cache given up."""
-    if fits(backbones, batch, length, device, reclaimed()):
+    """Raise CacheMemoryError where a batch would not fit, with every idle cache given up."""
+    if fits(backbones, size, device, reclaimed()):
         return
     for cache in idle_caches():
         cache.give_up()
-    if fits(backbones, batch, length, device, reclaimed()):
+    lacking = _lacking(backbones, size, device, reclaimed(), SHARE)
+    if lacking is None:
         return
+    place, need, free = lacking
     streams = sum(len(backbone.streams) for backbone in backbones)
-    free = (free_bytes(device) or 0) + reclaimed()
     others = held_bytes() - reclaimed()
     held = f" Calls that are not at their end hold {others} bytes: end them, or close their streams." * (others > 0)
     raise CacheMemoryError(
-        f"the key-value cache of {batch} sequences of {length} tokens in {streams} streams takes "
-        f"{cache_bytes(backbones, batch, length)} bytes, and {free} are free on {device}: lower max_batch_size, "
-        f"max_length or max_new_tokens, or free some memory.{held}"
+        f"{size.batch} sequences of {size.length} tokens in {streams} streams take {need.total} bytes on {place} "
+        f"({need}), and {free} are free on {place}, of which a tenth is left alone: lower max_batch_size, max_length "
+        f"or max_new_tokens, or free some memory.{held}"
     )
 
 
@@ -124,11 +195,12 @@ def slots_for(
     return bucket(batch), max(length, min(rounded, most))
 
 
-def largest_batch(backbones: Sequence[Backbone], length: int, device: torch.device) -> int:
+def largest_batch(backbones: Sequence[Backbone], length: int, device: torch.device, captured: bool = False) -> int:
     """How many sequences of ``length`` tokens fit, at least 1: a power of two, as captured steps are."""
-    free = free_bytes(device)
-    if free is None:
-        return 1
-    each = max(cache_bytes(backbones, 1, slot_length(0, length)), 1)
-    count = max(1, min(MOST_SEQUENCES, int(free * AUTO_SHARE) // each))
-    return 1 << (count.bit_length() - 1)
+    batch = MOST_SEQUENCES if free_bytes(device) is not None else 1
+    while batch > 1:
+        size = Size(batch, slot_length(0, length), length, captured)
+        if _lacking(backbones, size, device, 0, AUTO_SHARE) is None:
+            break
+        batch //= 2
+    return batch

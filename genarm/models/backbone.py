@@ -62,8 +62,25 @@ class Backbone(Protocol):
     def streams(self) -> tuple[int, ...]:
         """The streams' places among the decoder's models."""
 
+    @property
+    def vocab_size(self) -> int:
+        """Columns of a stream's logits."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of logits and activations."""
+
     def cache_bytes(self, batch: int, length: int) -> int:
         """Bytes of key-value cache of a session."""
+
+    def cache_places(self, batch: int, length: int) -> dict[torch.device, int]:
+        """The same by the devices where the layers' keys and values lie, which are those that its passes run on."""
+
+    def prompt_bytes(self, batch: int, length: int) -> int:
+        """Bytes of activations of the largest pass over ``batch`` prompts of up to ``length`` tokens per stream."""
+
+    def step_bytes(self, batch: int) -> int:
+        """Bytes of activations of a pass over one token per row."""
 
     def session(self, batch: int, length: int) -> Session:
         """Buffers for a batch."""

@@ -55,6 +55,11 @@ class FusedLinear:
         self._places: list[int] = []
 
     @property
+    def height(self) -> int:
+        """Rows of the matrix: the linears' and the adapters' A."""
+        return self._height(self._adapters)
+
+    @property
     def is_laid_out(self) -> bool:
         """Whether the layers' parameters still are the views they were made."""
         return self._places == self._found()

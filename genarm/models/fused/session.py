@@ -16,6 +16,7 @@ from genarm_kernels.native.products import linear as native_linear
 
 from ..backbone import Rows, checked_lengths, checked_rows, copied_rows, origins
 from ..causal import CausalModel, inner_model
+from ..footprint import fused_pass_bytes
 from ..turns import alone_with
 from .attention import AttentionName, decode_attention, prefill_attention
 from .families import rotary_tables
@@ -62,10 +63,33 @@ class FusedBackbone:
                         self.head_lora.write(place, found.head)
             return self.weights.tensors(self, [lora.body for lora in self._loras])
 
+    @property
+    def vocab_size(self) -> int:
+        return len(self.weights.parts.head.weight)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.parts.head.weight.dtype
+
     def cache_bytes(self, batch: int, length: int) -> int:
         parts = self.weights.parts
-        row = 2 * len(parts.layers) * parts.kv_heads * parts.head_dim * parts.head.weight.element_size()
+        row = 2 * len(parts.layers) * parts.kv_heads * parts.head_dim * self.dtype.itemsize
         return row * length * batch * len(self.streams)
+
+    def cache_places(self, batch: int, length: int) -> dict[torch.device, int]:
+        return {self.weights.parts.head.weight.device: self.cache_bytes(batch, length)}
+
+    def prompt_bytes(self, batch: int, length: int) -> int:
+        return self._pass_bytes(min(CHUNK_TOKENS, batch * length * len(self.streams)))
+
+    def step_bytes(self, batch: int) -> int:
+        return self._pass_bytes(batch * len(self.streams))
+
+    def _pass_bytes(self, tokens: int) -> int:
+        parts = self.weights.parts
+        gate_up, intermediate = self.weights.gate_up_width(), parts.layers[0].linears["down_proj"].in_features
+        hidden, queries = parts.head.in_features, parts.heads * parts.head_dim
+        return fused_pass_bytes(tokens, hidden, queries, gate_up, intermediate, self.dtype.itemsize)
 
     def session(
         self, batch: int, length: int, cache: Tensor | None = None, tensors: Tensors | None = None

@@ -94,6 +94,10 @@ class FusedWeights:
                 list(places),
             )
 
+    def gate_up_width(self) -> int:
+        """Columns of the widest product of the gate and up, the adapters' shrinks included."""
+        return max(fused[2].height for fused in self._fused)
+
     def invalidate(self) -> None:
         """Lay everything out anew when it is read next, adapters from where they came."""
         with self._lock:

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
 from ..backbone import Rows, checked_lengths, checked_rows, copied_rows, origins
 from ..causal import CausalModel, inner_model
+from ..footprint import mask_bytes, module_pass_bytes
 from ..fused.prefill import distinct
+from ..placement import execution_device
 from .attention import attending, attention_configs
 from .cache import DoesNotTakePart, PassSpan, SlotCache
 from .forward import Forward, at_each_rows, in_passes
@@ -44,17 +46,46 @@ class HFBackbone:
         """ "hf" on a static cache, "hf-padded" on transformers' own."""
         return "hf" if self.static and not self._padded else "hf-padded"
 
+    @property
+    def vocab_size(self) -> int:
+        return self.model.vocab_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
     def cache_bytes(self, batch: int, length: int) -> int:
-        config = self.model.config
+        return sum(self.cache_places(batch, length).values())
+
+    def cache_places(self, batch: int, length: int) -> dict[torch.device, int]:
+        config, token = self.model.config, 2 * batch * length * self.dtype.itemsize
         alike = not getattr(config, "is_heterogeneous", False)
         layers = [config] * config.num_hidden_layers if alike else config.per_layer_config
-        return 2 * sum(map(_cache_width, layers)) * batch * length * self.model.dtype.itemsize
+        places: dict[torch.device, int] = {}
+        for device, layer in zip(_layer_devices(self.model, len(layers)), layers, strict=True):
+            places[device] = places.get(device, 0) + token * _cache_width(layer)
+        return places
 
-    def session(self, batch: int, length: int) -> HFSession | PaddedSession | LengthwiseSession:
+    def prompt_bytes(self, batch: int, length: int) -> int:
+        """A padded batch is read at once, under a mask, and a model that cannot be told which logits are wanted makes
+        them all."""
+        size, tokens = self.dtype.itemsize, batch * length
+        if not self._pads(length):
+            return module_pass_bytes(min(CHUNK, tokens), self.model.config, size)
+        every = 0 if "logits_to_keep" in self.model.accepts else tokens * self.vocab_size * size
+        return module_pass_bytes(tokens, self.model.config, size) + mask_bytes(batch, length, size) + every
+
+    def step_bytes(self, batch: int) -> int:
+        return module_pass_bytes(batch, self.model.config, self.dtype.itemsize)
+
+    def _pads(self, length: int) -> bool:
         """Hooks of others may know the batch's rows and positions: they see what they would in transformers' own
         ``generate``."""
         constant = not self._frequencies or length <= self._frequencies.constant_below
-        self._padded = not (self.static and constant) or has_hooks(self.model.module)
+        return not (self.static and constant) or has_hooks(self.model.module)
+
+    def session(self, batch: int, length: int) -> HFSession | PaddedSession | LengthwiseSession:
+        self._padded = self._pads(length)
         return self.padded(batch, length) if self._padded else HFSession(self, batch, length)
 
     def padded(self, batch: int, length: int) -> PaddedSession | LengthwiseSession:
@@ -76,6 +107,15 @@ def may_take_part(model: CausalModel) -> bool:
         and len(set((getattr(inner, "hf_device_map", None) or {}).values())) < 2
         and not compiled
     )
+
+
+def _layer_devices(model: CausalModel, count: int) -> list[torch.device]:
+    """Where each layer's pass runs and its keys lie: models may be spread over several devices."""
+    inner: Any = inner_model(model.module)
+    decoder = getattr(inner, "get_decoder", lambda: None)() or inner
+    lists = (part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
+    found = [execution_device(layer) for layer in next(lists, ())] or [model.device] * count
+    return [model.device if device.type == "meta" else device for device in found]
 
 
 def _cache_width(config: Any) -> int:

@@ -1,4 +1,4 @@
-"""The bytes of a cache: those that are allocated, said before they are, with a decoder that goes on working."""
+"""The bytes of a batch: those that are allocated, said before they are, with a decoder that goes on working."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recorded import record_on_cpu
 from genarm import CacheMemoryError, GuidedDecoder, InvalidArgumentError
 from genarm.engine import memory
 from genarm.models.backbone import Backbone
-from genarm.models.fused.session import FusedSession
+from genarm.models.fused.session import FusedBackbone, FusedSession
 from genarm.models.hf.session import HFSession
 
 PROMPTS = random_prompts([6, 11, 3, 40, 2], seed=1)
@@ -53,6 +53,20 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     return found
 
 
+@pytest.fixture
+def cache_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing but the cache takes memory."""
+    monkeypatch.setattr(FusedBackbone, "_pass_bytes", lambda *_: 0)
+    monkeypatch.setattr(memory, "logit_bytes", lambda *_: 0)
+    monkeypatch.setattr(memory, "draw_bytes", lambda *_: 0)
+    monkeypatch.setattr(memory, "WORKSPACE", 0)
+
+
+def needed(decoder: GuidedDecoder, size: memory.Size) -> memory.Need:
+    (need,) = memory.needs(decoder.engine.backbones, size, decoder.device).values()
+    return need
+
+
 def count_sessions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     own = FusedSession.__init__
@@ -78,26 +92,28 @@ def test_what_does_not_fit_is_said_before_anything_is_allocated(
     expected = decoder.generate(PROMPTS[:2], **OPTIONS)
     made = count_sessions(monkeypatch)
     length = 61 if recorded else 40 + 6 + 1  # a captured cache is rounded up, to its limit at most
-    needed = memory.cache_bytes(decoder.engine.backbones, 2, length)
+    need = needed(decoder, memory.Size(2, length, 40, recorded))
+    assert need.cache == memory.cache_bytes(decoder.engine.backbones, 2, length)
     if recorded:  # what is held already is not needed once more
         decoder.generate(PROMPTS, **OPTIONS)
-        free["bytes"] = 0
+        free["bytes"] = int((need.total - need.cache) / memory.SHARE) + 1
         decoder.generate(PROMPTS, **OPTIONS)
         decoder.engine._captured.give_up()
-    free["bytes"] = int(needed / memory.SHARE) - 1
+    free["bytes"] = int(need.total / memory.SHARE) - 1
     made.clear()
     with pytest.raises(CacheMemoryError) as caught:
         decoder.generate(PROMPTS, **OPTIONS)
     text = str(caught.value)
-    assert (
-        f"2 sequences of {length} tokens in 2 streams takes {needed} bytes, and {free['bytes']} are free on cpu" in text
-    )
+    assert f"2 sequences of {length} tokens in 2 streams take {need.total} bytes on cpu ({need.cache} for the" in text
+    assert f"cache, {need.passes} for passes over prompts, {need.logits} for logits" in text
+    assert (f"{need.graphs} for CUDA graphs" in text) == recorded and f", and {free['bytes']} are free on cpu" in text
     assert "lower max_batch_size, max_length or max_new_tokens" in text and "\n" not in text
     assert isinstance(caught.value, MemoryError) and not made
     found = decoder.generate(PROMPTS[:2], **OPTIONS)
     assert torch.equal(found.sequences, expected.sequences)
 
 
+@pytest.mark.usefixtures("cache_alone")
 def test_a_captured_cache_grows_as_far_as_it_fits(free: dict[str, int | None], monkeypatch: pytest.MonkeyPatch) -> None:
     record_on_cpu(monkeypatch)
     monkeypatch.setattr(memory, "SHORTEST", 16)
@@ -116,6 +132,7 @@ def test_a_captured_cache_grows_as_far_as_it_fits(free: dict[str, int | None], m
     assert sizes == [1, 4, 8, 4, 4], "one row of 16 tokens, four, one of 128, four again, and too many"
 
 
+@pytest.mark.usefixtures("cache_alone")
 def test_idle_caches_of_other_decoders_make_room(free: dict[str, int | None], monkeypatch: pytest.MonkeyPatch) -> None:
     record_on_cpu(monkeypatch)
     base = make_model("llama", seed=1)
@@ -138,13 +155,14 @@ def test_idle_caches_of_other_decoders_make_room(free: dict[str, int | None], mo
 
 
 def test_auto_takes_what_fits(free: dict[str, int | None]) -> None:
-    each = memory.cache_bytes(make_decoder().engine.backbones, 1, 101)
-    for rows, batch in ((0.5, 1), (1.1, 1), (2.1, 2), (7.9, 4), (8.1, 8), (5000, memory.MOST_SEQUENCES)):
-        free["bytes"] = int(rows * each / memory.AUTO_SHARE)
+    decoder = make_decoder()
+    for fitting, more, batch in ((1, 0.5, 1), (1, 1.1, 1), (2, 1.1, 2), (4, 1.9, 4), (8, 1.1, 8), (256, 9, 256)):
+        total = needed(decoder, memory.Size(fitting, 101, 100)).total
+        free["bytes"] = int(more * total / memory.AUTO_SHARE)
         decoder = make_decoder(max_batch_size="auto", max_length=100)
         assert decoder.max_batch_size == batch
-        if 1 < rows < 100:
-            free["bytes"] = int(0.9 * rows * each / memory.AUTO_SHARE)  # less than when it was made
+        if batch < 9 and more > 1:
+            free["bytes"] = int(0.9 * more * total / memory.AUTO_SHARE)  # less than when it was made
             assert len(decoder.generate(random_prompts([94] * batch), **OPTIONS).tokens) == batch
     free["bytes"] = None
     assert make_decoder(max_batch_size="auto", max_length=100).max_batch_size == 1
