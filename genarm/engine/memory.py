@@ -55,7 +55,7 @@ def held_bytes() -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that can be had on a device now, that of captured steps which end for it included; None where the system does not say."""
+    """Memory that can be had on a device now, idle steps' pools included; None where the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
