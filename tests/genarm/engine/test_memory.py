@@ -168,6 +168,18 @@ def test_auto_takes_what_fits(free: dict[str, int | None]) -> None:
     assert make_decoder(max_batch_size="auto", max_length=100).max_batch_size == 1
 
 
+def test_auto_counts_what_graphs_take(free: dict[str, int | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    record_on_cpu(monkeypatch)
+    monkeypatch.setattr(memory, "WORKSPACE", 10**6)
+    base = make_model("llama", seed=1)
+    need = needed(GuidedDecoder(base), memory.Size(4, 101, 100, captured=True))
+    assert need.graphs > 10**6
+    for engine, left, batch in (("auto", 0, 4), ("auto", -3, 2), ("eager", -need.graphs, 4)):
+        free["bytes"] = int((need.total + left) / memory.AUTO_SHARE) + 1
+        decoder = GuidedDecoder(base, max_batch_size="auto", max_length=100, engine=engine)  # type: ignore[arg-type]
+        assert decoder.max_batch_size == batch
+
+
 def test_without_limits_a_call_is_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_model("llama", seed=1)
     decoder = GuidedDecoder(base, max_batch_size=None, max_length=None)
