@@ -9,7 +9,11 @@ from threading import get_ident
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from genarm_kernels.layer.cpu import may_hide_nan, with_nan
 
 from ..causal import CausalModel, inner_model
 from ..turns import turn
@@ -32,6 +36,35 @@ class Forward:
         with self.turn, evaluating(self._parts), self._active():
             logits: Tensor = self._module(input_ids=ids, use_cache=True, **inputs).logits
         return logits.float() if logits.dtype == torch.float64 else logits
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile has the module's forward pass, from without or in place."""
+    inner = inner_model(module)
+    return hasattr(module, "_orig_mod") or getattr(inner, "_compiled_call_impl", None) is not None
+
+
+class ShownNaN(TorchFunctionMode):
+    """Inside the block torch's attention on a CPU gives NaN where it would make 0 of a few scores that are all NaN."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        return _shown(out, *args, **(kwargs or {})) if func is F.scaled_dot_product_attention else out
+
+
+def _shown(
+    out: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **__: Any
+) -> Tensor:
+    """Attention [..., H, T, E], NaN where a token's query or own key is. Under a mask torch hides none."""
+    tokens = query.shape[-2]
+    if attn_mask is not None or out.device.type != "cpu" or out.dim() != 4 or key.shape[-2] < tokens:
+        return out
+    if not may_hide_nan(out):
+        return out
+    own = key[:, :, -tokens:]
+    return with_nan(out.transpose(1, 2), query.transpose(1, 2), own.transpose(1, 2)).transpose(1, 2)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ read anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from transformers import DynamicCache
 from ...request.prompts import pad_left
 from ..backbone import Rows, checked_lengths, checked_rows
 from ..causal import CausalModel
-from .forward import Forward
+from .forward import Forward, ShownNaN, is_compiled
+
+FEW = 64  # keys of a token, of which torch may hide that all their scores are NaN: it does so below 8 or 16
 
 
 class PaddedSession:
@@ -28,6 +31,7 @@ class PaddedSession:
         self.length = length
         self._config = model.module.config
         self._forward = Forward(model)
+        self._may_hide_nan = model.device.type == "cpu" and not is_compiled(model.module)
         self._texts: list[Tensor] = []  # what each row holds
         self._cache: DynamicCache | None = None  # None where the texts are to be read anew
 
@@ -62,7 +66,8 @@ class PaddedSession:
         """[B, last, V]: what follows each of the last tokens. Without a cache the texts are all there is."""
         # Masked, but looked up: the caller's padding id may not be in the embedding.
         ids, mask = pad_left(texts, 0)
-        if self._cache is None:
+        is_first = self._cache is None
+        if is_first:
             self._cache, self._mask = DynamicCache(config=self._config), mask
         else:
             self._mask = torch.cat([self._mask, mask], dim=1)
@@ -72,4 +77,6 @@ class PaddedSession:
             inputs["position_ids"] = positions[:, -ids.shape[1] :]
         if "logits_to_keep" in self._forward.accepts:
             inputs["logits_to_keep"] = last
-        return self._forward(ids, **inputs)[:, -last:]
+        hides = self._may_hide_nan and (is_first or self._mask.shape[1] < FEW)
+        with ShownNaN() if hides else nullcontext():
+            return self._forward(ids, **inputs)[:, -last:]

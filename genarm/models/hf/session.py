@@ -22,7 +22,7 @@ from ..fused.prefill import distinct
 from ..placement import execution_device
 from .attention import attending, attention_configs
 from .cache import DoesNotTakePart, PassSpan, SlotCache
-from .forward import Forward, at_each_rows, in_passes
+from .forward import Forward, at_each_rows, in_passes, is_compiled
 from .lengthwise import Frequencies, LengthwiseSession
 from .padded import PaddedSession
 
@@ -99,13 +99,12 @@ def may_take_part(model: CausalModel) -> bool:
     """Whether the model calls attention by name, on positions it is given. What it then asks of its attention and its
     cache shows in its first forward pass."""
     inner: Any = inner_model(model.module)
-    compiled = hasattr(model.module, "_orig_mod") or getattr(inner, "_compiled_call_impl", None) is not None
     return (
         bool(getattr(inner, "_supports_attention_backend", False))
         and "position_ids" in model.accepts
         and set(getattr(model.config, "layer_types", None) or ()) <= LAYER_TYPES
         and len(set((getattr(inner, "hf_device_map", None) or {}).values())) < 2
-        and not compiled
+        and not is_compiled(model.module)
     )
 
 

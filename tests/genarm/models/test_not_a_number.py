@@ -39,6 +39,35 @@ def test_nan_in_the_queries_or_keys_alone_is_not_hidden_by_attention(
     assert list(caught.value.rows) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("lengths", [[4], [3, 3], [1, 2], [20]])
+@pytest.mark.parametrize("part", ["q", "k"])
+def test_nor_by_transformers_own_where_hooks_ask_for_it(part: str, lengths: list[int], cpu_path: str) -> None:
+    model = make_model("llama", seed=2)
+    with torch.no_grad():
+        getattr(model.model.layers[1].self_attn, f"{part}_proj").weight.fill_(torch.nan)
+    model.model.norm.register_forward_hook(lambda *_: None)
+    decoder = GuidedDecoder(model)
+    assert "padded" in decoder.engine.kind
+    with pytest.raises(NumericalError, match="new token 0: the logits of 'base' hold NaN") as caught:
+        decoder.generate(random_prompts(lengths, seed=1), **OPTIONS)
+    assert list(caught.value.rows) == list(range(len(lengths)))
+
+
+def test_nor_in_a_later_step(cpu_path: str) -> None:
+    """One token alone has queries that are NaN."""
+    model = make_model("llama", seed=2)
+    calls = []
+
+    def spoil(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
+        calls.append(output.shape)
+        return output * (torch.nan if len(calls) == 2 else 1.0)
+
+    model.model.layers[1].self_attn.q_proj.register_forward_hook(spoil)
+    with pytest.raises(NumericalError, match="new token 1: the logits of 'base' hold NaN"):
+        GuidedDecoder(model).generate([[5, 6]], **OPTIONS)
+    assert len(calls) > 1
+
+
 @pytest.mark.parametrize("engine", ["auto", "hf"])
 def test_nan_in_one_adapter_reaches_no_other_rows(engine: Any, tmp_path: Path, cpu_path: str) -> None:
     base = make_model("llama", seed=1)
