@@ -91,7 +91,8 @@ class GuidedDecoder:
             base_model, rewards, tokenizer, source, base_name, reward_bases, check_vocabulary
         )
         if _hold_weakly:
-            given = [base_model, *(reward for reward in rewards.values() if isinstance(reward, nn.Module))]
+            others = (*rewards.values(), *(reward_bases or {}).values())
+            given = [base_model, *(one for one in others if isinstance(one, nn.Module))]
             self.models = [model.held_weakly(given) for model in self.models]
         positions = Positions(self.models)
         self.max_length = positions.limit(NO_LIMIT if max_length is None else max_length)

@@ -26,6 +26,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .errors import UnsupportedGenerationError
 from .keywords import forwarded, handed_on
+from .models.reward_bases import RewardBases
 from .models.rewards import RewardModels
 from .request.copies import expanded, expanded_weights
 from .request.guidance import PerRow, Weights
@@ -55,13 +56,16 @@ def custom_generate(
     base_min_p: PerRow = 0.0,
     base_top_p: PerRow = 1.0,
     seed: int | Tensor | None = None,
+    reward_bases: RewardBases = None,
+    check_vocabulary: bool = True,
     **kwargs: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """Guided decoding in place of Hugging Face's sampling loop; called by ``model.generate``, not directly.
 
     The caller's generation config, LogitsProcessors and StoppingCriteria are honoured; processors act on the combined,
-    un-normalised scores. ``reward_models`` and ``reward_weights`` are as in ``GuidedDecoder``; ``seed`` None draws one
-    from torch's default generator, so ``torch.manual_seed`` governs it; row seeds are one for each returned sequence.
+    un-normalised scores. ``reward_models``, ``reward_weights``, ``reward_bases`` and ``check_vocabulary`` are as in
+    ``GuidedDecoder``; ``seed`` None draws one from torch's default generator, so ``torch.manual_seed`` governs it; row
+    seeds are one for each returned sequence.
     Further keywords that the model's forward takes reach it, and adapters on it, unchanged in every step.
     ``streamer`` does not arrive here (transformers drops it): use ``GuidedDecoder.generate(streamer=...)``.
 
@@ -73,7 +77,7 @@ def custom_generate(
     _check_model(model)
     extra = forwarded(model, input_ids, kwargs)
     batch, width = input_ids.shape
-    decoder = shared_decoder(model, reward_models)
+    decoder = shared_decoder(model, reward_models, reward_bases=reward_bases, check_vocabulary=check_vocabulary)
     copies = config.num_return_sequences or 1
     record = Record(
         input_ids.to(decoder.device),
