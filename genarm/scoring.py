@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from .engine.batch import all_failed
+from .engine.batch import all_failed, tell_of_hooks
 from .engine.engine import Engine
 from .engine.loop import numerical_error
 from .engine.score import Lookup, look_up
@@ -61,7 +61,13 @@ def score(engine: Engine, facts: ModelFacts, most: int, request: Request, respon
     shape = (request.batch, width, 1 + len(facts.names))
     table = torch.zeros(shape, device=request.device)  # the guided one, then each model's
     greedy = torch.ones(request.batch, dtype=torch.bool, device=request.device)
-    for rows in _chunks(engine, request, found, [row for row in range(request.batch) if row not in errors], most):
+    sound = [row for row in range(request.batch) if row not in errors]
+    chunks = _chunks(engine, request, found, sound, most)
+    if engine.hooked:
+        chunks = iter(parts := list(chunks))
+        if len(parts) > 1 or len(sound) < request.batch:
+            tell_of_hooks(engine, len(parts))
+    for rows in chunks:
         lookup = look_up(engine, request.rows(rows), [found[row] for row in rows])
         size = lookup.logprobs.shape[1]
         table[rows, :size] = torch.cat([lookup.logprobs[..., None], lookup.model_logprobs], 2)
@@ -112,13 +118,14 @@ def _errors(request: Request, facts: ModelFacts, found: Sequence[Sequence[int]])
 def _chunks(
     engine: Engine, request: Request, found: Sequence[Sequence[int]], rows: Sequence[int], most: int
 ) -> Iterator[list[int]]:
-    """Rows that are looked up at once: of about one length, and as many as fit."""
-    left = sorted((row for row in rows if found[row]), key=lambda row: len(found[row]))
+    """Rows that are looked up at once: of about one length, and as many as fit. Hooks get all in their order."""
+    left = list(rows) if engine.hooked else sorted(filter(found.__getitem__, rows), key=lambda row: len(found[row]))
     while left:
         taken = left[:most]
         while len(taken) > 1 and not engine.fits(len(taken), _length(request, found, taken)):
             taken = taken[: len(taken) // 2]
-        yield taken
+        if any(found[row] for row in taken):
+            yield taken
         left = left[len(taken) :]
 
 

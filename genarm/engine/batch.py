@@ -52,7 +52,7 @@ class Batch:
         self._places = [rows[start : start + largest] for start in range(0, len(rows), largest)]
         self._chunks = [request.rows(places) for places in self._places]
         if len(rows) < request.batch or len(self._chunks) > 1:
-            _tell_of_hooks(engine, len(self._chunks))
+            tell_of_hooks(engine, len(self._chunks))
         self._done: list[Decoding] = []
         self._texts: list[RowText] = []  # where text is wanted while the rows are decoded
 
@@ -191,7 +191,8 @@ class Batch:
         )
 
 
-def _tell_of_hooks(engine: Engine, chunks: int) -> None:
+def tell_of_hooks(engine: Engine, chunks: int) -> None:
+    """Warn where a batch that is read in parts, or without some of its rows, may be known to hooks."""
     if engine.hooked:
         how = f"in {chunks} chunks: raise max_batch_size" if chunks > 1 else "without those that failed: drop them"
         warnings.warn(

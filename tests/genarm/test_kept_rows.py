@@ -118,3 +118,28 @@ def test_a_batch_in_parts_is_said_where_hooks_may_know_its_rows() -> None:
         decoder.generate(prompts, max_new_tokens=1)
     with pytest.warns(UserWarning, match="without those that failed"):
         GuidedDecoder(model).generate([[5], []], max_new_tokens=1)
+
+
+def test_scored_rows_that_hooks_know_are_kept(batch: dict[str, Any]) -> None:
+    """In the caller's order, though the first response is the longest and one is empty."""
+    model = make_model("gpt2", seed=1)
+    scales = torch.tensor([1.0, -2.0, 0.5])
+    model.transformer.h[1].register_forward_hook(lambda _module, _args, out: _scaled(out, scales))
+    prompts = [row[mask.bool()] for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    responses = [[5, 6, 7], [], [9]]
+    found = GuidedDecoder(model).score(prompts, responses)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        plain = make_model("gpt2", seed=1)
+        plain.transformer.h[1].register_forward_hook(lambda _module, _args, out, row=row: _scaled(out, scales[[row]]))
+        with torch.no_grad():
+            log_probs = plain(torch.cat([prompt, torch.tensor(response).long()])[None]).logits[0].log_softmax(-1)
+        own = [log_probs[len(prompt) - 1 + place, token] for place, token in enumerate(response)]
+        assert float(found.totals[row]) == pytest.approx(float(sum(own, torch.tensor(0.0))), abs=1e-4)
+    with pytest.warns(UserWarning, match="decoded in 2 chunks"):
+        GuidedDecoder(model, max_batch_size=2).score(prompts, [[5], [6], [7]])
+
+
+def _scaled(out: Any, scales: Tensor) -> Any:
+    hidden, *others = out if isinstance(out, tuple) else (out,)
+    scaled = hidden * scales[: len(hidden), None, None]
+    return (scaled, *others) if others or isinstance(out, tuple) else scaled
