@@ -182,6 +182,8 @@ def trajectory_rm(base: str, choice: Choice, source: Source, tokenizer: Any) -> 
                 f"{choice.name}=own or {choice.name}=base",
                 stacklevel=2,
             )
+        else:
+            warn_of_another(choice.name, recorded, base)
         model: Any = PeftModel.from_pretrained(load_scorer(place, source, new_score=True), folder).eval()
     else:
         place = choice.path

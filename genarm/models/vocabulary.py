@@ -78,6 +78,7 @@ class ExcludedIds:
         self._models = models
         self._tokenizer = tokenizer
         self._told = False
+        self._named: tuple[int, int] | None = None  # tokens of the tokenizer, and the first id behind them
 
     def tell(self, weights: Tensor, eos_ids: Collection[int]) -> None:
         """Warn where it is so under a call's weights [B, M]; the models are as wide as they are now."""
@@ -89,7 +90,7 @@ class ExcludedIds:
         size, model = min(narrow, key=lambda pair: pair[0], default=(sizes[0], self._models[0]))
         known = sizes[0]
         if self._tokenizer is not None:  # rows of the head beyond it are padding, which nobody misses
-            known = min(known, max(_by_id(self._tokenizer), default=-1) + 1)
+            known = min(known, self._first_unnamed())
         if size >= known:
             return
         self._told = True
@@ -101,3 +102,10 @@ class ExcludedIds:
             "it the base's vocabulary (resize_token_embeddings), or weight 0",
             stacklevel=4,
         )
+
+    def _first_unnamed(self) -> int:
+        """The first id behind those of the tokenizer, which lists them anew only where it has got more."""
+        count = len(self._tokenizer)
+        if self._named is None or self._named[0] != count:
+            self._named = count, max(_by_id(self._tokenizer), default=-1) + 1
+        return self._named[1]

@@ -20,6 +20,8 @@ from .settings import FULL_LEARNING_RATE, LEARNING_RATES, TrainingSettings
 # The width of the 7B models that GenARM's rates are of, and the most that a smaller one multiplies them by.
 WIDTH = 4096
 MOST = 16.0
+# What configurations call it. Those of transformers answer to the first; code from the hub may not.
+WIDTHS = ("hidden_size", "n_embd", "d_model", "model_dim", "dim")
 STEPS, MOST_EPOCHS = 60, 3
 HELD_OUT, LEAST_SHARE, MOST_SHARE = 100, 0.05, 0.15
 
@@ -42,9 +44,19 @@ def with_rate(settings: TrainingSettings) -> TrainingSettings:
 
 
 def width_of(settings: TrainingSettings) -> int:
-    """Hidden units of the base."""
-    width = base_config(settings).hidden_size
-    return int(width)
+    """Hidden units of the base.
+
+    Raises:
+        LoadingError: a configuration that cannot be read, or names none.
+    """
+    config = base_config(settings)
+    width = next((found for name in WIDTHS if (found := getattr(config, name, None))), None)
+    if not isinstance(width, int):
+        raise LoadingError(
+            f"{settings.base}: its config.json names no width of the model ({', '.join(WIDTHS)}), by which the "
+            "learning rate is chosen: pass --learning-rate"
+        )
+    return width
 
 
 def base_config(settings: TrainingSettings) -> Any:

@@ -16,7 +16,8 @@ def mixed(settings: TrainingSettings) -> list[PreferencePair]:
     """The pairs of all data sets, one after the other, each set as often as its weight says.
 
     Raises:
-        InvalidArgumentError: rows that are no pairs, other than one weight per data set, or one that is not above 0.
+        InvalidArgumentError: rows that are no pairs, other than one weight per data set, or one that is not above 0 or
+            takes no pair.
     """
     paths = [settings.data] if isinstance(settings.data, str) else list(settings.data)
     weights = settings.data_weights or (1.0,) * len(paths)
@@ -28,7 +29,13 @@ def mixed(settings: TrainingSettings) -> list[PreferencePair]:
     for path, weight in zip(paths, weights, strict=True):
         if not (weight > 0 and math.isfinite(weight)):
             raise InvalidArgumentError(f"the data weight {weight} is not above 0: leave the data set out instead")
-        found += weighed(read_pairs(path, settings.where, settings.reading, settings.limit), weight)
+        pairs = read_pairs(path, settings.where, settings.reading, settings.limit)
+        taken = weighed(pairs, weight)
+        if not taken:
+            raise InvalidArgumentError(
+                f"{path}: the data weight {weight} takes none of its {len(pairs)} pairs: raise it, or leave it out"
+            )
+        found += taken
     return found
 
 

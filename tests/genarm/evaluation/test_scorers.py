@@ -113,6 +113,12 @@ def test_a_trajectory_rm_scores_at_the_last_token(folders, tmp_path, adapter):
     with torch.no_grad():
         expected = [[model(torch.tensor([p["prompt_ids"] + p[side]])).logits.item() for side in SIDES] for p in PAIRS]
     assert found.values[0] == pytest.approx(torch.tensor(expected).numpy(), abs=1e-4)
+    if adapter:  # an adapter of a base that has moved or never was here
+        path = tmp_path / "judge" / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "someone/else"}))
+        with pytest.warns(UserWarning, match="'judge' was trained on someone/else, and runs on .*base"):
+            again = scored(folders, Choice("judge", "trajectory-rm", str(tmp_path / "judge")))["judge"]
+        assert (again.values[0] == found.values[0]).all()
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,11 @@ def test_several_data_sets_are_one_after_the_other_and_weighed(data, tmp_path):
     held_out = load((data, other), data_weights=(3.0, 3.0), eval_share=0.5).held_out
     assert held_out == load((data, other), eval_share=0.5).held_out  # measured on once
     assert load((data, other)).facts["data_sha256"] != load(data).facts["data_sha256"]
-    for weights, reason in (((1.0,), "1 data weights were given for 2"), ((1.0, 0.0), "not above 0")):
+    for weights, reason in (
+        ((1.0,), "1 data weights were given for 2"),
+        ((1.0, 0.0), "not above 0"),
+        ((1.0, 0.04), "other.jsonl: the data weight 0.04 takes none of its 10 pairs"),
+    ):
         with pytest.raises(InvalidArgumentError, match=reason):
             load((data, other), data_weights=weights)
     assert len(load(data, eval_data=(data, other)).held_out) == 30

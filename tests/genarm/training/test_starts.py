@@ -2,19 +2,20 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from training_cases import run_settings
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from genarm import GuidedDecoder
-from genarm.errors import GenARMError, InvalidArgumentError
-from genarm.training import memory
+from genarm.errors import GenARMError, InvalidArgumentError, LoadingError
+from genarm.training import defaults, memory
 from genarm.training.continuing import base_for, continued
-from genarm.training.defaults import epochs_for, rate_for, share_held_out
+from genarm.training.defaults import epochs_for, rate_for, share_held_out, width_of, with_rate
 from genarm.training.memory import check_memory
 from genarm.training.run import train
 
@@ -114,3 +115,15 @@ def test_defaults_fit_the_base_and_the_pairs():
     assert [epochs_for(automatic, pairs) for pairs in (10, 510, 1000, 1900, 100_000)] == [3, 3, 2, 1, 1]
     shares = [share_held_out(automatic, pairs) for pairs in (10, 600, 1000, 2000, 100_000)]
     assert shares == [0.15, 0.15, 0.1, 0.05, 0.05]
+
+
+def test_the_width_is_read_whatever_a_configuration_calls_it(tmp_path, monkeypatch):
+    settings = run_settings(tmp_path, "data", learning_rate=None, kind="arm")
+    GPT2Config(n_embd=48).save_pretrained(tmp_path)
+    assert width_of(settings) == 48
+    for fields, width in (({"model_dim": 1280}, 1280), ({"hidden_size": None, "d_model": 64}, 64)):
+        monkeypatch.setattr(defaults, "base_config", lambda _settings, fields=fields: SimpleNamespace(**fields))
+        assert width_of(settings) == width
+    monkeypatch.setattr(defaults, "base_config", lambda _settings: SimpleNamespace(layers=2))
+    with pytest.raises(LoadingError, match=r"names no width .*pass --learning-rate"):
+        with_rate(settings)
