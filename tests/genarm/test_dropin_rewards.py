@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ from genarm import (
     RewardNameError,
     UnsupportedGenerationError,
     custom_generate,
+    generate,
 )
+from genarm.reuse import shared_decoder
 
 PROMPTS = random_prompts([6, 11, 3], seed=1)
 IDS, MASK = left_padded(PROMPTS)
@@ -168,3 +172,31 @@ def test_a_row_that_fails_half_way_is_warned_of_and_the_others_finish(base: Any)
         out = base.generate(**call, reward_models=[reward])
     assert out[1, 11:].tolist() == [0] * 4
     assert torch.equal(out[0], base.generate(**call, reward_models=[clean])[0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_base_of_an_adapter_is_the_caller_s_choice(tmp_path: Path) -> None:
+    """In the drop-in and in one call; another base, or another rule, is another decoder, and none is kept alive."""
+    model, other = make_model("llama", seed=1), make_model("llama", seed=6)
+    rewards = {"a": save_adapter(model, "llama", tmp_path / "a", seed=4)}
+    plain = [make_model("llama", seed=1), with_adapter(make_model("llama", seed=6), rewards["a"])]
+    guided = {**OURS, "reward_models": rewards, "max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    out = model.generate(**guided, reward_bases={"a": other})
+    assert_plain_loop(out, plain, [1.0, 1.0])
+    once = generate(model, PROMPTS, rewards, reward_bases={"a": other}, temperature=0.0, max_new_tokens=5)
+    assert torch.equal(once.sequences, out)
+    given = model.generate(**guided)
+    assert not torch.equal(given, out)
+    choices: list[dict[str, Any]] = [
+        {"reward_bases": {"a": other}},
+        {"reward_bases": {"a": "base"}},
+        {"check_vocabulary": False},
+        {},
+    ]
+    assert len({id(shared_decoder(model, rewards, **choice)) for choice in choices}) == len(choices)
+    assert torch.equal(model.generate(**guided, reward_bases={"a": model}), given)
+    alive = [ref(model), ref(other)]
+    choices.clear()
+    del other, model, once
+    gc.collect()
+    assert [one() for one in alive] == [None, None]

@@ -103,27 +103,6 @@ def test_other_models_names_and_sizes_are_other_decoders(base: Any, adapter: Pat
     assert counts.decoders == before + 3
 
 
-def test_the_base_of_an_adapter_is_the_caller_s_choice(base: Any, adapter: Path, counts: Counts) -> None:
-    """In one call and in the drop-in; another base, or another rule, is another decoder, and none is kept alive."""
-    other = make_model("llama", seed=6)
-    rewards = {"a": adapter}
-    expected = GuidedDecoder(base, rewards, reward_bases={"a": other}).generate(PROMPTS, **OPTIONS).sequences
-    before = counts.decoders
-    for _ in range(2):
-        assert torch.equal(called(base, rewards, reward_bases={"a": other}), expected)
-        assert torch.equal(drop_in(base, rewards, reward_bases={"a": other}), expected)
-    assert counts.decoders == before + 1
-    given = called(base, rewards, reward_bases={"a": "base"})
-    assert torch.equal(given, fresh(base, rewards)) and not torch.equal(given, expected)
-    assert torch.equal(given, called(base, rewards, check_vocabulary=False))
-    assert torch.equal(given, called(base, rewards, reward_bases={"a": base}))
-    assert counts.decoders == before + 5  # with the fresh one
-    held = ref(other)
-    del other
-    gc.collect()
-    assert held() is None
-
-
 def test_the_least_recently_used_goes_first(base: Any, counts: Counts) -> None:
     rewards = [{"r": small(seed)} for seed in range(MOST_DECODERS + 1)]
     kept: WeakSet[GuidedDecoder] = WeakSet()
