@@ -121,7 +121,7 @@ def info(
         trust_remote_code=trust_remote_code,
         reward_bases=reward_base or (),
     )
-    found = installation.collect(models if base or reward else None)
+    found = installation.collect(models if base or reward or reward_base else None)
     if as_json:
         sys.stdout.write(json.dumps(found.as_dict(), indent=1) + "\n")
     else:
@@ -178,7 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
             return _fail(str(error), 2 if isinstance(error, InvalidArgumentError) else 1)
         except (KeyboardInterrupt, typer.Abort) as error:
             return Terminated.status if isinstance(error.__context__, Terminated) else 130
-        except BrokenPipeError:  # whoever read has enough, as head has
+        except SystemExit as error:  # of typer, where whoever read has enough, as head has
+            if not isinstance(error.__context__, BrokenPipeError):
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except OSError as error:  # a full disk, say, or a device that went away

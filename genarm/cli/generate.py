@@ -22,6 +22,8 @@ def generate(options: GenerateOptions) -> int:
         say(f"error: {problem}")
     if not source.rows:
         return 1
+    if not options.chat:
+        _tell_of_system_messages(options, source)
     from . import outputs
 
     job = outputs.Job(options, base, rewards, source)
@@ -43,6 +45,17 @@ def _check(options: GenerateOptions) -> None:
         raise InvalidArgumentError("--system is a message before a conversation: give --chat too")
     if options.output is None and (options.retry_failed or options.overwrite):
         raise InvalidArgumentError("--retry-failed and --overwrite are about a file: give its name to --output")
+
+
+def _tell_of_system_messages(options: GenerateOptions, source: RunInput) -> None:
+    """Without --chat a prompt in text has no system message."""
+    texts = [row for row in source.rows if isinstance(row.prompt, str)]
+    if options.system is not None and len(texts) == len(source.rows):
+        raise InvalidArgumentError(
+            "--system is a message before a conversation, and the prompts are texts: give --chat too"
+        )
+    if any(isinstance(row.columns.get("system"), str) for row in texts):
+        say("the column system is kept and not read: with --chat it is the system message of a text prompt")
 
 
 def _input(options: GenerateOptions) -> RunInput:

@@ -138,6 +138,8 @@ def _decode(
         for text in texts:
             text.done = text.failed = True
         return [failure(item.row, error.rows[index]) for index, item in enumerate(items)]
+    except OSError:  # of the standard output: whoever read has enough, or its disk is full
+        raise
     except Exception as error:
         raise batch_error(error, items) from error
     return [result_of(item, out, index) for index, item in enumerate(items)]

@@ -53,10 +53,10 @@ def look_up(engine: Engine, request: Request, responses: Sequence[Sequence[int]]
     parts = []
     with engine.uncaptured(request, request.longest + longest) as run:
         seen = run.state.seen
-        request = replace(request, guidance=_drawn_from(request.guidance))
+        drawn = _drawn_from(request.guidance)
         for start, logits in _blocks(run, tokens, _block(request, seen is not None)):
             block = tokens[:, start : start + logits[0].shape[1]]
-            parts.append(_look_up(request, logits, block, seen))
+            parts.append(_look_up(request, drawn, logits, block, seen))
             if seen is not None:
                 seen.scatter_(1, block, True)
     return Lookup(*(torch.cat(kind, 1) for kind in zip(*parts, strict=True)))
@@ -79,8 +79,10 @@ def _block(request: Request, one_by_one: bool) -> int:
 def _drawn_from(guidance: Guidance) -> Guidance:
     """Where the temperature is 0, the distribution that log-probabilities are under: unfiltered, at temperature 1."""
     greedy = torch.as_tensor(guidance.temperature, device=guidance.weights.device) == 0
+    if not bool(greedy.any()):
+        return guidance
     if not greedy.dim():
-        return replace(guidance, **PLAIN) if bool(greedy) else guidance
+        return replace(guidance, **PLAIN)
     rows = {
         name: torch.as_tensor(value, device=greedy.device).expand(len(greedy))
         for name, value in guidance.filters.items()
@@ -90,26 +92,31 @@ def _drawn_from(guidance: Guidance) -> Guidance:
 
 
 def _look_up(
-    request: Request, logits: list[Tensor], tokens: Tensor, seen: Tensor | None
+    request: Request, drawn: Guidance, logits: list[Tensor], tokens: Tensor, seen: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (B, Q), V = tokens.shape, request.vocab_size
     flat, wanted = [_widened(z.flatten(0, 1), V) for z in logits], tokens.flatten()
     rows = torch.arange(B, device=tokens.device).repeat_interleave(Q)
-    guidance = request.guidance.select(rows) if Q > 1 else request.guidance
+    guidance, shape = (one.select(rows) if Q > 1 else one for one in (request.guidance, drawn))
     weights, bias = guidance.weights, guidance.bias
     if seen is not None:  # the penalised scores stand for the whole combination
         scores = combined_scores(flat, weights, bias, V)
         penalised = repetition_penalty(scores, seen, guidance.repetition_penalty)
         bias, weights = penalised.masked_fill(scores == -math.inf, -math.inf), torch.zeros_like(weights)
-    log_probs = genarm_kernels.guided_log_probs(flat, weights, bias=bias, vocab_size=V, **guidance.filters)
+    log_probs = genarm_kernels.guided_log_probs(flat, weights, bias=bias, vocab_size=V, **shape.filters)
+    likeliest = log_probs.argmax(1)
+    if drawn is not request.guidance:  # a temperature of 0 draws the likeliest of what the base's filters leave
+        base_filters = {name: guidance.filters[name] for name in ("base_min_p", "base_top_p")}
+        kept = genarm_kernels.guided_log_probs(flat, weights, bias=bias, vocab_size=V, temperature=0.0, **base_filters)
+        likeliest = kept.argmax(1)
     found = log_probs.gather(1, wanted[:, None])[:, 0]
     own, status = [], torch.zeros_like(wanted, dtype=torch.int32)
     for model, z in enumerate(flat):
         wide = z[:, :V].float()
         own.append(wide.gather(1, wanted[:, None])[:, 0] - wide.logsumexp(1))
         status |= (~(wide.amax(1) < math.inf)).to(torch.int32) << model
-    best = log_probs.argmax(1) == wanted
-    return found.view(B, Q), torch.stack(own, 1).view(B, Q, -1), best.view(B, Q), status.view(B, Q)
+    best = (likeliest == wanted).view(B, Q)
+    return found.view(B, Q), torch.stack(own, 1).view(B, Q, -1), best, status.view(B, Q)
 
 
 def _widened(logits: Tensor, vocab_size: int) -> Tensor:

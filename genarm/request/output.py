@@ -86,7 +86,7 @@ class ScoreOutput:
     model_logprobs: [B, n, M] float32, each model's own log p(token), unfiltered at temperature 1; [..., 0] is the base,
         [..., 1:] are the token rewards in the order of ``model_names``. Both are NaN after a row's end, and in a row
         that failed.
-    greedy: [B] bool, whether every token is the likeliest one, as temperature 0 without filters draws them.
+    greedy: [B] bool, whether every token is the one that temperature 0 draws with the same options.
     tokens: B 1-D int64 tensors, the responses' ids.
     errors: the error of each failed row.
     """

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InvalidArgumentError
+from .text import PromptEncoder
 
 Stop = str | Sequence[str | Sequence[int]] | None
 FORM = "pass a string, or a list of strings and token-id sequences: ['\\n\\n', [id, id, …], …]"
@@ -27,15 +28,16 @@ def token_ids(name: str, value: Any) -> list[int]:
 
 
 def read_stops(stop: Stop, tokenizer: Any) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
-    """-> the token sequences among ``stop``, and the strings."""
+    """-> the token sequences among ``stop``, and the strings. A special token's text is that token, since decoded texts
+    are without it."""
     if isinstance(stop, str):
         stop = [stop]
     if stop is None:
         return (), ()
     if not isinstance(stop, Sequence) or any(isinstance(entry, int) for entry in stop):
         raise InvalidArgumentError(f"stop is {stop!r}: {FORM}")
-    texts = tuple(entry for entry in stop if isinstance(entry, str))
-    sequences = tuple(tuple(token_ids("stop", entry)) for entry in stop if not isinstance(entry, str))
+    texts = [entry for entry in stop if isinstance(entry, str)]
+    sequences = [tuple(token_ids("stop", entry)) for entry in stop if not isinstance(entry, str)]
     if not all(sequences) or not all(texts):
         raise InvalidArgumentError("stop holds an empty sequence: each needs at least one token id or character")
     if texts and tokenizer is None:
@@ -43,4 +45,13 @@ def read_stops(stop: Stop, tokenizer: Any) -> tuple[tuple[tuple[int, ...], ...],
             "stop holds a string and the decoder has no tokenizer to read texts with: give it one (tokenizer=…), or "
             "pass token-id sequences"
         )
-    return sequences, texts
+    specials = PromptEncoder(tokenizer).specials if texts else set()
+    for text in texts:
+        named = next((token for token in specials if token in text), None)
+        if text in specials:
+            sequences.append((int(tokenizer.convert_tokens_to_ids(text)),))
+        elif named is not None:
+            raise InvalidArgumentError(
+                f"stop holds {text!r}, and texts are without special tokens such as {named!r}: give that by itself"
+            )
+    return tuple(sequences), tuple(text for text in texts if text not in specials)

@@ -219,6 +219,7 @@ def _difference(saved: Settings, settings: Settings) -> str | None:
 
 def _write_whole(path: Path, content: bytes) -> None:
     """Replace a file in one step, durably: whoever reads it sees all of it or none."""
+    path = path.resolve()  # a link stays one
     draft = path.with_name(path.name + ".tmp")
     try:
         with draft.open("wb") as stream:

@@ -9,7 +9,10 @@ import pytest
 import torch
 from chat_families import BYTE_VOCAB, byte_tokenizer
 from families import VOCAB, left_padded, make_model, random_prompts, save_adapter, with_adapter
+from tokenizers import Tokenizer, decoders, normalizers
+from tokenizers import models as models_of_tokens
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from genarm import GuidedDecoder, InvalidArgumentError, NumericalError, PromptError, ScoreOutput
 from genarm.engine import score
@@ -73,6 +76,15 @@ def test_drawn_tokens_have_the_log_probabilities_that_generate_gives_them(
         assert not bool(found.greedy.any())
         likeliest = decoder.generate(PROMPTS, max_new_tokens=12, temperature=0.0, **shared).tokens
         assert bool(decoder.score(PROMPTS, likeliest, temperature=0.0, **shared).greedy.all())
+
+
+@pytest.mark.parametrize("temperature", [0.0, [0.0, 1.0, 0.0, 1.0]])
+def test_greedy_is_what_temperature_zero_draws_behind_the_filters_of_the_base(models: Any, temperature: Any) -> None:
+    decoder, shared = make_decoder(models), {**WEIGHTS, "base_min_p": [0.9, 0.9, 0.6, 0.6]}
+    likeliest = decoder.generate(PROMPTS, max_new_tokens=6, temperature=0.0, **shared).tokens
+    assert bool(decoder.score(PROMPTS, likeliest, temperature=temperature, **shared).greedy.all())
+    other = [torch.cat([row[:-1], (row[-1:] + 1) % VOCAB]) for row in likeliest]
+    assert not bool(decoder.score(PROMPTS, other, temperature=temperature, **shared).greedy.any())
 
 
 def test_given_tokens_have_the_log_probabilities_of_the_plain_loop_in_float64(models: Any) -> None:
@@ -159,6 +171,18 @@ def test_text_is_scored_as_the_tokens_that_spell_it() -> None:
     assert ended.tokens[0].tolist() == [*out.tokens[0].tolist(), 2]
     chat = [{"role": "user", "content": "hi"}]
     assert decoder.score(chat, "yes").totals.shape == decoder.score(tokenizer("x"), "yes").totals.shape == (1,)
+
+
+def test_an_end_that_is_written_out_leaves_the_words_before_it_as_they_are() -> None:
+    """Llama 2's way: a text by itself begins with a space, one behind a prompt has it only where it is written."""
+    words = {word: place for place, word in enumerate(["<unk>", "<s>", "</s>", "▁", "a", "b"])}
+    inner = Tokenizer(models_of_tokens.BPE(words, [], unk_token="<unk>"))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    decoder = GuidedDecoder(make_model("llama", seed=1), tokenizer=tokenizer)
+    found = decoder.score("a", ["b", "b</s>", " b</s>", "</s>", "b</s>a"]).tokens
+    assert [row.tolist() for row in found] == [[5], [5, 2], [3, 5, 2], [2], [5, 2, *tokenizer("a")["input_ids"]]]
 
 
 def test_what_cannot_be_scored_is_refused_in_one_line(models: Any) -> None:

@@ -11,7 +11,7 @@ from families import make_model
 
 import genarm
 import genarm_kernels
-from genarm import GenerationOutput, GuidedDecoder, PromptError
+from genarm import GenerationOutput, GuidedDecoder, InvalidArgumentError, PromptError
 
 TOKENIZER: Any = byte_tokenizer()
 CHAT = [{"role": "user", "content": "hi there"}]
@@ -161,3 +161,12 @@ def test_the_same_number_of_models_and_prompts_is_no_list_of_prompts() -> None:
     decoder = GuidedDecoder(models[0], models[1:], TOKENIZER)
     out = decoder.generate(["a", "b"], weights=[1.0, 0.0], num_return_sequences=2, **SETTINGS)
     assert same(out, decoder.generate(["a", "a", "b", "b"], weights=[[1.0, 0.0]] * 4, **SETTINGS))
+
+
+def test_a_stop_string_that_is_a_special_token_is_that_token(writer: GuidedDecoder) -> None:
+    """Decoded texts are without special tokens, so that none of them would be found there."""
+    settings: dict[str, Any] = {**SETTINGS, "logit_bias": {2: 60.0}}
+    out = writer.generate("one", stop=["zz", "<eos>"], **settings)
+    assert out.finish_reasons == ["stop"] and out.tokens[0].tolist() == [2] and out.texts == [""]
+    with pytest.raises(InvalidArgumentError, match=r"special tokens such as '<eos>': give that by itself"):
+        writer.generate("one", stop="\n<eos>", **SETTINGS)

@@ -16,6 +16,7 @@ BAD = [
     (["--prompt", "a", "--reward", "x=FOLDER/foreign"], 1, "guidance needs one vocabulary"),
     (["--prompt", "a", "--stop", ""], 2, "--stop is empty"),
     (["a", "--system", "b"], 2, "--system is a message before a conversation: give --chat too"),
+    (["--input", "FOLDER/in.txt", "--system", "b"], 2, "the prompts are texts: give --chat too"),
     (["--input", "FOLDER/table.csv"], 1, "table.csv is CSV, and prompts are read from text, JSONL or JSON"),
     (["--prompt", "a", "--dtype", "int8"], 2, "dtype is 'int8': pass 'auto', 'bfloat16', 'float16' or 'float32'"),
     (["--prompt", "a", "--input", "FOLDER/in.txt"], 2, "a prompt and --input were both given"),

@@ -72,3 +72,24 @@ def test_a_terminal_shows_text_and_no_more_as_it_comes(cli, own_process, monkeyp
     monkeypatch.setattr(sys, "stdout", ascii_only)
     assert own_process(*arguments).status == 0
     assert ascii_only.buffer.getvalue().decode() == "".join(letter if letter.isascii() else "?" for letter in plain)
+
+
+def test_a_reader_who_has_enough_ends_the_command_quietly(cli, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+        def fileno(self):
+            return os.open(os.devnull, os.O_WRONLY)
+
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # typer puts wrappers there
+    monkeypatch.setattr(sys, "stdout", Closed())
+    found = cli.generate("hello")
+    assert (found.status, found.errors) == (141, [])
+
+
+def test_a_system_message_that_no_conversation_takes_is_named(cli):
+    path = cli.file("in.jsonl", [{"prompt": "a", "system": "Be brief."}])
+    told = ["genarm: the column system is kept and not read: with --chat it is the system message of a text prompt"]
+    assert cli.generate("--input", path).errors[:-1] == told
+    assert cli.generate("--input", path, "--chat").errors[:-1] == []

@@ -226,3 +226,14 @@ def test_a_row_is_one_write_and_a_short_one_is_taken_back(path, monkeypatch):
             output.write(row(2))
         assert len(sizes) == 1 and path.read_bytes() == whole and 2 not in output.finished
     output.close()
+
+
+def test_a_link_stays_a_link_when_its_file_is_rewritten(path):
+    target = path.with_name("target.jsonl")
+    written(target, row(2), row(1))
+    target.with_name("target.jsonl.meta.json").rename(path.with_name("out.jsonl.meta.json"))
+    path.symlink_to(target)
+    output = opened(path)
+    output.arrange(IDS)
+    output.close()
+    assert path.is_symlink() and [json.loads(line)["id"] for line in target.read_text().splitlines()] == [1, 2]
