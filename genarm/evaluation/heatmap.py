@@ -2,7 +2,7 @@
 
 The reward of a token is log π_r(y_t | x, y_<t). Rewards compare only between tokens on one prefix, so the colour shows
 the difference to the base, log π_r − log π_base: how far the reward model favours the token beyond what the base does.
-What is full colour follows from the values shown (`pages.Scale`).
+What is full colour follows from the values shown (`request.scale.Scale`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..preferences.encoding import EncodedPair
 from ..request.output import GenerationOutput
-from .pages import Scale, cells, picture, render
+from ..request.scale import Scale
+from .pages import cells, picture, render
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """How results show themselves: in one line, and in a notebook with the text coloured by its token rewards.
 
-The colour is log p_r(token) − log p_base(token): how far a reward model favours the token beyond what the base does.
+The colour is log p_r(token) − log p_base(token): how far a reward model favours the token beyond what the base does,
+and beside the other tokens shown, as on the pages of `genarm demo`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from html import escape
 from typing import Any
 
 from .detokenize import Decode, Pieces
+from .scale import TAIL, Scale
 
 # Blue and orange are told apart by every kind of colour vision, and lie half transparent on a light or a dark page; the
 # lines under the tokens say the same without colour.
@@ -47,8 +49,7 @@ def _coloured(output: Any) -> list[str]:
     rows = range(min(len(output.tokens), MOST_ROWS))
     gains = (output.model_logprobs[..., 1:] - output.model_logprobs[..., :1]).nan_to_num(0.0).clamp(-99, 99)
     advantages = [gains[row, : len(output.tokens[row])].T.tolist() for row in rows]
-    sizes = sorted(abs(value) for row in advantages for model in row for value in model)
-    scale = max(sizes[int(0.95 * (len(sizes) - 1))], 0.1) if sizes else 1.0  # a few extremes do not pale the rest
+    scale = Scale.of(value for row in advantages for model in row for value in model)
     blocks = []
     for row in rows:
         pieces = _pieces(output.decode, output.tokens[row].tolist(), output.texts[row])
@@ -56,8 +57,10 @@ def _coloured(output: Any) -> list[str]:
             mean = f"{name}, {sum(values) / max(len(values), 1):+.2f} nats per token over the base"
             spans = (_token(piece, value, scale) for piece, value in zip(pieces, values, strict=True))
             blocks.append(_block(f"row {row}: {mean}", "".join(spans)))
-    note = "blue, underlined: the reward model favours the token; orange, dotted: it does not"
-    return [f"<div style='opacity:.7'>{note} (full colour at {scale:.1f} nats)</div>", *blocks]
+    low, middle, high = (f"{scale.quantile(share):+.1f}" for share in (TAIL, 0.5, 1 - TAIL))
+    above, below = f"blue and underlined above it (full at {high})", f"orange and dotted below (full at {low})"
+    note = f"colours fit these tokens: none at their median, {middle} nats, {above}, {below}"
+    return [f"<div style='opacity:.7'>{note}</div>", *blocks]
 
 
 def _pieces(decode: Decode, tokens: list[int], text: str) -> list[str]:
@@ -71,9 +74,10 @@ def _pieces(decode: Decode, tokens: list[int], text: str) -> list[str]:
     return found
 
 
-def _token(piece: str, value: float, scale: float) -> str:
-    strength = min(abs(value) / scale, 1.0)
-    colour, line = (FAVOURED, "solid") if value > 0 else (DISFAVOURED, "dotted")
+def _token(piece: str, value: float, scale: Scale) -> str:
+    share = scale.strength(value)
+    strength = abs(share)
+    colour, line = (FAVOURED, "solid") if share > 0 else (DISFAVOURED, "dotted")
     style = f"background:rgba({colour},{0.55 * strength:.2f})"
     if strength > 0.25:
         style += f";border-bottom:2px {line} rgb({colour})"

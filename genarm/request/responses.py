@@ -47,8 +47,8 @@ def read_responses(
 def _behind(encoder: PromptEncoder, decode: Decode, prompt: list[int], text: str) -> list[int]:
     """Ids of a text by itself, or as they are behind the prompt's last words, whichever spell it there.
 
-    A tokenizer may begin every text with a space of its own, which a response in the middle of one does not have. Special
-    tokens, such as EOS at the end, spell nothing: what stands before them is compared.
+    A tokenizer may begin every text with a space of its own, which a response in the middle of one does not have.
+    Special tokens, such as EOS at the end, spell nothing: what stands before them is compared.
     """
     places = [place for token in encoder.specials if (place := text.find(token)) >= 0]
     if places and (first := min(places)):

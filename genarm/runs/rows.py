@@ -30,9 +30,9 @@ REFUSED_SETTINGS = {
     "stop_token_ids": "write stop, as lists of ids",
     "num_return_sequences": "use the option -n, which holds for all rows",
     **dict.fromkeys(
-        ("do_sample", "num_beams", "best_of", "min_new_tokens", "min_tokens", "no_repeat_ngram_size", "presence_penalty",
-         "frequency_penalty", "typical_p", "logit_bias", "allowed_tokens", "eos_token_id", "reward_prompts", "tools",
-         "chat_template_kwargs"),
+        ("do_sample", "num_beams", "best_of", "min_new_tokens", "min_tokens", "no_repeat_ngram_size",
+         "presence_penalty", "frequency_penalty", "typical_p", "logit_bias", "allowed_tokens", "eos_token_id",
+         "reward_prompts", "tools", "chat_template_kwargs"),
         "leave it out",
     ),
 }  # fmt: skip

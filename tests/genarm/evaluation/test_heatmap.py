@@ -19,10 +19,11 @@ from genarm.evaluation.heatmap import (
     scored_pairs,
     token_rewards,
 )
-from genarm.evaluation.pages import Scale, cells
+from genarm.evaluation.pages import cells
 from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair
+from genarm.request.scale import Scale
 
 
 class ByteTokenizer:
