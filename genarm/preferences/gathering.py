@@ -68,6 +68,7 @@ class Gathering:
         if not self.found:
             reasons = " or ".join(self.left_out)
             raise InvalidArgumentError(f"{self.path}: {reasons} in every pair: nothing can be learned from them")
+        self._speak_of_empty_prompts()
         for reason, number in self.left_out.items():
             self._say(f"{reason} in {number} of {count} pairs, left out")
         return self.found
@@ -121,6 +122,12 @@ class Gathering:
                 "lines that both sides begin with are taken for it; if replies begin alike, name the text before them "
                 "with --response-marker"
             )
+
+    def _speak_of_empty_prompts(self) -> None:
+        """Data without any prompts may be meant; prompts that some rows lack, or that were asked for, hardly are."""
+        empty = sum(1 for pair in self.found if not pair.prompt)
+        if empty and (empty < len(self.found) or self.reading.columns.get("prompt")):
+            self._say(f"{empty} of {len(self.found)} pairs have an empty prompt, and are read as texts without one")
 
     def _strip_repeated_prompts(self) -> None:
         """Responses in text that begin with their own prompt: as a rule of the data, or by chance in a few rows."""

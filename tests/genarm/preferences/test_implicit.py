@@ -1,6 +1,7 @@
 """Rows without a prompt of their own: one question is one prompt, and no later turn is trained on."""
 
 import json
+import warnings
 
 import pytest
 from chat_families import FAMILIES, make_tokenizer
@@ -83,3 +84,20 @@ def test_without_a_mark_a_question_s_shortest_prompt_is_that_of_all_its_rows(tmp
     assert [(pair.chosen, pair.rejected) for pair in pairs[:3]] == replies
     (path).write_text(json.dumps({"chosen": "Ask> a Say> It is x", "rejected": "Ask> a Say> It is y"}))
     assert read_pairs(path, reading=PairReading(response_marker="Say>"))[0].prompt == "Ask> a Say>"
+
+
+def test_prompts_that_are_empty_in_some_rows_or_in_the_column_named_are_counted(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    sides = {"chosen": "It is x", "rejected": "This is y"}
+    some, all_of_them, none = [{"q": "What?", **sides}, {"q": None, **sides}], [{"q": "", **sides}], [sides]
+    for rows, columns, words in (
+        (some, {"prompt": "q"}, "1 of 2 pairs have an empty prompt"),
+        (all_of_them, {"prompt": "q"}, "1 of 1 pairs have an empty prompt"),
+    ):
+        path.write_text("\n".join(map(json.dumps, rows)))
+        with pytest.warns(UserWarning, match=words):
+            read_pairs(path, reading=PairReading(columns=columns))
+    path.write_text("\n".join(map(json.dumps, none)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_pairs(path)[0].prompt == ""
