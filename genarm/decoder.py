@@ -246,8 +246,9 @@ class GuidedDecoder:
 
         Args:
             prompts: in any form that ``generate`` takes. A single one stands before all responses.
-            responses: B texts, or token ids (a list of 1-D tensors or lists, such as ``GenerationOutput.tokens``). A
-                text becomes the tokens that spell it behind its prompt, without EOS: write it out where it is to count.
+            responses: B texts, or token ids (a list of 1-D tensors or lists, such as ``GenerationOutput.tokens``, or
+                [B, n] padded as prompts may be). A text becomes the tokens that spell it behind its prompt, without
+                EOS: write it out where it is to count.
             options: those of ``generate`` that shape the distribution: weights, beta, base_weight, reward_prompts,
                 temperature and the filters, repetition_penalty, logit_bias, allowed_tokens. At temperature 0 the
                 distribution is the unfiltered one at temperature 1.

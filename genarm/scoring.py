@@ -55,7 +55,7 @@ def score(engine: Engine, facts: ModelFacts, most: int, request: Request, respon
     """Score the response to each of a prepared request's prompts, at most ``most`` rows at once."""
     if (count := count_responses(responses)) != request.batch:
         raise InvalidArgumentError(f"{count} responses were given for {request.batch} prompts: give one each")
-    found = read_responses(responses, request.streams[0].host, facts.tokenizer, request.decode)
+    found = read_responses(responses, request.streams[0].host, facts, request.decode)
     errors = {**_errors(request, facts, found), **request.errors}
     width = max(map(len, found))
     shape = (request.batch, width, 1 + len(facts.names))

@@ -35,16 +35,22 @@ def read_inputs(
         prompts = [given] if _is_text(given) else given
         given = _encoded(facts.tokenizer, prompts, what, errors)  # type: ignore[arg-type]
     ids: IdInput = on_host(given)  # type: ignore[arg-type]
-    mask = _padding_mask(facts, ids) if attention_mask is None else attention_mask
+    mask = padding_mask(facts, ids) if attention_mask is None else attention_mask
     return read_prompts(ids, mask, pad_id, facts.device, what), errors
 
 
 def count_prompts(given: PromptInput) -> int:
     """How many prompts these are; 0 for what is none."""
     if isinstance(given, Mapping):
-        ids = given.get("input_ids", ())
-        return 1 if len(ids) and isinstance(ids[0], int) else len(ids)
-    return 1 if _is_text(given) else len(given) if isinstance(given, Sequence | Tensor) else 0
+        ids = given.get("input_ids")
+        return (
+            1
+            if isinstance(ids, Sequence) and ids and isinstance(ids[0], int)
+            else count_prompts(() if ids is None else ids)
+        )
+    if _is_text(given):
+        return 1
+    return len(given) if isinstance(given, Sequence | Tensor) or hasattr(given, "__array__") else 0
 
 
 def _is_text(prompt: object) -> bool:
@@ -97,15 +103,21 @@ def _encoding(given: Mapping[str, Any], mask: Any, what: str) -> tuple[Any, Any]
     mask = own if mask is None else mask
     if isinstance(ids, Tensor) or hasattr(ids, "__array__"):
         return torch.as_tensor(ids), None if mask is None else torch.as_tensor(mask)
+    if not isinstance(ids, Sequence):
+        return ids, mask  # which is refused by its name
     if all(isinstance(token, int) for token in ids):  # of a single text
         ids, mask = [ids], None if mask is None else [mask]
     if mask is None:
         return ids, None
+    if [len(row) for row in ids] != [len(row) for row in mask]:
+        raise InvalidArgumentError(
+            f"the attention_mask in {what} has other lengths than its input_ids: give both one shape"
+        )
     rows = zip(ids, mask, strict=True)
     return [[token for token, kept in zip(*row, strict=True) if kept] for row in rows], None
 
 
-def _padding_mask(facts: ModelFacts, ids: object) -> Tensor | None:
+def padding_mask(facts: ModelFacts, ids: object) -> Tensor | None:
     """The mask of a padded tensor that came without one: runs of the pad id at either end of a row are padding, where
     that id means nothing else (Hugging Face infers its mask much like this)."""
     other = {*facts.eos_ids, facts.bos_id}

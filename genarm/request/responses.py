@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import InvalidArgumentError
 from .detokenize import CONTEXT, Decode, new_text
+from .facts import ModelFacts
+from .inputs import padding_mask
 from .prompts import token_rows
 from .text import PromptEncoder
 
@@ -19,7 +22,7 @@ def count_responses(responses: Responses) -> int:
     """How many there are."""
     if isinstance(responses, str):
         return 1
-    if not isinstance(responses, Sequence | Tensor) or not len(responses):
+    if not (isinstance(responses, Sequence) or hasattr(responses, "__array__")) or not len(responses):
         raise InvalidArgumentError(
             f"responses is {responses!r}: pass a text, a list of texts, or a list of token ids for each prompt"
         )
@@ -27,16 +30,21 @@ def count_responses(responses: Responses) -> int:
 
 
 def read_responses(
-    responses: Responses, prompts: Sequence[Tensor], tokenizer: Any, decode: Decode | None
+    responses: Responses, prompts: Sequence[Tensor], facts: ModelFacts, decode: Decode | None
 ) -> list[list[int]]:
-    """Ids of each response. A text becomes the tokens that spell it behind its prompt."""
+    """Ids of each response. A text becomes the tokens that spell it behind its prompt; a tensor [B, n] may be padded as
+    prompts may be."""
+    if hasattr(responses, "__array__"):  # numpy's too
+        responses = torch.as_tensor(responses)
     rows: list[Any] = [responses] if isinstance(responses, str) else list(responses)
+    if (mask := padding_mask(facts, responses)) is not None:
+        rows = [row[kept] for row, kept in zip(rows, mask, strict=True)]
     if any(isinstance(row, str) for row in rows):
         if decode is None:
             raise InvalidArgumentError(
                 "responses is text and the decoder has no tokenizer: give it one (tokenizer=…), or pass token ids"
             )
-        encoder = PromptEncoder(tokenizer)
+        encoder = PromptEncoder(facts.tokenizer)
         rows = [
             _behind(encoder, decode, prompt.tolist(), row) if isinstance(row, str) else row
             for prompt, row in zip(prompts, rows, strict=True)

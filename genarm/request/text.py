@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, PromptError
 
 # {"role": …, "content": …}, and whatever else the tokenizer's template reads
 ChatMessage = Mapping[str, Any]
@@ -77,7 +77,18 @@ class PromptEncoder:
         return [token for token in ends if token is not None][:1]
 
     def ids(self, text: str, **options: bool) -> list[int]:
-        """Ids of a text by itself. ``options``: further keywords of the tokenizer's call."""
+        """Ids of a text by itself. ``options``: further keywords of the tokenizer's call.
+
+        Raises:
+            PromptError: it holds half of a surrogate pair.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise PromptError(
+                f"the text holds {half!r}, half of a surrogate pair, which is no text: repair it"
+            ) from None
         # verbose would warn of texts over the tokenizer's own length, which is not the models'
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
         return ids

@@ -169,6 +169,12 @@ def test_text_is_scored_as_the_tokens_that_spell_it() -> None:
     assert same(found, decoder.score(["one"] * 3, out.tokens))
     ended = decoder.score("one", out.texts[0] + "<eos>")
     assert ended.tokens[0].tolist() == [*out.tokens[0].tolist(), 2]
+    assert same(decoder.score([[5, 6]], out.tokens), decoder.score(torch.tensor([[5, 6]]).numpy(), out.tokens))
+    padded = torch.tensor([[40, 41, 0], [42, 0, 0]])
+    for given in (padded, padded.numpy()):
+        assert [row.tolist() for row in decoder.score("one", given).tokens] == [[40, 41], [42]]
+    with pytest.raises(PromptError, match="half of a surrogate pair"):
+        decoder.score("one", "\ud800")
     chat = [{"role": "user", "content": "hi"}]
     assert decoder.score(chat, "yes").totals.shape == decoder.score(tokenizer("x"), "yes").totals.shape == (1,)
 

@@ -170,3 +170,13 @@ def test_a_stop_string_that_is_a_special_token_is_that_token(writer: GuidedDecod
     assert out.finish_reasons == ["stop"] and out.tokens[0].tolist() == [2] and out.texts == [""]
     with pytest.raises(InvalidArgumentError, match=r"special tokens such as '<eos>': give that by itself"):
         writer.generate("one", stop="\n<eos>", **SETTINGS)
+
+
+def test_what_a_tokenizer_would_raise_about_is_said_in_one_line(writer: GuidedDecoder) -> None:
+    out = writer.generate(["a\ud800", "b"], **SETTINGS)
+    assert list(out.errors) == [0] and "holds '\\ud800', half of a surrogate pair" in str(out.errors[0])
+    with pytest.raises(InvalidArgumentError, match="other lengths than its input_ids"):
+        writer.generate({"input_ids": [[5, 6], [7]], "attention_mask": [[1, 1]]}, **SETTINGS)
+    for call in (writer.generate, lambda prompts, **_: writer.score(prompts, "a")):
+        with pytest.raises(InvalidArgumentError, match="input_ids is a int: pass token ids"):
+            call({"input_ids": 5}, **SETTINGS)
