@@ -14,7 +14,7 @@ from .rows import Row
 @dataclass(frozen=True, slots=True)
 class RowEncoder:
     """How the rows of a run are encoded: texts as they are, or under ``chat`` as a user's turn in the chat template;
-    ``system`` is what every conversation begins with that has no system message of its own.
+    ``system`` is what every conversation begins with that has no system message of its own, in it or in a column.
     """
 
     encoder: PromptEncoder
@@ -52,14 +52,14 @@ class RowEncoder:
             raise PromptError("the prompt is empty: give it some text")
         if isinstance(row.prompt, list):
             messages = [message for message in row.prompt if isinstance(message, Mapping)]
-            return self._chat(messages) if messages else list(row.prompt)  # type: ignore[arg-type]
+            return self._chat(messages, row) if messages else list(row.prompt)  # type: ignore[arg-type]
         if not self.chat:
             return self.encoder.text(row.prompt)
-        own = row.columns.get("system")
-        system = [{"role": "system", "content": own}] if isinstance(own, str) else []
-        return self._chat([*system, {"role": "user", "content": row.prompt}])
+        return self._chat([{"role": "user", "content": row.prompt}], row)
 
-    def _chat(self, messages: list[Any]) -> list[int]:
-        if self.system is not None and not any(message["role"] == "system" for message in messages):
-            messages = [{"role": "system", "content": self.system}, *messages]
+    def _chat(self, messages: list[Any], row: Row) -> list[int]:
+        own = row.columns.get("system")
+        system = own if isinstance(own, str) else self.system
+        if system is not None and not any(message["role"] == "system" for message in messages):
+            messages = [{"role": "system", "content": system}, *messages]
         return self.encoder.chat(messages)

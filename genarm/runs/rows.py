@@ -174,6 +174,8 @@ def _prompt(value: dict[str, Any]) -> Prompt:
         return prompt
     if isinstance(prompt, list) and prompt:
         if all(isinstance(one, dict) and isinstance(one.get("role"), str) for one in prompt):
+            if not all("content" in one or "tool_calls" in one for one in prompt):
+                raise ValueError("has a message without content: write {'role': 'user', 'content': 'text'}")
             return prompt
         if given == ["prompt"] and all(isinstance(one, int) and not isinstance(one, bool) for one in prompt):
             return prompt

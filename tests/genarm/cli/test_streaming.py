@@ -93,3 +93,18 @@ def test_a_system_message_that_no_conversation_takes_is_named(cli):
     told = ["genarm: the column system is kept and not read: with --chat it is the system message of a text prompt"]
     assert cli.generate("--input", path).errors[:-1] == told
     assert cli.generate("--input", path, "--chat").errors[:-1] == []
+
+
+def test_a_column_is_the_system_message_of_a_conversation_that_has_none(cli):
+    said, told = {"role": "user", "content": "a"}, {"role": "system", "content": "Be brief."}
+    rows = [
+        {"messages": [said], "system": "Be brief."},
+        {"messages": [told, said], "system": "x"},
+        {"messages": [said]},
+    ]
+    own = ["--temperature", 0, "--system", "Be kind."]
+    first, second, third = cli.generate("--input", cli.file("in.jsonl", rows), *own).text.splitlines()
+    sums = [json.loads(line)["logprob_sums"] for line in (first, second, third)]
+    assert sums[0] == sums[1] != sums[2]
+    empty = cli.generate("--input", cli.file("no.jsonl", [{"messages": [{"role": "user"}]}]))
+    assert empty.status == 1 and "line 1 has a message without content" in empty.line
