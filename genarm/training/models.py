@@ -85,11 +85,16 @@ def _continued(settings: TrainingSettings, model: Any) -> Any:
     if settings.kind != "trajectory-rm":
         read_adapter(folder).fit(model)  # which says what does not fit
     continued = PeftModel.from_pretrained(model, folder, config=config, is_trainable=True)
-    for weight in continued.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
+    trained_in_float32(continued)
     continued.peft_config["default"].base_model_name_or_path = settings.base
     return continued
+
+
+def trained_in_float32(model: Any) -> None:
+    """What is trained becomes float32: steps of a small rate are lost in the eight bits of a bfloat16."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def untrained_model(settings: TrainingSettings) -> Any:

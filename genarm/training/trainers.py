@@ -17,6 +17,7 @@ from ..preferences.encoding import EncodedPair
 from .arm import ArmTrainer
 from .counting import StepOfPairs, pairs_in
 from .dataset import PairSets
+from .models import trained_in_float32
 from .settings import Kind, TrainingSettings
 
 
@@ -52,6 +53,7 @@ def trajectory_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, p
         eval_dataset=_rows([whole(pair) for pair in pairs.held_out]) if pairs.held_out else None,
         processing_class=tokenizer,
     )
+    trained_in_float32(model)  # TRL makes it bfloat16 on a base in 4 bits
     return trainer
 
 
@@ -80,6 +82,7 @@ def dpo_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: P
         )
     except ValueError as error:  # an adapter on the head, say
         raise InvalidArgumentError(f"TRL cannot train this by DPO: {error}") from error
+    trained_in_float32(model)
     if settings.rank:
         model.delete_adapter("ref")  # TRL's copy of the fresh adapter: without it, it takes the bare base
     return trainer

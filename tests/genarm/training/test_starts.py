@@ -83,9 +83,11 @@ def test_training_goes_on_with_an_adapter(base, data, trained, tmp_path):
         continued(run_settings(base, data, kind="trajectory-rm", continue_from=str(first)))
 
 
-def test_a_base_in_4_bits_trains_an_adapter(base, data, tmp_path):
+@pytest.mark.parametrize("kind", ["arm", "trajectory-rm", "dpo"])
+def test_a_base_in_4_bits_trains_an_adapter(base, data, tmp_path, kind):
+    """In float32, which TRL's trainers would make bfloat16."""
     pytest.importorskip("bitsandbytes")
-    record = train(run_settings(base, data, load_in_4bit=True, max_steps=2), tmp_path / "q")
+    record = train(run_settings(base, data, kind=kind, load_in_4bit=True, max_steps=2), tmp_path / "q")
     weights = load_file(tmp_path / "q" / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert any(weight.any() for name, weight in weights.items() if "lora_B" in name)
