@@ -39,7 +39,7 @@ class GenarmLM(TemplateLM):  # type: ignore[misc]
         rewards: as `--reward` of the command line, several with ";" between them ("helpful=path:1.0;art:0.5"), or a
             list of such texts.
         beta, base_weight, base_min_p, base_top_p: as in ``GuidedDecoder.generate``, for likelihoods too.
-        batch_size: rows at once; "auto" takes as many as fit.
+        batch_size: rows at once; "auto" takes as many as fit, and so does the harness's "auto:N".
         max_length: tokens of prompt and answer together; contexts lose their beginning.
         dtype, device, trust_remote_code: as in ``GuidedDecoder.from_pretrained``.
         seed: of what is sampled.
@@ -65,7 +65,7 @@ class GenarmLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         texts = [text for text in rewards.split(";") if text] if isinstance(rewards, str) else list(rewards)
         choices = parse_rewards(texts)
-        size: Any = max_batch_size or (batch_size if batch_size == "auto" else int(batch_size))
+        size: Any = max_batch_size or _size(batch_size)
         self.decoder = GuidedDecoder.from_pretrained(
             model_path(base),
             {choice.name: choice.path for choice in choices},
@@ -178,6 +178,15 @@ class GenarmLM(TemplateLM):  # type: ignore[misc]
                     found[row] = text
                     self.cache_hook.add_partial("generate_until", requests[row].args, text)
         return found
+
+
+def _size(batch_size: int | str) -> int | str:
+    text = str(batch_size)
+    if text.split(":")[0] == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise InvalidArgumentError(f"batch_size is {batch_size!r}: pass a number, or auto")
+    return int(text)
 
 
 def _options(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,4 +93,7 @@ def test_what_a_task_asks_for_reaches_the_decoder_or_is_refused(guided: dict[str
 def test_the_harness_finds_the_model_beside_its_own() -> None:
     from lm_eval.api.registry import get_model
 
+    with pytest.raises(InvalidArgumentError, match="batch_size is 'many': pass a number, or auto"):
+        GenarmLM(batch_size="many")
+    assert GenarmLM(batch_size="auto:4", max_length=64).batch_size >= 1
     assert get_model("genarm") is GenarmLM and get_model("dummy").__name__ == "DummyLM"
