@@ -35,7 +35,6 @@ def test_a_base_without_reward_models_is_measured_alone(cli):
     ("arguments", "status", "words"),
     [
         (["--new-tokens", "1"], 2, "--new-tokens"),
-        (["--context", "100000"], 1, "4096"),
         (["--reward", "nonsense"], 2, "names no embedded reward model"),
         (["--json", "no/such/folder/bench.json"], 1, "No such file"),
     ],
