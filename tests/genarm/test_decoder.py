@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from importlib.machinery import ModuleSpec
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from families import make_model, random_prompts
 from torch import nn
 
 import genarm
-from genarm import GuidedDecoder, InvalidArgumentError, UnsupportedModelError
+from genarm import GuidedDecoder, InvalidArgumentError, UnsupportedModelError, checks
 
 PROMPTS = random_prompts([6, 11, 3], seed=1)
 
@@ -109,13 +107,10 @@ def test_bad_constructor_arguments_are_named_in_one_line(base: Any, arguments: d
 def test_flash_attn_is_refused_where_it_is_not_installed_or_does_not_run(
     base: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = importlib.util.find_spec
-    present: dict[str, Any] = {"flash_attn": None}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: present.get(name) or own(name, *rest))
-    if own("flash_attn") is None:
-        with pytest.raises(InvalidArgumentError, match="not installed"):
-            GuidedDecoder(base, attention="flash-attn")
-    present["flash_attn"] = ModuleSpec("flash_attn", None)
+    monkeypatch.setattr(checks, "why_not", lambda: "not installed")
+    with pytest.raises(InvalidArgumentError, match="not installed"):
+        GuidedDecoder(base, attention="flash-attn")
+    monkeypatch.setattr(checks, "why_not", lambda: None)
     with pytest.raises(InvalidArgumentError, match=r"the base is torch.float32 on cpu: leave it at 'kernel'"):
         GuidedDecoder(base, attention="flash-attn")
 

@@ -66,5 +66,5 @@ def test_the_base_alone_is_scored_on_the_chosen_pairs_and_those_dropped_are_said
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line_before_anything_is_scored(cli, line, status, words):
-    file = str(cli.file("few.jsonl", PAIRS))
+    file = str(cli.file("few.jsonl", [{**row, "prompt": ""} for row in PAIRS]))
     cli(*ACCURACY, *line.replace("FILE", file).split()).assert_refused(status, words)
