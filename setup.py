@@ -24,6 +24,7 @@ CHECKS = [
     "ruff>=0.9",
     "scikit-learn>=1.4",
     "scipy>=1.11",
+    "tensorboard>=2.15",
 ]
 
 
