@@ -90,7 +90,7 @@ setup(
         "jinja2>=3.1",
         "numpy>=1.26",
         "peft>=0.18",
-        "rich>=13",
+        "rich>=13.8",
         "safetensors>=0.8",
         "torch>=2.11",
         "transformers>=5.14,<6",
