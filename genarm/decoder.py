@@ -27,10 +27,10 @@ from .models.rewards import RewardModels, build_models, name_rewards
 from .models.vocabulary import ExcludedIds
 from .request.facts import ModelFacts
 from .request.inputs import PromptInput
-from .request.options import Options, Request, prepare
+from .request.options import Options, Request, ScoreOptions, prepare
 from .request.output import GenerationOutput, ScoreOutput
 from .request.responses import Responses
-from .scoring import ScoreOptions, score, score_options
+from .scoring import score, score_options
 from .streamers import feed
 
 NO_LIMIT = 2**31

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,29 +14,10 @@ from .engine.loop import numerical_error
 from .engine.score import Lookup, look_up
 from .errors import GenARMError, InvalidArgumentError, PromptError
 from .request.facts import ModelFacts
-from .request.guidance import AllowedTokens, LogitBias, PerRow, Weights
 from .request.inputs import PromptInput, count_prompts
-from .request.options import Request
+from .request.options import Request, ScoreOptions
 from .request.output import ScoreOutput
 from .request.responses import Responses, count_responses, read_responses
-
-
-class ScoreOptions(TypedDict, total=False):
-    """The keywords of ``GuidedDecoder.score`` that shape the distribution, as in ``generate``."""
-
-    weights: Weights
-    beta: PerRow
-    base_weight: PerRow
-    reward_prompts: Mapping[str, PromptInput] | None
-    temperature: PerRow
-    top_k: int | Sequence[int] | Tensor
-    top_p: PerRow
-    min_p: PerRow
-    base_min_p: PerRow
-    base_top_p: PerRow
-    repetition_penalty: PerRow
-    logit_bias: LogitBias
-    allowed_tokens: AllowedTokens
 
 
 def score_options(prompts: PromptInput, responses: Responses, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,14 +38,13 @@ Edit = Callable[[Tensor, Tensor], Tensor]
 Halt = Callable[[Tensor], Tensor]
 
 
-class Options(TypedDict, total=False):
-    """The keywords of ``GuidedDecoder.generate``, where they are described."""
+class ScoreOptions(TypedDict, total=False):
+    """The keywords that shape the distribution, which ``GuidedDecoder.score`` has in common with ``generate``."""
 
     weights: Weights
     beta: PerRow
     base_weight: PerRow
     reward_prompts: Mapping[str, PromptInput] | None
-    max_new_tokens: int
     temperature: PerRow
     top_k: int | Sequence[int] | Tensor
     top_p: PerRow
@@ -55,6 +54,12 @@ class Options(TypedDict, total=False):
     repetition_penalty: PerRow
     logit_bias: LogitBias
     allowed_tokens: AllowedTokens
+
+
+class Options(ScoreOptions, total=False):
+    """The keywords of ``GuidedDecoder.generate``, where they are described."""
+
+    max_new_tokens: int
     seed: int | Tensor | Sequence[int] | None
     eos_token_id: int | Sequence[int] | None
     stop: Stop
