@@ -40,8 +40,6 @@ def trained_model(settings: TrainingSettings, tokenizer: Any, longest: int) -> A
     model.config.use_cache = False
     if settings.rank:
         model = _with_lora(settings, model)
-    else:
-        model.requires_grad_(True)  # PEFT froze a base that it merged an adapter into
     if settings.gradient_checkpointing and settings.rank:
         model.enable_input_require_grads()
     return model.train()
