@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -11,19 +12,16 @@ from torch import Tensor, nn
 
 from .checks import EngineName, check_base, check_limits, check_name, check_paths
 from .engine.batch import Batch, Steps
-from .engine.engine import Engine, capturable
-from .engine.memory import largest_batch
+from .engine.build import EngineSettings, build_engine
 from .errors import InvalidArgumentError
-from .facts import descriptions, model_facts, one_line
+from .facts import chosen_models, descriptions, model_facts, one_line
 from .models.causal import CausalModel, inner_model
 from .models.fused.attention import AttentionName
 from .models.loading import load_model, load_tokenizer
 from .models.options import LoadOptions, Source, make_source
 from .models.placement import compute_dtype, execution_device
-from .models.plan import Plan
-from .models.positions import Positions
 from .models.reward_bases import RewardBases
-from .models.rewards import RewardModels, build_models, name_rewards
+from .models.rewards import RewardModels, build_models, held_weakly, name_rewards
 from .models.vocabulary import ExcludedIds
 from .request.facts import ModelFacts
 from .request.inputs import PromptInput
@@ -32,8 +30,6 @@ from .request.output import GenerationOutput, ScoreOutput
 from .request.responses import Responses
 from .scoring import score, score_options
 from .streamers import feed
-
-NO_LIMIT = 2**31
 
 
 class GuidedDecoder:
@@ -87,28 +83,16 @@ class GuidedDecoder:
         base_name = _base_name or getattr(getattr(base_model, "config", None), "_name_or_path", None) or None
         self.tokenizer = tokenizer
         rewards = name_rewards(reward_models)
-        self.models: list[CausalModel] = build_models(
-            base_model, rewards, tokenizer, source, base_name, reward_bases, check_vocabulary
-        )
+        models = build_models(base_model, rewards, tokenizer, source, base_name, reward_bases, check_vocabulary)
         if _hold_weakly:
-            others = (*rewards.values(), *(reward_bases or {}).values())
-            given = [base_model, *(one for one in others if isinstance(one, nn.Module))]
-            self.models = [model.held_weakly(given) for model in self.models]
-        positions = Positions(self.models)
-        self.max_length = positions.limit(NO_LIMIT if max_length is None else max_length)
-        self._excluded = ExcludedIds(self.models, tokenizer)
-        plan = Plan(self.models, fuse=engine != "hf", attention=attention)
-        if max_batch_size == "auto":
-            captured = engine == "auto" and bool(capturable(plan.backbones, self.device))
-            max_batch_size = largest_batch(plan.backbones, positions.usual(self.max_length), self.device, captured)
-        self.max_batch_size = NO_LIMIT if max_batch_size is None else max_batch_size
-        self.engine = Engine(
-            self.models,
-            plan,
-            positions,
-            graphs=engine == "auto",
-            limits=(max_batch_size, None if max_length is None else self.max_length),
-        )
+            models = held_weakly(models, base_model, *rewards.values(), *(reward_bases or {}).values())
+        self.source, self.settings = source, EngineSettings(engine, attention, max_batch_size, max_length)
+        self._run_on(models)
+
+    def _run_on(self, models: list[CausalModel]) -> None:
+        self.models, self._parts = models, dict[tuple[object, ...], GuidedDecoder]()
+        self.engine, self.max_batch_size, self.max_length = build_engine(models, self.settings)
+        self._excluded = ExcludedIds(models, self.tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -228,8 +212,8 @@ class GuidedDecoder:
         """As ``generate``, one StreamStep per decoding step, with the new tokens and the new text of each row. The
         arguments are checked before this returns.
 
-        A stream that is left half-way has its cache, and the decoder's CUDA graphs, until its ``close()``, the end of
-        ``with decoder.stream(...) as steps:`` or of the last reference to it; meanwhile other calls run without them.
+        A stream left half-way has its cache, and the decoder's CUDA graphs, until its ``close()``, the end of ``with
+        decoder.stream(...) as steps:`` or of the last reference to it; meanwhile other calls run without them.
         """
         if options.pop("streamer", None) is not None:
             raise InvalidArgumentError("stream() yields the steps itself: leave streamer out, or call generate()")
@@ -272,6 +256,20 @@ class GuidedDecoder:
         """What a call's arguments are checked against, as the models are now."""
         return model_facts(self.models, self.generation_config, self.tokenizer, self.max_length)
 
+    def only(self, *names: str) -> GuidedDecoder:
+        """A decoder of the same base with these reward models alone, in this order; without names, plain decoding. It
+        shares the weights, reads no model that it does not have, has caches of its own, and is made once."""
+        models = chosen_models(self.models, names)
+        return self.part(names, lambda: models)
+
+    def part(self, key: tuple[object, ...], models: Callable[[], list[CausalModel]]) -> GuidedDecoder:
+        """A decoder of other ``models``, the first as its base, made once for a ``key``."""
+        if key not in self._parts:
+            made = copy(self)
+            made._run_on(models())
+            self._parts[key] = made
+        return self._parts[key]
+
     def refresh(self) -> None:
         """Read the models anew at the next call.
 
@@ -279,12 +277,14 @@ class GuidedDecoder:
         moving, casting, adapters switched, hooks put on. This is for what leaves no trace: files' adapters whose
         tensors somebody wrote to, a forward pass patched for a whole class.
         """
-        self.engine.refresh()
+        for one in (self, *self._parts.values()):
+            one.engine.refresh()
 
     def release(self) -> None:
         """Give caches and captured steps back; the next call makes them anew. A call on its way keeps its own until it
         ends."""
-        self.engine.release()
+        for one in (self, *self._parts.values()):
+            one.engine.release()
 
     def start(self, request: Request) -> Batch:
         """A prepared request as a batch: ``steps()`` as of ``stream``, then ``output()`` as of ``generate``."""

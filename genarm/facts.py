@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .errors import RewardNameError
 from .models.backbone import Backbone
 from .models.causal import CausalModel
 from .request.facts import ModelFacts
+from .request.guidance import known_names
 from .request.stopping import token_ids
 
 
@@ -26,6 +28,21 @@ def model_facts(models: Sequence[CausalModel], config: Any, tokenizer: Any, max_
         tokenizer=tokenizer,
         pad_id=next((pad_id for pad_id in pad_ids if isinstance(pad_id, int) and pad_id >= 0), None),
     )
+
+
+def chosen_models(models: Sequence[CausalModel], names: Sequence[str]) -> list[CausalModel]:
+    """The base and the reward models of these names, in their order.
+
+    Raises:
+        RewardNameError: a name that is not loaded, or stands there twice.
+    """
+    loaded = {model.name: model for model in models[1:]}
+    for place, name in enumerate(names):
+        if name not in loaded:
+            raise RewardNameError(f"only() names {name!r}, which is not loaded: {known_names(name, list(loaded))}")
+        if name in names[:place]:
+            raise RewardNameError(f"only() names {name!r} twice: name each reward model once")
+    return [models[0], *(loaded[name] for name in names)]
 
 
 def descriptions(models: Sequence[CausalModel], backbones: Sequence[Backbone]) -> list[dict[str, str]]:

@@ -87,6 +87,8 @@ def test_imports_run_one_way() -> None:
         ("genarm.request", ("genarm.engine", "genarm.decoder", "genarm.cli")),
         ("genarm.models", ("genarm.engine", "genarm.decoder", "genarm.cli", "genarm.training", "genarm.evaluation")),
         ("genarm.engine", ("genarm.decoder", "genarm.cli", "genarm.training", "genarm.evaluation", "genarm.runs")),
+        ("genarm.decoder", ("genarm.methods", "genarm.cli", "genarm.training", "genarm.evaluation", "genarm.runs")),
+        ("genarm.methods", ("genarm.cli", "genarm.training", "genarm.evaluation", "genarm.runs")),
         ("genarm.training", ("genarm.cli", "genarm.runs", "genarm.evaluation")),
         ("genarm.evaluation", ("genarm.cli", "genarm.runs", "genarm.training")),
     ],

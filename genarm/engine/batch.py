@@ -144,13 +144,9 @@ class Batch:
             for row, own, reason in zip(places, decoding.tokens, decoding.reasons, strict=True):
                 generated[row], reasons[row] = own, reason or "error"
         tokens = [torch.tensor(row, dtype=torch.int64, device=device) for row in generated]
-        width = max(len(row) for row in tokens)
-        new = torch.full((request.batch, width), request.pad_id, device=device)
-        for index, ids in enumerate(tokens):
-            new[index, : len(ids)] = ids
-        logprobs, model_logprobs = self._logprobs(width)
+        logprobs, model_logprobs = self._logprobs(max(map(len, tokens)))
         return GenerationOutput(
-            sequences=torch.cat([request.streams[0].columns, new], dim=1),
+            sequences=sequences(request, tokens),
             tokens=tokens,
             finish_reasons=reasons,
             errors=self._errors(),
@@ -188,7 +184,26 @@ class Batch:
             prefill_seconds=sum(decoding.prefill_seconds for decoding in self._done),
             decode_seconds=sum(decoding.decode_seconds for decoding in self._done),
             engine=next((one.kind for one in self._done if one.kind), "") or self._engine.kind,
+            forwarded=self._forwarded(),
         )
+
+    def _forwarded(self) -> dict[str, int]:
+        """Tokens that each model had to read: the distinct prompts of every chunk, and all but the last new token."""
+        found = dict.fromkeys(self._engine.names, 0)
+        for chunk, decoding in zip(self._chunks, self._done, strict=True):
+            new = sum(max(0, len(row) - 1) for row in decoding.tokens)
+            for name, stream in zip(self._engine.names, chunk.streams, strict=True):
+                prompts = {tuple(row.tolist()) for row in stream.host} if chunk.max_new_tokens else set()
+                found[name] += new + sum(map(len, prompts))
+        return found
+
+
+def sequences(request: Request, tokens: Sequence[Tensor]) -> Tensor:
+    """[B, T + n] int64: the prompts' columns, and each row's new tokens, 1-D int64, padded behind."""
+    new = torch.full((request.batch, max(map(len, tokens))), request.pad_id, device=request.device)
+    for index, ids in enumerate(tokens):
+        new[index, : len(ids)] = ids
+    return torch.cat([request.streams[0].columns, new], dim=1)
 
 
 def tell_of_hooks(engine: Engine, chunks: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +24,11 @@ from transformers.utils import logging as transformers_logging
 from ..errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError
 from ..models.adapters import LoraAdapter, read_adapter
 from ..models.causal import inner_model
-from ..models.files import adapter_folder, is_adapter, model_source, read_json, read_safetensors
-from ..models.loading import full_model, load_model, load_scorer, load_tokenizer
+from ..models.files import adapter_folder, is_adapter, model_source, read_json
+from ..models.loading import full_model, load_model, load_tokenizer
 from ..models.options import Source
-from ..models.reward_bases import named_base, own_base, own_base_of, warn_of_another, warn_of_own
+from ..models.reward_bases import named_base, own_base_of, warn_of_another, warn_of_own
+from ..models.scalar import load_trajectory_rm
 from ..models.vocabulary import check_vocabularies
 from ..preferences.encoding import EncodedPair
 from ..preferences.scoring import pair_rewards, sequence_scores
@@ -164,30 +164,7 @@ def pair_scores(
 
 def trajectory_rm(base: str, choice: Choice, source: Source, tokenizer: Any) -> Any:
     """A sequence classifier of one label: a full model, or an adapter with its score on the base (or its own base)."""
-    if is_adapter(choice.path):
-        folder = adapter_folder(choice.path)
-        config, state = (
-            read_json(folder / "adapter_config.json"),
-            read_safetensors(folder / "adapter_model.safetensors"),
-        )
-        if not any("score" in key.split(".") or "classifier" in key.split(".") for key in state):
-            raise LoadingError(f"{choice.path}: the adapter brings no score: it is no trajectory RM, or save it again")
-        recorded = config.get("base_model_name_or_path")
-        place = own_base(recorded, base) or base
-        if choice.base is not None:
-            place = named_base(choice.base, choice.path, recorded, base)
-        elif place != base:
-            warnings.warn(
-                f"{choice.name} is scored on its own base, {place}, and not on {base}: choose with --reward-base "
-                f"{choice.name}=own or {choice.name}=base",
-                stacklevel=2,
-            )
-        else:
-            warn_of_another(choice.name, recorded, base)
-        model: Any = PeftModel.from_pretrained(load_scorer(place, source, new_score=True), folder).eval()
-    else:
-        place = choice.path
-        model = load_scorer(choice.path, source)
+    model, place = load_trajectory_rm(choice.name, choice.path, source, base, choice.base)
     check_vocabularies(len(tokenizer), _vocabulary(model), tokenizer, load_tokenizer(place), choice.name)
     model.config.pad_token_id = tokenizer.pad_token_id  # tells it where a sequence ends
     return model

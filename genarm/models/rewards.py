@@ -72,6 +72,12 @@ def build_models(
     return models
 
 
+def held_weakly(models: Sequence[CausalModel], *given: object) -> list[CausalModel]:
+    """The same models without a hold on those modules that the caller gave, and keeps."""
+    modules = [one for one in given if isinstance(one, nn.Module)]
+    return [model.held_weakly(modules) for model in models]
+
+
 def _reward(name: str, reward: RewardModel, bases: Bases, wrapper: nn.Module | None) -> tuple[CausalModel, Any]:
     """``wrapper`` is a PeftModel around the base, whose adapters are off in every stream that is the base's."""
     base, source = bases.base, bases.source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,6 +24,10 @@ class GenerationStats:
     " (CUDA graphs)" where steps were captured, or by why they were not where they could have been.
     ``tokens_per_second`` is new tokens over prefill and decode seconds, all rows together. ``drafted`` and
     ``accepted`` count speculative tokens and are 0 without speculation.
+
+    ``forwarded`` counts, by the models' names, the tokens that each has to read for the call: every distinct prompt of
+    a chunk once, and each token of a row that another one follows; a method's candidates and roll-outs as well. What
+    a pass carries beside them (rows that have finished, and padding) is in no count, but in the seconds.
     """
 
     prompt_tokens: int
@@ -33,6 +38,7 @@ class GenerationStats:
     drafted: int = 0
     accepted: int = 0
     engine: str = "fused"
+    forwarded: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -54,6 +60,8 @@ class GenerationOutput:
     model_logprobs: [B, n, M] float32, each model's own log p(token), unfiltered at temperature 1; [..., 0] is the base,
         [..., 1:] are the token rewards in the order of ``model_names``. Both are NaN after a row's end and None
         unless ``return_logprobs`` was set. With them a notebook shows the texts coloured by token rewards.
+    scores: [B] float32, what a decoding method chose each answer by, such as a trajectory RM's score of it; NaN for
+        a failed row, None where nothing was scored.
     decode: makes text of ids, where the decoder has a tokenizer.
     """
 
@@ -66,6 +74,7 @@ class GenerationOutput:
     logprobs: Tensor | None = None
     model_logprobs: Tensor | None = None
     model_names: tuple[str, ...] = field(default=())
+    scores: Tensor | None = None
     decode: Decode | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:

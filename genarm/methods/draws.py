@@ -1,0 +1,36 @@
+"""Draws of a method's own: candidates by their scores, and choices among them, with noise that rows own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import genarm_kernels
+
+
+def top_candidates(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest of scores [R, V] -> values [R, k] and ids [R, k] int64, the largest first.
+
+    Of equal scores the lower ids are taken and stand first, so that no row depends on another or on the device.
+    """
+    count = min(count, scores.shape[1])
+    least = scores.topk(count).values[:, -1:]
+    above, equal = scores > least, scores == least
+    room = count - above.sum(1, keepdim=True)
+    kept = above | (equal & (equal.cumsum(1) <= room))
+    ids = kept.nonzero()[:, 1].view(-1, count)
+    values, order = scores.gather(1, ids).sort(dim=1, descending=True, stable=True)
+    return values, ids.gather(1, order)
+
+
+def drawn(scores: Tensor, seeds: Tensor, positions: Tensor, temperature: float = 1.0, top_k: int = 0) -> Tensor:
+    """A column per row, [R] int64, drawn from softmax(scores / temperature) of scores [R, n] float32, with the noise of
+    (seed, position), [R] int64 each. Temperature 0 takes the largest, the first of equals."""
+    weights = torch.ones(1, device=scores.device)
+    rows = scores.contiguous()
+    return genarm_kernels.guided_sample([rows], weights, temperature, top_k, seed=seeds, position=positions).tokens
+
+
+def attempt_seed(seed: int, attempt: int) -> int:
+    """The row seed of the ``attempt``-th try of a row, the first (0) being the row's own."""
+    return seed if attempt == 0 else int(genarm_kernels.row_seeds(seed, attempt + 1)[attempt])
