@@ -81,7 +81,7 @@ def _errors(request: Request, facts: ModelFacts, found: Sequence[Sequence[int]])
     """Rows whose response cannot be read behind their prompt."""
     errors: dict[int, GenARMError] = {}
     for row, tokens in enumerate(found):
-        length = max(stream.lengths[row] for stream in request.streams) + len(tokens)
+        length = max(len(stream.rows[row]) for stream in request.streams) + len(tokens)
         strange = next((token for token in tokens if not 0 <= token < facts.vocab_size), None)
         if strange is not None:
             errors[row] = PromptError(
@@ -111,7 +111,7 @@ def _chunks(
 
 
 def _length(request: Request, found: Sequence[Sequence[int]], rows: Sequence[int]) -> int:
-    prompts = max(stream.lengths[row] for stream in request.streams for row in rows)
+    prompts = max(len(stream.rows[row]) for stream in request.streams for row in rows)
     return prompts + max(len(found[row]) for row in rows)
 
 
