@@ -183,6 +183,8 @@ class GuidedDecoder:
                 numbers [K] or [B, K]; default 1 each.
             beta: the reward weights are divided by it.
             base_weight: the base's weight, a number or [B], any sign; not divided by beta.
+            guide_when: {"entropy": nats} or {"top_probability": p}, numbers or [B], or a list with one such dict per
+                sequence: the base draws alone where its entropy is under, or its top probability over, that.
             reward_prompts: {name: prompts in any of these forms}, a stream's own prompt, texts read by the base's
                 tokenizer; default the base's prompt.
             max_new_tokens: at most so many tokens per row.
@@ -233,9 +235,8 @@ class GuidedDecoder:
             responses: B texts, or token ids (a list of 1-D tensors or lists, such as ``GenerationOutput.tokens``, or
                 [B, n] padded as prompts may be). A text becomes the tokens that spell it behind its prompt, without
                 EOS: write it out where it is to count.
-            options: those of ``generate`` that shape the distribution: weights, beta, base_weight, reward_prompts,
-                temperature and the filters, repetition_penalty, logit_bias, allowed_tokens. At temperature 0 the
-                distribution is the unfiltered one at temperature 1.
+            options: those of ``generate`` that shape the distribution, from ``weights`` to ``allowed_tokens`` but for
+                ``max_new_tokens``. At temperature 0 the distribution is the unfiltered one at temperature 1.
         Returns:
             ScoreOutput. A failed row costs no other row its result.
         Raises:

@@ -29,6 +29,7 @@ from .keywords import forwarded, handed_on
 from .models.reward_bases import RewardBases
 from .models.rewards import RewardModels
 from .request.copies import expanded, expanded_weights
+from .request.gates import GuideWhen, expanded_gates
 from .request.guidance import PerRow, Weights
 from .request.inputs import PromptInput
 from .reuse import shared_decoder
@@ -53,6 +54,7 @@ def custom_generate(
     reward_prompts: Mapping[str, PromptInput] | None = None,
     beta: PerRow = 1.0,
     base_weight: PerRow = 1.0,
+    guide_when: GuideWhen = None,
     base_min_p: PerRow = 0.0,
     base_top_p: PerRow = 1.0,
     seed: int | Tensor | None = None,
@@ -94,6 +96,7 @@ def custom_generate(
         reward_prompts={name: expanded(ids, batch, copies) for name, ids in (reward_prompts or {}).items()},
         beta=expanded(beta, batch, copies),
         base_weight=expanded(base_weight, batch, copies),
+        guide_when=expanded_gates(guide_when, batch, copies),
         base_min_p=expanded(base_min_p, batch, copies),
         base_top_p=expanded(base_top_p, batch, copies),
         max_new_tokens=max(max_length - width, 0),

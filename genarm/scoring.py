@@ -42,6 +42,7 @@ def score(engine: Engine, facts: ModelFacts, most: int, request: Request, respon
     shape = (request.batch, width, 1 + len(facts.names))
     table = torch.zeros(shape, device=request.device)  # the guided one, then each model's
     greedy = torch.ones(request.batch, dtype=torch.bool, device=request.device)
+    guided = torch.zeros(shape[:2], dtype=torch.bool, device=request.device)
     sound = [row for row in range(request.batch) if row not in errors]
     chunks = _chunks(engine, request, found, sound, most)
     if engine.hooked:
@@ -54,6 +55,7 @@ def score(engine: Engine, facts: ModelFacts, most: int, request: Request, respon
         table[rows, :size] = torch.cat([lookup.logprobs[..., None], lookup.model_logprobs], 2)
         inside = torch.tensor([[place < len(found[row]) for place in range(size)] for row in rows], device=table.device)
         greedy[rows] = (lookup.best | ~inside).all(1)
+        guided[rows, :size] = lookup.guided & inside
         errors.update(_numerical_errors(facts, rows, lookup, inside))
     if len(errors) == request.batch:
         raise all_failed(dict(sorted(errors.items())))
@@ -61,7 +63,7 @@ def score(engine: Engine, facts: ModelFacts, most: int, request: Request, respon
         table[row, len(tokens) :] = 0.0
         for model, start in request.unread(row, tokens):
             table[row, start : len(tokens), 1 + model] = torch.nan
-    table[list(errors)], greedy[list(errors)] = torch.nan, False
+    table[list(errors)], greedy[list(errors)], guided[list(errors)] = torch.nan, False, False
     totals = table.double().sum(1)
     for row, tokens in enumerate(found):
         table[row, len(tokens) :] = torch.nan
@@ -74,6 +76,7 @@ def score(engine: Engine, facts: ModelFacts, most: int, request: Request, respon
         tokens=[torch.tensor(row, dtype=torch.int64, device=table.device) for row in found],
         errors=dict(sorted(errors.items())),
         model_names=facts.names,
+        guided=None if request.guidance.gate is None else guided,
     )
 
 

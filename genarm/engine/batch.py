@@ -144,16 +144,19 @@ class Batch:
             for row, own, reason in zip(places, decoding.tokens, decoding.reasons, strict=True):
                 generated[row], reasons[row] = own, reason or "error"
         tokens = [torch.tensor(row, dtype=torch.int64, device=device) for row in generated]
-        logprobs, model_logprobs = self._logprobs(max(map(len, tokens)))
+        width = max(map(len, tokens))
+        logprobs, model_logprobs = self._logprobs(width)
+        guided = self._guided(width)
         return GenerationOutput(
             sequences=sequences(request, tokens),
             tokens=tokens,
             finish_reasons=reasons,
             errors=self._errors(),
             texts=self._all_texts(generated),
-            stats=self._stats(sum(len(row) for row in tokens)),
+            stats=self._stats(sum(len(row) for row in tokens), guided),
             logprobs=logprobs,
             model_logprobs=model_logprobs,
+            guided=guided,
             model_names=self._engine.names,
             decode=request.decode,
         )
@@ -176,13 +179,26 @@ class Batch:
                     model_logprobs[row, start:, model] = torch.nan
         return logprobs, model_logprobs
 
-    def _stats(self, new_tokens: int) -> GenerationStats:
+    def _guided(self, width: int) -> Tensor | None:
+        request = self._request
+        if request.guidance.gate is None:
+            return None
+        guided = torch.zeros((request.batch, width), dtype=torch.bool, device=request.device)
+        for places, decoding in zip(self._places, self._done, strict=True):
+            for index, row in enumerate(places):
+                count = len(decoding.tokens[index])
+                if decoding.guided is not None:
+                    guided[row, :count] = decoding.guided[index, :count]
+        return guided
+
+    def _stats(self, new_tokens: int, guided: Tensor | None) -> GenerationStats:
         return GenerationStats(
             prompt_tokens=sum(sum(chunk.streams[0].lengths) for chunk in self._chunks),
             new_tokens=new_tokens,
             steps=sum(decoding.steps for decoding in self._done),
             prefill_seconds=sum(decoding.prefill_seconds for decoding in self._done),
             decode_seconds=sum(decoding.decode_seconds for decoding in self._done),
+            guided_tokens=None if guided is None else int(guided.sum()),
             engine=next((one.kind for one in self._done if one.kind), "") or self._engine.kind,
             forwarded=self._forwarded(),
         )

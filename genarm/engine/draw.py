@@ -13,6 +13,7 @@ from genarm_kernels import GuidedSample
 from genarm_kernels.sampling import ops
 from genarm_kernels.sampling.arguments import Inputs, prepare
 
+from .gate import gated_weights, guided_rows
 from .state import State
 
 # combined scores s [B, V] -> edited scores [B, V]
@@ -40,16 +41,27 @@ class Draw:
 
     def __call__(self, logits: list[Tensor], edit: ScoreEdit | None = None) -> GuidedSample:
         """Draw from M logits [B, V_m]. ``edit`` acts on the combined scores, as Hugging Face's processors do."""
-        state, weights = self._state, self._state.guidance.weights
+        state = self._state
         logits = [self._widened(model, z) for model, z in enumerate(logits)]
-        inputs = self._checked(logits)
+        inputs, weights = self._checked(logits), self._weights(logits[0])
+        if state.guidance.gate is not None:
+            inputs = replace(inputs, weights=weights)
         edits = state.seen is not None or edit is not None
         if edits:  # the edited scores stand for the whole combination
-            inputs = replace(inputs, weights=torch.zeros_like(weights), bias=self._edited(logits, edit))
+            inputs = replace(inputs, weights=torch.zeros_like(weights), bias=self._edited(logits, weights, edit))
         sample = (ops.guided_sample if self._captured else ops.sample)(inputs, self._return_logprobs)
         if edits:
             sample = sample._replace(status=sample.status | bad_models(logits, weights, self._vocab_size))
         return sample
+
+    def _weights(self, base: Tensor) -> Tensor:
+        """[B, M] the step's weights, the base's logits [B, ≥ V] being what they are."""
+        guidance = self._state.guidance
+        if guidance.gate is None:
+            return guidance.weights
+        guided = guided_rows(base, guidance.gate, self._vocab_size)
+        self._state.note_guided(guided)
+        return gated_weights(guidance.weights, guided)
 
     def _widened(self, model: int, logits: Tensor) -> Tensor:
         """Logits [B, V_m] -> at least V columns, in the same buffer in every step."""
@@ -79,10 +91,10 @@ class Draw:
             self._settings = replace(settings if self._captured else ops.settled(settings), logits=())
         return replace(self._settings, logits=tuple(logits))
 
-    def _edited(self, logits: list[Tensor], edit: ScoreEdit | None) -> Tensor:
+    def _edited(self, logits: list[Tensor], weights: Tensor, edit: ScoreEdit | None) -> Tensor:
         """[B, V] float32 scores after the caller's bias, penalties and edits; what was excluded stays so."""
         guidance, seen = self._state.guidance, self._state.seen
-        scores = edited = combined_scores(logits, guidance.weights, guidance.bias, self._vocab_size)
+        scores = edited = combined_scores(logits, weights, guidance.bias, self._vocab_size)
         if seen is not None:
             edited = repetition_penalty(edited, seen, guidance.repetition_penalty)
         if edit is not None:

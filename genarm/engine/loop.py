@@ -38,6 +38,7 @@ class Decoding:
     errors: dict[int, GenARMError] = field(default_factory=dict)
     logprobs: Tensor | None = None  # [B, steps]
     model_logprobs: Tensor | None = None  # [B, steps, M]
+    guided: Tensor | None = None  # [B, steps] bool
     steps: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -61,7 +62,7 @@ class Decoding:
                 started = time.perf_counter()
                 if all(reason is not None for reason in self.reasons):
                     break
-            self._keep_logprobs(run, stream)
+            self._keep(run, stream)
             self.kind = run.kind
 
     def _reports(self, run: Run, stream: Any) -> Iterator[list[list[int]]]:
@@ -99,16 +100,18 @@ class Decoding:
         self.errors[row] = numerical_error(where, self.engine.names, status)
         self.reasons[row] = "error"
 
-    def _keep_logprobs(self, run: Run, stream: Any) -> None:
-        if run.state.logprobs is None or run.state.model_logprobs is None:
-            return
-        with on_stream(stream):  # the next request writes over them, and so may what is still on its way
-            self.logprobs = run.state.logprobs[:, : self.steps].clone()
-            self.model_logprobs = run.state.model_logprobs[:, : self.steps].clone()
-            run.note_launched()
-        for kept in (self.logprobs, self.model_logprobs):
+    def _keep(self, run: Run, stream: Any) -> None:
+        """What the state holds of the steps beside their tokens."""
+        for name in ("logprobs", "model_logprobs", "guided"):
+            found = getattr(run.state, name)
+            if found is None:
+                continue
+            with on_stream(stream):  # the next request writes over it, and so may what is still on its way
+                kept = found[:, : self.steps].clone()
+                run.note_launched()
             if kept.is_cuda:  # to be read on the caller's stream of now
                 kept.record_stream(torch.cuda.current_stream(kept.device))
+            setattr(self, name, kept)
 
     def _clock(self, seconds: float) -> None:
         """The first step's time is the prefill's, with its draw."""

@@ -21,6 +21,7 @@ from ..request.guidance import Guidance
 from ..request.options import Request
 from .draw import combined_scores, repetition_penalty
 from .engine import Engine
+from .gate import gated_weights, guided_rows
 from .run import Run
 
 MOST_TOKENS = 64  # of a row in one block
@@ -35,13 +36,14 @@ class Lookup:
     """What B rows of n tokens came to, n the longest response; anything where a row has no more tokens.
 
     logprobs [B, n] float32 and model_logprobs [B, n, M] float32; best [B, n] bool, where the token is the likeliest;
-    status [B, n] int32, bit m where model m's logits hold NaN or +inf.
+    status [B, n] int32, bit m where model m's logits hold NaN or +inf; guided [B, n] bool, where reward models count.
     """
 
     logprobs: Tensor
     model_logprobs: Tensor
     best: Tensor
     status: Tensor
+    guided: Tensor
 
 
 @torch.no_grad()
@@ -93,12 +95,16 @@ def _drawn_from(guidance: Guidance) -> Guidance:
 
 def _look_up(
     request: Request, drawn: Guidance, logits: list[Tensor], tokens: Tensor, seen: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (B, Q), V = tokens.shape, request.vocab_size
     flat, wanted = [_widened(z.flatten(0, 1), V) for z in logits], tokens.flatten()
     rows = torch.arange(B, device=tokens.device).repeat_interleave(Q)
     guidance, shape = (one.select(rows) if Q > 1 else one for one in (request.guidance, drawn))
     weights, bias = guidance.weights, guidance.bias
+    guided = torch.ones_like(wanted, dtype=torch.bool)
+    if guidance.gate is not None:
+        guided = guided_rows(flat[0], guidance.gate, V)
+        weights = gated_weights(weights, guided)
     if seen is not None:  # the penalised scores stand for the whole combination
         scores = combined_scores(flat, weights, bias, V)
         penalised = repetition_penalty(scores, seen, guidance.repetition_penalty)
@@ -115,8 +121,8 @@ def _look_up(
         wide = z[:, :V].float()
         own.append(wide.gather(1, wanted[:, None])[:, 0] - wide.logsumexp(1))
         status |= (~(wide.amax(1) < math.inf)).to(torch.int32) << model
-    best = (likeliest == wanted).view(B, Q)
-    return found.view(B, Q), torch.stack(own, 1).view(B, Q, -1), best, status.view(B, Q)
+    found, best, status, guided = (one.view(B, Q) for one in (found, likeliest == wanted, status, guided))
+    return found, torch.stack(own, 1).view(B, Q, -1), best, status, guided
 
 
 def _widened(logits: Tensor, vocab_size: int) -> Tensor:

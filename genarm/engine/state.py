@@ -42,6 +42,7 @@ class State:
     seen: Tensor | None  # [B, V] bool, kept under a repetition penalty
     logprobs: Tensor | None  # [B, n] float32
     model_logprobs: Tensor | None  # [B, n, M] float32
+    guided: Tensor | None  # [B, n] bool, kept under a gate
 
     def advance(self, sample: GuidedSample) -> None:
         """Take a step's draw: write the tokens, see which rows have finished, count on."""
@@ -62,6 +63,11 @@ class State:
         torch.stack([self.tokens, self.reasons, sample.status.long()], out=self.report)
         self.positions += 1
         self.step += 1
+
+    def note_guided(self, guided: Tensor) -> None:
+        """Whether the rows' next tokens, [B] bool, are guided; before ``advance``."""
+        assert self.guided is not None
+        torch.where(self.columns == self.step, guided[:, None], self.guided, out=self.guided)
 
     def _ends(self, tokens: Tensor) -> Tensor:
         """[B] what each token ends its row with, GOING_ON where nothing."""
@@ -144,6 +150,7 @@ def new_state(request: Request, width: int | None = None) -> State:
         seen=_seen(guidance, prompts, request.vocab_size),
         logprobs=unknown(*shape),
         model_logprobs=unknown(*shape, len(request.streams)),
+        guided=None if guidance.gate is None else torch.zeros(shape, dtype=torch.bool, device=device),
     )
 
 

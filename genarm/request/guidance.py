@@ -42,7 +42,8 @@ class Guidance:
     """All a step reads besides logits. B rows, M = K + 1 models, V ids.
 
     weights [B, M] float32 (column 0 the base); the filters and the penalty are scalars or [B] tensors; bias is None,
-    [V] or [B, V] float32; seeds [B] int64.
+    [V] or [B, V] float32; seeds [B] int64; gate is None, or [B, 2] float32: the least entropy and the largest top
+    probability of the base at which the reward models count (gates.py).
     """
 
     weights: Tensor
@@ -55,6 +56,7 @@ class Guidance:
     base_top_p: float | Tensor = 1.0
     repetition_penalty: float | Tensor = 1.0
     bias: Tensor | None = None
+    gate: Tensor | None = None
 
     def select(self, rows: Tensor) -> Guidance:
         """The same guidance for some of the rows, [n] int64."""

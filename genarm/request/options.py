@@ -15,6 +15,7 @@ from ..errors import GenARMError, InvalidArgumentError, PromptError, RewardNameE
 from .copies import expanded, expanded_bias, expanded_weights
 from .detokenize import Decode, TokenText
 from .facts import ModelFacts
+from .gates import GuideWhen, gate_table, gated_bias
 from .guidance import (
     AllowedTokens,
     Guidance,
@@ -44,6 +45,7 @@ class ScoreOptions(TypedDict, total=False):
     weights: Weights
     beta: PerRow
     base_weight: PerRow
+    guide_when: GuideWhen
     reward_prompts: Mapping[str, PromptInput] | None
     temperature: PerRow
     top_k: int | Sequence[int] | Tensor
@@ -193,14 +195,20 @@ def _guidance(models: ModelFacts, options: Mapping[str, Any], batch: int, copies
         name: per_row(name, given.get(name, default), batch, device, low, high)
         for name, (default, low, high) in FILTERS.items()
     }
-    weights = expanded_weights(options.get("weights"), batch, copies)
-    bias = expanded_bias(options.get("logit_bias"), batch, copies)
+    named = expanded_weights(options.get("weights"), batch, copies)
+    weights = weight_matrix(named, names, given.get("beta", 1.0), given.get("base_weight", 1.0), batch, device)
+    biases = expanded_bias(options.get("logit_bias"), batch, copies)
+    bias = token_bias(biases, options.get("allowed_tokens"), batch, models.vocab_size, device)
+    gate = gate_table(options.get("guide_when"), batch, copies, device)
+    if gate is not None:
+        bias = gated_bias(gate, weights, bias, models.prompt_ids, models.vocab_size)
     return Guidance(
-        weights=weight_matrix(weights, names, given.get("beta", 1.0), given.get("base_weight", 1.0), batch, device),
+        weights=weights,
         seeds=seed_rows(options.get("seed", 0), batch, device),
         top_k=top_k_rows(given.get("top_k", 0), batch, models.vocab_size, device),
         repetition_penalty=per_row("repetition_penalty", given.get("repetition_penalty", 1.0), batch, device, low=1e-6),
-        bias=token_bias(bias, options.get("allowed_tokens"), batch, models.vocab_size, device),
+        bias=bias,
+        gate=gate,
         **filters,
     )
 

@@ -23,7 +23,8 @@ class GenerationStats:
     transformers' forward pass on a static cache, "hf-padded" for the same padded on a cache of its own; followed by
     " (CUDA graphs)" where steps were captured, or by why they were not where they could have been.
     ``tokens_per_second`` is new tokens over prefill and decode seconds, all rows together. ``drafted`` and
-    ``accepted`` count speculative tokens and are 0 without speculation.
+    ``accepted`` count speculative tokens and are 0 without speculation. ``guided_tokens`` of the new ones were guided
+    under ``guide_when``; it is None without.
 
     ``forwarded`` counts, by the models' names, the tokens that each has to read for the call: every distinct prompt of
     a chunk once, and each token of a row that another one follows; a method's candidates and roll-outs as well. What
@@ -39,6 +40,7 @@ class GenerationStats:
     accepted: int = 0
     engine: str = "fused"
     forwarded: Mapping[str, int] = field(default_factory=dict)
+    guided_tokens: int | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -62,6 +64,8 @@ class GenerationOutput:
         unless ``return_logprobs`` was set. With them a notebook shows the texts coloured by token rewards.
     scores: [B] float32, what a decoding method chose each answer by, such as a trajectory RM's score of it; NaN for
         a failed row, None where nothing was scored.
+    guided: [B, n] bool, whether the reward models counted for each token under ``guide_when``; False after a row's end,
+        None without such gates.
     decode: makes text of ids, where the decoder has a tokenizer.
     """
 
@@ -73,6 +77,7 @@ class GenerationOutput:
     texts: list[str] | None = None
     logprobs: Tensor | None = None
     model_logprobs: Tensor | None = None
+    guided: Tensor | None = None
     model_names: tuple[str, ...] = field(default=())
     scores: Tensor | None = None
     decode: Decode | None = field(default=None, compare=False)
@@ -98,6 +103,8 @@ class ScoreOutput:
     greedy: [B] bool, whether every token is the one that temperature 0 draws with the same options.
     tokens: B 1-D int64 tensors, the responses' ids.
     errors: the error of each failed row.
+    guided: [B, n] bool, whether the reward models count for each token under ``guide_when``; False after a row's end
+        and in a row that failed, None without such gates.
     """
 
     totals: Tensor
@@ -108,6 +115,7 @@ class ScoreOutput:
     tokens: list[Tensor]
     errors: dict[int, GenARMError]
     model_names: tuple[str, ...]
+    guided: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,3 +24,6 @@ def assert_same(found: GenerationOutput, expected: GenerationOutput) -> None:
         assert (ours is None) == (theirs is None)
         if ours is not None and theirs is not None:
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5, equal_nan=True)
+    assert (found.guided is None) == (expected.guided is None)
+    if found.guided is not None and expected.guided is not None:
+        assert torch.equal(found.guided, expected.guided)

@@ -52,6 +52,11 @@ SETTINGS: list[list[dict[str, Any]]] = [
     [{"base_top_p": 0.9}, {"base_top_p": 0.2}],
     [{"logit_bias": {5: 3.0}}, {"allowed_tokens": [5, 6, 7]}, {"logit_bias": torch.linspace(-1, 1, 97)}],
     [{"repetition_penalty": 1.3}, {"repetition_penalty": [0.7, 1.0, 2.0, 5.0]}],
+    [
+        {"guide_when": {"entropy": 4.5}},
+        {"guide_when": {"top_probability": 0.025}},
+        {"guide_when": [{}, {"entropy": 9}] * 2},
+    ],
     [{"stop": [[50], [40, 41]]}, {"stop": [[51, 52, 53], *([k] for k in range(30, 33))]}],
 ]
 
