@@ -29,6 +29,13 @@ BUILT_IN = (
     "multi_objective",
     "args",
     "dpo",
+    "proxy_tuning",
+    "dexperts",
+    "eft",
+    "dera",
+    "mod",
+    "contrastive",
+    "cfg",
 )
 
 

@@ -33,5 +33,16 @@ def guided(
         GenARMError: a model that is not loaded; an option that method ``name`` sets itself; an invalid call.
     """
     check_options(name, options, TAKEN)
-    part = decoder.only(*weights)
-    return part.generate(input_ids, attention_mask, weights=weights, base_weight=base_weight, **options)
+    settings = {"weights": weights, "base_weight": base_weight}
+    return drawn_from(decoder.only(*weights), input_ids, attention_mask, options, settings)
+
+
+def drawn_from(
+    part: GuidedDecoder,
+    input_ids: PromptInput,
+    attention_mask: Tensor | None,
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> GenerationOutput:
+    """Draw with the caller's options and a method's settings, which are none of them."""
+    return part.generate(input_ids, attention_mask, **options, **settings)
