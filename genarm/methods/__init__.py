@@ -27,7 +27,9 @@ GROUP = "genarm.methods"
 BUILT_IN = (
     "genarm",
     "multi_objective",
+    "best_of_n",
     "args",
+    "transfer_q",
     "dpo",
     "proxy_tuning",
     "dexperts",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Literal, Unpack
 
-import torch
 from torch import Tensor
 
 from ..decoder import GuidedDecoder
@@ -22,7 +21,7 @@ from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
 from .call import Call, MethodRow
-from .draws import drawn, top_candidates
+from .draws import choices, top_candidates
 from .scoring import Scorer, scalar
 
 
@@ -69,7 +68,7 @@ def generate(
                     break
                 rewards = judge.extend(offered)[0][:, 0].float().view(len(rows), k)
                 call.check(rewards, rows, scorer.name)
-                chosen = _choose(values + weight * rewards, rows, 0.0 if choice == "greedy" else tau)
+                chosen = choices(values + weight * rewards, rows, 0.0 if choice == "greedy" else tau)
                 new = _write(call, rows, ids.tolist(), rewards.tolist(), chosen)
                 if all(row.reason is not None for row in rows):
                     break
@@ -77,13 +76,6 @@ def generate(
                 judge.copy([place - place % k + chosen[place // k] for place in places], places)
                 logits = base.extend(new)[0]
     return call.output()
-
-
-def _choose(scores: Tensor, rows: list[MethodRow], temperature: float) -> list[int]:
-    """The candidate that each row takes, by scores [R, k]."""
-    seeds = torch.tensor([row.seed for row in rows], device=scores.device)
-    positions = torch.tensor([row.position for row in rows], device=scores.device)
-    return drawn(scores, seeds, positions, temperature).tolist()
 
 
 def _write(

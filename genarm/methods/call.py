@@ -127,6 +127,13 @@ class Call:
             if self.decoder.models[0] in readable.models:
                 self._steps += reader.passes
 
+    def count(self, stats: GenerationStats) -> None:
+        """Add what a decoding that belongs to this call has read."""
+        for name, tokens in stats.forwarded.items():
+            self._forwarded[name] = self._forwarded.get(name, 0) + tokens
+        self._steps += stats.steps
+        self._prefill_seconds += stats.prefill_seconds
+
     def prefill(self, reader: TextReader, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
         """Let a reader read its prompts, by the clock for those."""
         started = time.perf_counter()
@@ -163,19 +170,32 @@ class Call:
     def end(self, row: MethodRow, tokens: Sequence[int]) -> tuple[int, FinishReason | None]:
         """How many of ``tokens``, a text behind the row's prompt, count, and what ends it there, None where nothing
         does."""
-        request = self.request
-        text = (
-            RowText(request.decode, row.prompt, request.stop_texts) if request.decode and request.stop_texts else None
-        )
+        text = self._text(row)
         for count, token in enumerate(tokens, 1):
             is_stopped = text is not None and text.push(token)
-            if token in request.eos_ids:
-                return count, "eos"
-            if is_stopped or any(tuple(tokens[max(0, count - len(one)) : count]) == one for one in request.stop):
-                return count, "stop"
-            if count == self.limit:
-                return count, "length"
+            if reason := self._reason(tokens, count, token, is_stopped):
+                return count, reason
         return len(tokens), None
+
+    def last_end(self, row: MethodRow, tokens: Sequence[int]) -> FinishReason | None:
+        """What ends ``tokens``, a text behind the row's prompt that nothing had ended before its last token."""
+        if self._text(row) is not None:
+            return self.end(row, tokens)[1]
+        return self._reason(tokens, len(tokens), tokens[-1], False)
+
+    def _text(self, row: MethodRow) -> RowText | None:
+        request = self.request
+        if request.decode is None or not request.stop_texts:
+            return None
+        return RowText(request.decode, row.prompt, request.stop_texts)
+
+    def _reason(self, tokens: Sequence[int], count: int, token: int, is_stopped: bool) -> FinishReason | None:
+        """What ends a text of ``count`` tokens with the last of them; ``is_stopped``: a stop string does."""
+        if token in self.request.eos_ids:
+            return "eos"
+        if is_stopped or any(tuple(tokens[max(0, count - len(one)) : count]) == one for one in self.request.stop):
+            return "stop"
+        return "length" if count == self.limit else None
 
     def extend(self, row: MethodRow, tokens: Sequence[int]) -> list[int]:
         """Write tokens to a row up to where it ends -> those that were written."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 import genarm_kernels
+
+from .call import MethodRow
 
 
 def top_candidates(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -29,6 +33,13 @@ def drawn(scores: Tensor, seeds: Tensor, positions: Tensor, temperature: float =
     weights = torch.ones(1, device=scores.device)
     rows = scores.contiguous()
     return genarm_kernels.guided_sample([rows], weights, temperature, top_k, seed=seeds, position=positions).tokens
+
+
+def choices(scores: Tensor, rows: Sequence[MethodRow], temperature: float) -> list[int]:
+    """The candidate that each row takes at its next token, by scores [R, k] float32: ``drawn`` with the rows' noise."""
+    seeds = torch.tensor([row.seed for row in rows], device=scores.device)
+    positions = torch.tensor([row.position for row in rows], device=scores.device)
+    return drawn(scores, seeds, positions, temperature).tolist()
 
 
 def attempt_seed(seed: int, attempt: int) -> int:
