@@ -75,8 +75,8 @@ def generate(
     """Write texts: on from a prompt, which appear as they are written, or for a file of prompts.
 
     Each row of an output holds id, prompt (or messages), the input's other columns, text, weights, token_count,
-    logprob_sums (a model's log-probability of the generated tokens, by model) and finish_reason; a row that failed
-    holds error instead. The exit status is 1 when a row failed.
+    logprob_sum (of the generated tokens, as they were drawn), logprob_sums (a model's log-probability of them, by
+    model) and finish_reason; a row that failed holds error instead. The exit status is 1 when a row failed.
     """
     from . import generate
 

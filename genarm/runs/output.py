@@ -106,6 +106,10 @@ class OutputFile:
         if ordered != lines:
             self._rewrite([line for _, line in ordered])
 
+    def rows(self) -> dict[RowKey, dict[str, Any]]:
+        """Every row that is in the file, by its key."""
+        return {key: json.loads(line) for key, line in self._lines()}
+
     def sync(self) -> None:
         """Wait until the rows so far are on the disk."""
         os.fsync(self.descriptor)

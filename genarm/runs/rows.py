@@ -37,7 +37,7 @@ REFUSED_SETTINGS = {
     ),
 }  # fmt: skip
 # What a run writes itself; a column of the input by one of these names is kept with "input_" before it.
-WRITTEN = ("sample", "text", "token_count", "logprob_sums", "finish_reason", "error")
+WRITTEN = ("sample", "text", "token_count", "logprob_sum", "logprob_sums", "finish_reason", "error")
 
 
 @dataclass(frozen=True, slots=True)

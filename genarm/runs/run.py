@@ -45,6 +45,7 @@ class Task:
 
     ``weights`` are the reward models' where a row gives none of its own; ``options`` are further keywords of
     ``GuidedDecoder.generate``. Rows come out in their own order, or ``as_completed``: the longest prompts first.
+    ``tokens``: whether a result has the ids that were drawn, too.
     """
 
     decoder: GuidedDecoder
@@ -54,6 +55,7 @@ class Task:
     system: str | None = None
     as_completed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    tokens: bool = False
 
     def encoder(self) -> RowEncoder:
         return RowEncoder.of(self.decoder.tokenizer, self.chat, self.system)
@@ -209,21 +211,27 @@ def _call(task: Task, items: list[Prepared]) -> list[tuple[Prepared, Result]]:
         return [(item, failure(item.row, error.rows[index])) for index, item in enumerate(items)]
     except Exception as error:
         raise batch_error(error, items) from error
-    return [(item, result_of(item, out, index)) for index, item in enumerate(items)]
+    return [(item, result_of(item, out, index, task.tokens)) for index, item in enumerate(items)]
 
 
-def result_of(item: Prepared, out: GenerationOutput, index: int) -> Result:
+def result_of(item: Prepared, out: GenerationOutput, index: int, tokens: bool = False) -> Result:
     """A row of the output: what came of row ``index`` of a call."""
     if index in out.errors:
         return failure(item.row, out.errors[index])
     count = len(out.tokens[index])
     assert out.texts is not None
     result = {**item.row.head, "text": out.texts[index], "weights": item.weights, "token_count": count}
-    if out.model_logprobs is not None:
+    if tokens:
+        result["tokens"] = out.tokens[index].tolist()
+    if out.logprobs is not None and out.model_logprobs is not None:
+        result["logprob_sum"] = _rounded(float(out.logprobs[index, :count].double().sum()))
         sums = out.model_logprobs[index, :count].double().sum(0).tolist()
-        named = zip(out.model_names, sums, strict=True)
-        result["logprob_sums"] = {name: round(value, 6) if math.isfinite(value) else None for name, value in named}
+        result["logprob_sums"] = {name: _rounded(value) for name, value in zip(out.model_names, sums, strict=True)}
     return {**result, "finish_reason": out.finish_reasons[index]}
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def failure(row: Row, error: GenARMError) -> Result:

@@ -64,7 +64,9 @@ def test_a_result_says_what_was_drawn_and_what_each_model_thought_of_it(task):
     ids = [RowEncoder.of(task.decoder.tokenizer, False, None).encode(ROWS[0])]
     out = task.decoder.generate(ids, weights=task.weights, seed=seed, max_new_tokens=5, return_logprobs=True)
     sums = out.model_logprobs[0].double().sum(0).tolist()
-    assert list(result) == ["id", "prompt", "text", "weights", "token_count", "logprob_sums", "finish_reason"]
+    written = ["id", "prompt", "text", "weights", "token_count", "logprob_sum", "logprob_sums", "finish_reason"]
+    assert list(result) == written
+    assert result["logprob_sum"] == pytest.approx(float(out.logprobs[0].double().sum()), abs=1e-5)
     assert result["text"] == out.texts[0]
     assert result["weights"] == {"a": 1.0, "b": 0.5} and result["token_count"] == 5
     assert result["logprob_sums"] == pytest.approx({"base": sums[0], "a": sums[1], "b": sums[2]}, abs=1e-5)
