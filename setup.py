@@ -14,6 +14,7 @@ PLOTS = ["matplotlib>=3.8"]
 BENCH = ["liger-kernel>=0.8", "pytest-benchmark>=5.0"]
 DOCS = ["pdoc>=16"]
 LM_EVAL = ["lm-eval>=0.4.13"]
+PARETO = ["moocore>=0.3"]
 QUANTISED = ["bitsandbytes>=0.49"]
 TRAIN = ["accelerate>=1.0", "datasets>=4.0", "pyarrow>=15.0", "trl>=1.16"]
 CHECKS = [
@@ -103,9 +104,10 @@ setup(
         "bench": BENCH,
         "docs": DOCS,
         "lm-eval": LM_EVAL,
+        "pareto": PARETO,
         "plots": PLOTS,
         "quantized": QUANTISED,
-        "dev": [*CHECKS, *BENCH, *DOCS, *LM_EVAL, *PLOTS, *QUANTISED, *TRAIN],
+        "dev": [*CHECKS, *BENCH, *DOCS, *LM_EVAL, *PARETO, *PLOTS, *QUANTISED, *TRAIN],
     },
     entry_points={"console_scripts": ["genarm=genarm.cli.app:main"]},
 )

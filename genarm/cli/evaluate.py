@@ -9,6 +9,7 @@ import typer
 
 from . import options as given
 from . import pair_options as pairs
+from . import sweep_options
 
 app = typer.Typer(name="evaluate", help="Say how good reward models are.")
 
@@ -180,3 +181,6 @@ def rewards(
         trust_remote_code=trust_remote_code,
     )
     return evaluate_rewards.run(options, Console())
+
+
+app.command()(sweep_options.pareto)

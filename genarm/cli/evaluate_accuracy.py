@@ -10,12 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from ..errors import InvalidArgumentError
 from ..evaluation import plots
 from ..evaluation import report as accuracy_table
 from ..evaluation.choices import Choice, base_path, parse_choices, parse_data
 from ..evaluation.pair_sets import PairSet, read_set
-from ..evaluation.plots import new_figure
 from ..evaluation.precision import scoring_dtype
 from ..evaluation.report import as_record, reports
 from ..evaluation.scorers import Scores, fitting_length, pair_scores, quiet
@@ -87,9 +85,7 @@ def run(options: AccuracyOptions, console: Console) -> int:
 def _check_outputs(options: AccuracyOptions) -> None:
     """A place that cannot be written shows before the minutes are spent."""
     if options.plot is not None:
-        endings = set(new_figure(1, 1).canvas.get_supported_filetypes())
-        if options.plot.suffix.lstrip(".").lower() not in endings:
-            raise InvalidArgumentError(f"--plot {options.plot}: name a .png, .svg or .pdf file")
+        plots.check_picture("--plot", options.plot)
     for place in (options.output, options.plot):
         if place is not None:
             place.touch()

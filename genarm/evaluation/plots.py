@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import GenARMError
+from ..errors import GenARMError, InvalidArgumentError
 from ..preferences.statistics import Estimate
 from .accuracy import BUCKET_HEADS
 from .report import Report, ScorerRow
@@ -19,6 +19,12 @@ def new_figure(width: float, height: float) -> Any:
     except ImportError:
         raise GenARMError("matplotlib is not installed, so nothing was plotted: pip install 'genarm[plots]'") from None
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def check_picture(option: str, path: Path) -> None:
+    """Raise InvalidArgumentError where matplotlib writes no file of that ending."""
+    if path.suffix.lstrip(".").lower() not in new_figure(1, 1).canvas.get_supported_filetypes():
+        raise InvalidArgumentError(f"{option} {path}: name a .png, .svg or .pdf file")
 
 
 def open_frame(axes: Any) -> None:
