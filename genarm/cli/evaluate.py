@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from . import comparing
 from . import options as given
 from . import pair_options as pairs
 from . import sweep_options
@@ -184,3 +185,4 @@ def rewards(
 
 
 app.command()(sweep_options.pareto)
+app.command()(comparing.compare)

@@ -1,4 +1,4 @@
-"""Shares of pairs and differences of shares, with 95% intervals that respect what pairs have in common.
+"""Shares of pairs, means, and differences of either, with 95% intervals that respect what rows have in common.
 
 Pairs that share a prompt or a statement succeed and fail together: resampled one by one they would make an interval too
 narrow. So clusters are resampled, whole, and the interval runs from the 2.5th to the 97.5th percentile of the draws.
@@ -31,14 +31,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A share, or a difference of two, and its 95% interval, all between -1 and 1."""
+    """A share, a mean or a difference of two, and its 95% interval."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """In percent: ``97.7 [95.5, 99.4]``."""
+        """A share in percent: ``97.7 [95.5, 99.4]``."""
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
     def as_dict(self) -> dict[str, float]:
@@ -100,6 +100,47 @@ def paired_difference(
     if a.shape != b.shape:
         raise ValueError(f"a has {a.shape} answers and b {b.shape}: compare them on the same pairs, in one order")
     return _bootstrap(a.astype(np.float64) - b, clusters, None, MADE_UP_DIFFERENCES, draws, seed)
+
+
+def mean(values: ArrayLike, clusters: Sequence[Hashable] | None = None, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """The mean of ``values`` [N] with a bootstrap 95% interval; the arguments are those of ``share``.
+
+    Values have no bounds, so no observation is made up: with a handful of clusters the interval is too narrow, and with
+    a single one it is the mean itself.
+    """
+    return _bootstrap(np.asarray(values, dtype=np.float64), clusters, None, (), draws, seed)
+
+
+def ratio(
+    tops: ArrayLike,
+    bottoms: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """Σ tops / Σ bottoms (both [N]) with a bootstrap 95% interval: a figure per token, say, of texts of many lengths.
+
+    Raises:
+        ValueError: no elements, lengths that differ, bottoms below 0, or all 0.
+    """
+    top, bottom = np.asarray(tops, dtype=np.float64), np.asarray(bottoms, dtype=np.float64)
+    if top.ndim != 1 or top.shape != bottom.shape or len(top) == 0 or not ((bottom >= 0).all() and bottom.any()):
+        raise ValueError(f"{list(top.shape)} tops and {list(bottom.shape)} bottoms: give one each, bottoms from 0")
+    counts = cluster_counts(len(top), clusters, draws, seed)
+    low, high = np.percentile((counts @ top) / (counts @ bottom), PERCENTILES)
+    value = float(top.sum() / bottom.sum())
+    return Estimate(value, min(float(low), value), max(float(high), value))
+
+
+def cluster_counts(count: int, clusters: Sequence[Hashable] | None = None, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """How often each of ``count`` elements is in each resample of whole clusters: [draws, count], for a statistic that
+    is no mean."""
+    index = np.arange(count) if clusters is None else _numbered(clusters)
+    if len(index) != count:
+        raise ValueError(f"{count} values and {len(index)} clusters: give one each")
+    size = int(index.max()) + 1
+    rows = [np.bincount(pick, minlength=size) for block in _picks(size, draws, seed) for pick in block]
+    return np.stack(rows)[:, index].astype(np.float64)
 
 
 def _bootstrap(
