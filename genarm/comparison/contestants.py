@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..decoder import GuidedDecoder
 from ..errors import InvalidArgumentError
-from ..methods import find
+from ..methods import get
 from ..models.sources import fingerprint
 from ..request.output import GenerationOutput
 from .answers import Contestant, Generate
@@ -38,15 +39,8 @@ def _plain(decoder: GuidedDecoder) -> Generate:
 def _contestant(
     comparison: Comparison, decoder: GuidedDecoder, choice: MethodChoice, shared: Mapping[str, Any]
 ) -> Contestant:
-    method, part = find(choice.method), decoder.only(*choice.rewards)
     settings = dict(choice.settings)
-
-    def generate(inputs: list[list[int]], *, seed: list[int], max_new_tokens: int) -> GenerationOutput:
-        found: GenerationOutput = method.generate(
-            part, inputs, seed=seed, max_new_tokens=max_new_tokens, return_logprobs=True, **settings
-        )
-        return found
-
+    generate = _Bound(get(choice.method), decoder.only(*choice.rewards), settings)
     models = {name: comparison.rewards[name] for name in choice.rewards}
     depends = {
         **shared,
@@ -56,6 +50,32 @@ def _contestant(
         "contents": {path: fingerprint(path) for path in sorted({*models.values(), *_texts(settings)})},
     }
     return Contestant(choice.label, generate, depends, draws=settings.get("temperature", 1.0) != 0)
+
+
+@dataclass(slots=True)
+class _Bound:
+    """A registered method with its decoder and settings. Methods refuse options that they would not heed, and one that
+    refuses ``return_logprobs`` has no log-probabilities of what it draws."""
+
+    method: Any
+    decoder: GuidedDecoder
+    settings: Mapping[str, Any]
+    has_density: bool = True
+
+    def __call__(self, inputs: list[list[int]], *, seed: list[int], max_new_tokens: int) -> GenerationOutput:
+        own = {**self.settings, "seed": seed, "max_new_tokens": max_new_tokens}
+        if self.has_density:
+            try:
+                return self._generate(inputs, {**own, "return_logprobs": True})
+            except InvalidArgumentError as error:
+                if "return_logprobs" not in str(error):
+                    raise
+                self.has_density = False
+        return self._generate(inputs, own)
+
+    def _generate(self, inputs: list[list[int]], options: Mapping[str, Any]) -> GenerationOutput:
+        found: GenerationOutput = self.method.generate(self.decoder, inputs, **options)
+        return found
 
 
 def refuse_shared_judge(comparison: Comparison) -> None:

@@ -13,48 +13,50 @@ from ..preferences.statistics import Estimate
 from .figures import JudgeFigures, MethodFigures
 
 NONE = "–"
-QUALITY = ("method", "score [95%]", "against base", "KL", "base nats", "diversity", "distinct")
-COSTS = ("method", "tokens", "unfinished", "tokens forwarded per token", "s per 128", "cost")
+QUALITY = ("method", "score [95%]", "against base [95%]", "KL", "base nats")
+SHAPE = ("method", "diversity", "distinct", "tokens", "unfinished", "failed")
+COSTS = ("method", "tokens forwarded per token", "s per 128", "cost")
 JUDGED = ("method", "judge", "wins, % [95%]", "length-controlled", "consistent", "n")
+TEXTS = {"method", "judge", "tokens forwarded per token"}
 
 
 def tables(figures: Sequence[MethodFigures], judged: Sequence[JudgeFigures]) -> list[Table]:
     """What the answers are like, what they cost, and what language models prefer."""
-    found = [
-        _table("What the answers are like", QUALITY, [_quality(row) for row in figures]),
-        _table("What they cost", COSTS, [_costs(row) for row in figures]),
-    ]
-    if judged:
-        title = f"Which answer is preferred, against {judged[0].reference}"
-        found.append(_table(title, JUDGED, [_judgement(row) for row in judged]))
-    return found
+    parts = _parts(figures, judged)
+    return [_table(title, heads, rows) for title, (heads, rows) in parts.items()]
 
 
 def markdown(figures: Sequence[MethodFigures], judged: Sequence[JudgeFigures]) -> str:
     """The same as tables of a Markdown page."""
-    parts = [_lines(QUALITY, [_quality(row) for row in figures]), _lines(COSTS, [_costs(row) for row in figures])]
+    return "\n\n".join(_lines(heads, rows) for heads, rows in _parts(figures, judged).values()) + "\n"
+
+
+def _parts(
+    figures: Sequence[MethodFigures], judged: Sequence[JudgeFigures]
+) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
+    """Tables by their titles: heads, and cells line by line."""
+    parts: dict[str, tuple[Sequence[str], list[list[str]]]] = {
+        "How good the answers are": (QUALITY, [_quality(row) for row in figures]),
+        "What they are like": (SHAPE, [_shape(row) for row in figures]),
+        "What they cost": (COSTS, [_costs(row) for row in figures]),
+    }
     if judged:
-        parts.append(_lines(JUDGED, [_judgement(row) for row in judged]))
-    return "\n\n".join(parts) + "\n"
+        parts[f"Which are preferred to those of {judged[0].reference}"] = JUDGED, [_judgement(row) for row in judged]
+    return parts
 
 
 def _quality(row: MethodFigures) -> list[str]:
-    return [
-        row.label,
-        interval(row.score),
-        interval(row.gain, signed=True),
-        value(row.kl),
-        value(row.base_nats),
-        value(row.diversity),
-        number(row.distinct),
-    ]
+    return [row.label, interval(row.score), interval(row.gain, signed=True), value(row.kl), value(row.base_nats)]
+
+
+def _shape(row: MethodFigures) -> list[str]:
+    unfinished = NONE if row.unfinished is None else f"{100 * row.unfinished:.0f}%"
+    return [row.label, value(row.diversity), number(row.distinct), value(row.tokens, 1), unfinished, f"{row.failed}"]
 
 
 def _costs(row: MethodFigures) -> list[str]:
     forwarded = ", ".join(f"{name} {number(count)}" for name, count in row.forwarded.items())
-    unfinished = NONE if row.unfinished is None else f"{100 * row.unfinished:.0f}%"
-    failed = f" ({row.failed} failed)" if row.failed else ""
-    return [row.label + failed, value(row.tokens, 1), unfinished, forwarded, number(row.seconds), number(row.cost)]
+    return [row.label, forwarded or NONE, number(row.seconds), number(row.cost)]
 
 
 def _judgement(row: JudgeFigures) -> list[str]:
@@ -86,8 +88,8 @@ def number(found: float | None) -> str:
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for head in heads:
-        text = head in {"method", "judge"} or head.startswith("tokens forwarded")
-        table.add_column(head, justify="left" if text else "right", overflow="fold")
+        folded = head in TEXTS
+        table.add_column(head, justify="left" if folded else "right", overflow="fold", no_wrap=not folded)
     for row in rows:
         table.add_row(*map(escape, row))
     return table

@@ -85,16 +85,20 @@ def answered(folder: Path, given: list[Contestant], stop_after: int | None = Non
         answers.close()
 
 
+@pytest.fixture(scope="module")
+def whole(plain: GuidedDecoder, tmp_path_factory: pytest.TempPathFactory) -> list[Answer]:
+    return answered(tmp_path_factory.mktemp("whole"), contestants(plain))
+
+
 def rows(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted((folder / "answers").glob("*.jsonl")):
         yield from ({"method": path.stem, **json.loads(line)} for line in path.read_text().splitlines())
 
 
-@pytest.mark.parametrize("stop_after", [1, 8, 17])
+@pytest.mark.parametrize("stop_after", [1, 17])
 def test_a_run_that_was_killed_goes_on_without_losing_or_doubling_a_row(
-    plain: GuidedDecoder, tmp_path: Path, stop_after: int
+    plain: GuidedDecoder, whole: list[Answer], tmp_path: Path, stop_after: int
 ) -> None:
-    whole = answered(tmp_path / "whole", contestants(plain))
     with pytest.raises(KeyboardInterrupt):
         answered(tmp_path / "killed", contestants(plain), stop_after)
     assert len(list(rows(tmp_path / "killed"))) == stop_after
@@ -144,8 +148,10 @@ def test_a_row_that_fails_is_counted_and_a_batch_that_fails_names_its_method(
         answered(tmp_path / "broken", [Contestant("mine", broken, {})])
 
 
-def test_scores_are_kept_and_figures_are_those_of_their_definitions(plain: GuidedDecoder, tmp_path: Path) -> None:
-    answers, judge = answered(tmp_path, contestants(plain)), Judge()
+def test_scores_are_kept_and_figures_are_those_of_their_definitions(
+    plain: GuidedDecoder, whole: list[Answer], tmp_path: Path
+) -> None:
+    answers, judge = whole, Judge()
     kept = tmp_path / "scores.jsonl"
     scored = score_answers(answers, plain, lambda: judge, "digest", Answered(kept), 4)
     assert [one.score for one in scored] == [len(one.prompt_ids) + len(one.tokens) for one in answers]
@@ -161,8 +167,6 @@ def test_scores_are_kept_and_figures_are_those_of_their_definitions(plain: Guide
         assert row.base_nats.value == pytest.approx(_base_nats(plain, own) / tokens, rel=1e-4)
         assert row.forwarded["base"] == pytest.approx(sum(one.forwarded["base"] for one in own) / tokens)
     assert figures["base"].kl.value == pytest.approx(0.0, abs=1e-4) and figures["base"].gain is None
-    out = plain.generate([one.prompt_ids for one in answers[10:20]], temperature=0.5, seed=[1] * 10, max_new_tokens=1)
-    assert out.logprobs is None
     assert figures["cold"].kl.value > 0.01 and figures["blind"].kl is None
     gains = [len(cold.tokens) - len(base.tokens) for base, cold in zip(answers[:10], answers[10:20], strict=True)]
     assert figures["cold"].gain.value == pytest.approx(sum(gains) / 10)
@@ -180,8 +184,8 @@ def _base_nats(plain: GuidedDecoder, answers: list[Answer]) -> float:
     return total
 
 
-def test_outputs_are_in_the_form_of_alpaca_eval(plain: GuidedDecoder, tmp_path: Path) -> None:
-    answers = answered(tmp_path, contestants(plain)[:2])
+def test_outputs_are_in_the_form_of_alpaca_eval(whole: list[Answer], tmp_path: Path) -> None:
+    answers = [one for one in whole if one.method != "blind"]
     paths = write_model_outputs(answers, tmp_path, "words")
     assert [str(path.relative_to(tmp_path)) for path in paths] == [
         f"alpaca_eval/{method}/seed-{seed}/model_outputs.json" for method in ("base", "cold") for seed in SEEDS
@@ -200,14 +204,13 @@ def test_conversations_are_instructions_too() -> None:
     assert instruction([{"role": "system", "content": "Be brief."}, asked]) == "system: Be brief.\n\nuser: Why?"
 
 
-def test_tables_and_pictures_take_any_figures(plain: GuidedDecoder, tmp_path: Path) -> None:
-    answers = answered(tmp_path, contestants(plain))
+def test_tables_and_pictures_take_any_figures(plain: GuidedDecoder, whole: list[Answer], tmp_path: Path) -> None:
     failed = [Answer("none", "q0", "x", [1], 0, "", [], 0.0, {}, None, "error")]
-    scored = score_answers(answers, plain, Judge, "digest", Answered(tmp_path / "scores.jsonl"), 50)
-    figures = method_figures([*answers, *failed], scored)
+    scored = score_answers(whole, plain, Judge, "digest", Answered(tmp_path / "scores.jsonl"), 50)
+    figures = method_figures([*whole, *failed], scored)
     lines = markdown(figures, []).splitlines()
     assert lines[0].startswith("| method | score") and len({line.count("|") for line in lines[:6]}) == 1
-    assert "none (1 failed)" in markdown(figures, [])
+    assert "| none | – | – | – | – | 1 |" in lines
     draw_figures(figures, tmp_path / "figures.png")
     draw_trade_offs(figures, tmp_path / "trade.png")
     assert min(path.stat().st_size for path in tmp_path.glob("*.png")) > 10_000
