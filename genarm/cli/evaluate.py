@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import comparing
+from . import compare_options, sweep_options
 from . import options as given
 from . import pair_options as pairs
-from . import sweep_options
 
 app = typer.Typer(name="evaluate", help="Say how good reward models are.")
 
@@ -185,4 +184,4 @@ def rewards(
 
 
 app.command()(sweep_options.pareto)
-app.command()(comparing.compare)
+app.command()(compare_options.compare)
