@@ -41,7 +41,7 @@ neither is better."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PairQuestion:
     """One comparison in one order: ``swapped`` where the reference's answer stands first."""
 
     model: str
@@ -111,7 +111,7 @@ def judge(
         RunError: the endpoint cannot be asked; what it replied so far is kept.
     """
     asked = [
-        Question(model, answer, other, swapped, criterion)
+        PairQuestion(model, answer, other, swapped, criterion)
         for model in models
         for answer, other in opponents(answers, reference)
         for swapped in (False, True)
@@ -140,10 +140,12 @@ def opponents(answers: Sequence[Answer], reference: str) -> Iterator[tuple[Answe
             yield answer, other
 
 
-def _replies(endpoint: Endpoint, questions: dict[str, Question], workers: int) -> Iterator[tuple[str, Question, str]]:
+def _replies(
+    endpoint: Endpoint, questions: dict[str, PairQuestion], workers: int
+) -> Iterator[tuple[str, PairQuestion, str]]:
     """Replies as they come. After a failure nothing more is asked."""
     pool = ThreadPoolExecutor(workers)
-    running: dict[Future[str], tuple[str, Question]] = {}
+    running: dict[Future[str], tuple[str, PairQuestion]] = {}
     try:
         for key, question in questions.items():
             call = pool.submit(endpoint.ask, question.model, question.messages(), MOST_TOKENS)
