@@ -24,6 +24,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .decoder import GuidedDecoder
     from .dropin import custom_generate
+    from .models.preference_adapters import PreferenceAdapter
     from .request.output import GenerationOutput, GenerationStats, ScoreOutput, StreamStep
     from .reuse import generate
 
@@ -35,6 +36,7 @@ _LAZY = {
     "generate": "reuse",
     "custom_generate": "dropin",
     "GenerationOutput": "request.output",
+    "PreferenceAdapter": "models.preference_adapters",
     "GenerationStats": "request.output",
     "ScoreOutput": "request.output",
     "StreamStep": "request.output",
@@ -64,6 +66,7 @@ __all__ = [
     "InvalidArgumentError",
     "LoadingError",
     "NumericalError",
+    "PreferenceAdapter",
     "PromptError",
     "RewardNameError",
     "ScoreOutput",

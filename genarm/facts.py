@@ -8,6 +8,7 @@ from typing import Any
 from .errors import RewardNameError
 from .models.backbone import Backbone
 from .models.causal import CausalModel
+from .models.preference_adapters import PreferenceAdapter
 from .request.facts import ModelFacts
 from .request.guidance import known_names
 from .request.stopping import token_ids
@@ -26,6 +27,7 @@ def model_facts(models: Sequence[CausalModel], config: Any, tokenizer: Any, max_
         eos_ids=tuple(token_ids("eos_token_id", getattr(config, "eos_token_id", None))),
         bos_id=getattr(config, "bos_token_id", None),
         tokenizer=tokenizer,
+        conditioned={one.name: one.adapter.objectives for one in models if isinstance(one.adapter, PreferenceAdapter)},
         pad_id=next((pad_id for pad_id in pad_ids if isinstance(pad_id, int) and pad_id >= 0), None),
     )
 
@@ -48,7 +50,11 @@ def chosen_models(models: Sequence[CausalModel], names: Sequence[str]) -> list[C
 def descriptions(models: Sequence[CausalModel], backbones: Sequence[Backbone]) -> list[dict[str, str]]:
     """What each model runs on, and by which path."""
     paths = {stream: backbone.kind for backbone in backbones for stream in backbone.streams}
-    return [{"name": model.name, "runs on": model.runs_on, "path": paths[at]} for at, model in enumerate(models)]
+    found = [{"name": model.name, "runs on": model.runs_on, "path": paths[at]} for at, model in enumerate(models)]
+    for place, model in zip(found, models, strict=True):
+        if isinstance(model.adapter, PreferenceAdapter):
+            place["preference over"] = ", ".join(model.adapter.objectives.names)
+    return found
 
 
 def one_line(models: Sequence[CausalModel], max_length: int) -> str:

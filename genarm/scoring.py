@@ -103,6 +103,13 @@ def _chunks(
     engine: Engine, request: Request, found: Sequence[Sequence[int]], rows: Sequence[int], most: int
 ) -> Iterator[list[int]]:
     """Rows that are looked up at once: of about one length, and as many as fit. Hooks get all in their order."""
+    for group in engine.groups(request, rows):
+        yield from _cut(engine, request, found, group, most)
+
+
+def _cut(
+    engine: Engine, request: Request, found: Sequence[Sequence[int]], rows: Sequence[int], most: int
+) -> Iterator[list[int]]:
     left = list(rows) if engine.hooked else sorted(filter(found.__getitem__, rows), key=lambda row: len(found[row]))
     while left:
         taken = left[:most]

@@ -49,7 +49,8 @@ class Batch:
             raise all_failed(request.errors)
         self._engine = engine
         self._request = request
-        self._places = [rows[start : start + largest] for start in range(0, len(rows), largest)]
+        groups = engine.groups(request, rows)
+        self._places = [own[start : start + largest] for own in groups for start in range(0, len(own), largest)]
         self._chunks = [request.rows(places) for places in self._places]
         if len(rows) < request.batch or len(self._chunks) > 1:
             tell_of_hooks(engine, len(self._chunks))

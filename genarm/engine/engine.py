@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -15,6 +15,7 @@ from ..models.hf.session import HFBackbone, has_hooks
 from ..models.plan import Plan
 from ..models.positions import Positions
 from ..request.options import Request
+from ..request.preferences import Preference
 from .graphs import CapturedRuns
 from .memory import Size, cache_bytes, check_fit, fits, holding, slot_length, slots_for
 from .run import GRAPHS, Run, paths
@@ -85,6 +86,21 @@ class Engine:
         """How many steps the host reads behind. The caller's own Python code, if there is any, waits for each step."""
         return int(request.device.type == "cuda" and not request.interrupts)
 
+    def groups(self, request: Request, rows: Sequence[int]) -> list[list[int]]:
+        """``rows`` in parts that may be decoded together: those with one preference where a path that takes one is
+        hooked to a module as a whole."""
+        apart = [
+            request.preferences[stream]
+            for one in self.backbones
+            if not one.mixes_preferences
+            for stream in one.streams
+            if stream in request.preferences
+        ]
+        found: dict[tuple[Preference, ...], list[int]] = {}
+        for row in rows:
+            found.setdefault(tuple(own[row] for own in apart), []).append(row)
+        return list(found.values())
+
     def check(self, requests: Sequence[Request]) -> None:
         """Raise CacheMemoryError where one of these would not fit."""
         backbones = self.backbones
@@ -104,7 +120,9 @@ class Engine:
         capturable = self._capturable(backbones)
         if capturable and self._captured.take():
             try:
-                yield self._captured.run(request, capturable)
+                with ExitStack() as stack:
+                    given = [stack.enter_context(one.given(request.preferences)) for one in capturable]
+                    yield self._captured.run(request, capturable, given)
             finally:
                 self._captured.give_back()
             return
@@ -126,8 +144,10 @@ class Engine:
         """A run on buffers of its own, of ``length`` tokens per row, whose steps are launched one by one."""
         backbones = self.backbones
         check_fit(backbones, Size(request.batch, length, request.longest), request.device)
-        with holding(cache_bytes(backbones, request.batch, length)):
-            sessions = [one.session(request.batch, length) for one in backbones]
+        with holding(cache_bytes(backbones, request.batch, length)), ExitStack() as stack:
+            given = [stack.enter_context(one.given(request.preferences)) for one in backbones]
+            pairs = zip(backbones, given, strict=True)
+            sessions = [one.session(request.batch, length, rows) for one, rows in pairs]
             yield Run(request, backbones, sessions, is_beside=is_beside)
 
     def fits(self, batch: int, length: int) -> bool:

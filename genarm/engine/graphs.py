@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..models.fused.session import FusedBackbone, FusedSession
+from ..models.fused.slots import RowSlots
 from ..models.fused.weights import Tensors
 from ..request.options import Request
 from .memory import Size, add_idle_cache, bucket, cache_bytes, check_fit, fits, idle_caches, slots_for
@@ -93,8 +94,8 @@ class CapturedRuns:
 
     @torch.inference_mode(False)  # the next request may come outside of the mode this one is in
     @torch.no_grad()
-    def run(self, request: Request, backbones: Sequence[FusedBackbone]) -> CapturedRun:
-        """A run for a request, loaded with it."""
+    def run(self, request: Request, backbones: Sequence[FusedBackbone], given: Sequence[RowSlots]) -> CapturedRun:
+        """A run for a request, loaded with it. ``given``: each backbone's slots of the rows' preferences."""
         if self.launched is not None:  # the last request's steps may be on another stream
             self.launched.wait(torch.cuda.current_stream(request.device))
         tensors = [backbone.tensors() for backbone in backbones]
@@ -108,9 +109,9 @@ class CapturedRuns:
         if key not in self._runs:
             if len(self._runs) == MOST_RUNS:
                 self._end_graphs()
-            self._runs[key] = self._new_run(request, state, backbones, tensors)
+            self._runs[key] = self._new_run(request, state, backbones, tensors, given)
         self._current = self._runs[key]
-        self._current.attach(request, backbones, tensors)
+        self._current.attach(request, backbones, tensors, given)
         self._current.capture_once()
         self._current.state.load(state)
         return self._current
@@ -133,11 +134,16 @@ class CapturedRuns:
         self._has_warned = True
 
     def _new_run(
-        self, request: Request, state: State, backbones: Sequence[FusedBackbone], tensors: Sequence[Tensors]
+        self,
+        request: Request,
+        state: State,
+        backbones: Sequence[FusedBackbone],
+        tensors: Sequence[Tensors],
+        given: Sequence[RowSlots],
     ) -> CapturedRun:
         sessions = [
-            backbone.session(request.batch, self._size[1], cache, own)
-            for backbone, cache, own in zip(backbones, self._caches, tensors, strict=True)
+            backbone.session(request.batch, self._size[1], slots, cache, own)
+            for backbone, slots, cache, own in zip(backbones, given, self._caches, tensors, strict=True)
         ]
         if request.device.type == "cuda" and not self.streams:
             self.take_streams(len(backbones), request.device)
@@ -210,10 +216,17 @@ class CapturedRun(Run):
     def graphs(self) -> str:
         return " (no CUDA graphs: a capture failed)" if self._has_failed else super().graphs
 
-    def attach(self, request: Request, backbones: Sequence[FusedBackbone], tensors: Sequence[Tensors]) -> None:
-        """Take a request, and the weights it reads."""
-        for session, own in zip(self._fused, tensors, strict=True):
+    def attach(
+        self,
+        request: Request,
+        backbones: Sequence[FusedBackbone],
+        tensors: Sequence[Tensors],
+        given: Sequence[RowSlots],
+    ) -> None:
+        """Take a request, the weights it reads, and which of their adapters each row has."""
+        for session, backbone, own, slots in zip(self._fused, backbones, tensors, given, strict=True):
             session.attach(own)
+            session.give(backbone.slots.row_adapters(own.adapters, session.batch, slots))
         self.request, self.backbones = request, list(backbones)
 
     def capture_once(self) -> None:

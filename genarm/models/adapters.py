@@ -192,11 +192,12 @@ def read_adapter(folder: Path) -> LoraAdapter:
         base_name=config.get("base_model_name_or_path") or None,
         layers={name: _read_layer(folder, name, parts, config) for name, parts in layers.items()},
         frozen=frozen,
-        targets=_targets(config),
+        targets=adapter_targets(config),
     )
 
 
-def _targets(config: Mapping[str, Any]) -> str | list[str] | None:
+def adapter_targets(config: Mapping[str, Any]) -> str | list[str] | None:
+    """The modules that a configuration names, None where it also leaves some of those out."""
     targets = config.get("target_modules")
     narrowed = config.get("layers_to_transform") is not None or config.get("exclude_modules")
     return None if narrowed or targets == "all-linear" else targets
@@ -204,6 +205,11 @@ def _targets(config: Mapping[str, Any]) -> str | list[str] | None:
 
 def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     kind = str(config.get("peft_type", "LORA")).upper()
+    if kind == "PBLORA":
+        raise UnsupportedAdapterError(
+            f"{folder}: an adapter conditioned on preferences (PARM) is another model for each of them, and none is "
+            "chosen here: use it as a reward model, or fold it for one preference (genarm.PreferenceAdapter)"
+        )
     if kind != "LORA":
         raise UnsupportedAdapterError(f"{folder}: a {kind} adapter; only LoRA is applied in place: {CURE}")
     check_task(folder, config)

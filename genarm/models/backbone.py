@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..request.preferences import Preference
+
+# {stream: each row's preference}
+RowPreferences = Mapping[int, Sequence[Preference]]
 Rows = Tensor | Sequence[int]
 
 
@@ -40,7 +45,8 @@ class Session(Protocol):
         From then on both go their own ways.
 
         Raises:
-            ValueError: for rows that there are not, or a target that stands twice, where the host sees it.
+            ValueError: for rows that there are not, a target that stands twice, or rows of different preferences,
+                where the host sees it.
         """
 
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
@@ -82,8 +88,24 @@ class Backbone(Protocol):
     def step_bytes(self, batch: int) -> int:
         """Bytes of activations of a pass over one token per row."""
 
-    def session(self, batch: int, length: int) -> Session:
-        """Buffers for a batch."""
+    @property
+    def mixes_preferences(self) -> bool:
+        """Whether rows of a session may have different preferences."""
+
+    def given(self, preferences: RowPreferences) -> AbstractContextManager[Any]:
+        """A block in which sessions run for rows with these preferences of the streams that are conditioned on them;
+        what it yields is for ``session``.
+
+        Raises:
+            InvalidArgumentError: for different preferences where rows cannot have them.
+        """
+
+    def session(self, batch: int, length: int, given: Any = None) -> Session:
+        """Buffers for a batch.
+
+        Raises:
+            InvalidArgumentError: for a stream that is conditioned on preferences and was given none.
+        """
 
 
 def checked_rows(sources: Rows, targets: Rows, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:

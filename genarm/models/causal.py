@@ -15,9 +15,11 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from ..errors import UnsupportedAdapterError, UnsupportedModelError
+from ..errors import InvalidArgumentError, UnsupportedAdapterError, UnsupportedModelError
+from ..request.preferences import Preference
 from .adapters import LoraAdapter
 from .placement import compute_dtype, execution_device
+from .preference_adapters import PreferenceAdapter
 
 # -> a module, for as long as it lives
 Hold = Callable[[], Any]
@@ -27,13 +29,14 @@ Hold = Callable[[], Any]
 class CausalModel:
     """One stream's model: a module, perhaps with a LoRA adapter on it, perhaps with PEFT adapters switched off.
 
+    With a PreferenceAdapter it is a model for each preference, which ``given`` makes of it.
     ``without`` is a PeftModel whose adapters live inside ``module`` and must be off while this stream runs.
     ``runs_on`` says in words whose weights these are: a path, a class of models, "the base".
     """
 
     name: str
     hold: Hold
-    adapter: LoraAdapter | None = None
+    adapter: LoraAdapter | PreferenceAdapter | None = None
     hold_without: Hold | None = None
     accepts: frozenset[str] = frozenset()
     runs_on: str = ""
@@ -45,6 +48,16 @@ class CausalModel:
     @property
     def without(self) -> Any:
         return None if self.hold_without is None else self.hold_without()
+
+    def given(self, preference: Preference) -> CausalModel:
+        """The model that this one is for a preference."""
+        adapter = self.adapter
+        return replace(self, adapter=adapter.fold(preference)) if isinstance(adapter, PreferenceAdapter) else self
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether it takes a preference."""
+        return isinstance(self.adapter, PreferenceAdapter)
 
     def held_weakly(self, modules: Sequence[nn.Module]) -> CausalModel:
         """The same without a hold on those of ``modules`` it uses, which live as long as their owner keeps them."""
@@ -108,6 +121,10 @@ class CausalModel:
 
         What the block changes is looked up here, once; adapters loaded into ``module`` later are not seen.
         """
+        if isinstance(self.adapter, PreferenceAdapter):
+            raise InvalidArgumentError(
+                f"{self.name} is conditioned on a preference, and none was given: pass preferences"
+            )
         if self.without is not None:
             refuse_merged(self.name, self.without)
         off = None if self.without is None else _switch_off(self.without)
@@ -131,7 +148,9 @@ def _here(hook: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: hook(*args) if get_ident() == own else None
 
 
-def make_model(name: str, module: nn.Module, adapter: LoraAdapter | None = None, without: Any = None) -> CausalModel:
+def make_model(
+    name: str, module: nn.Module, adapter: LoraAdapter | PreferenceAdapter | None = None, without: Any = None
+) -> CausalModel:
     """Check that ``module`` is a decodable causal LM, and note which keywords its forward takes."""
     inner: Any = inner_model(module)
     config = getattr(inner, "config", None)

@@ -92,4 +92,7 @@ def _fusable(model: CausalModel) -> StreamLora | None:
     if why_not(inner) is not None:
         return None
     lora = stream_lora(model)
-    return lora if lora is not None and lora.pairs.keys() <= lora_targets(inner) else None
+    if lora is None:
+        return None
+    names = {*lora.pairs, *(model.adapter.layers if model.adapter is not None else ())}
+    return lora if names <= lora_targets(inner) else None

@@ -20,10 +20,13 @@ from .causal import inner_model
 from .files import ADAPTER_FILES
 from .loading import load_model
 from .options import Source
+from .preference_adapters import PreferenceAdapter
 
 # {reward model: "base", "own", a path or hub id, a loaded model}
 RewardBases = Mapping[str, str | Path | nn.Module] | None
 THE_BASE = "the base"
+# What goes on a base; both fit themselves to one.
+Adapter = LoraAdapter | PreferenceAdapter
 
 
 def check_choices(reward_bases: RewardBases, rewards: Mapping[str, Any]) -> Mapping[str, str | Path | nn.Module]:
@@ -79,7 +82,7 @@ def warn_of_another(name: str, recorded: str | None, base_name: str | None) -> N
         )
 
 
-def own_base_of(adapter: LoraAdapter, base_name: str | None, misfit: UnsupportedAdapterError) -> str:
+def own_base_of(adapter: Adapter, base_name: str | None, misfit: UnsupportedAdapterError) -> str:
     """The base that an adapter names which does not fit ``base_name``; raises ``misfit`` where it names no other."""
     if not adapter.base_name or (base_name is not None and _is_one(adapter.base_name, base_name)):
         raise misfit
@@ -100,7 +103,7 @@ class Bases:
         self._choices = choices
         self._others: dict[str, nn.Module] = {}
 
-    def put(self, name: str, adapter: LoraAdapter) -> tuple[LoraAdapter, nn.Module, str]:
+    def put(self, name: str, adapter: Adapter) -> tuple[Adapter, nn.Module, str]:
         """Reward model ``name``'s adapter -> the same fitted to a base, that base, and what to call it."""
         choice = self._choices.get(name)
         if choice is None:
@@ -111,10 +114,10 @@ class Bases:
         place = type(choice).__name__ if isinstance(choice, nn.Module) else str(choice)
         return adapter.fit(inner_model(module)), module, THE_BASE if module is self.base else place
 
-    def _fitting(self, name: str, adapter: LoraAdapter) -> tuple[LoraAdapter, nn.Module, str]:
+    def _fitting(self, name: str, adapter: Adapter) -> tuple[Adapter, nn.Module, str]:
         """On the base given where it fits that, else on its own."""
         try:
-            fitted = adapter.fit(inner_model(self.base))
+            fitted: Adapter = adapter.fit(inner_model(self.base))
         except UnsupportedAdapterError as misfit:
             recorded = own_base_of(adapter, self.name, misfit)
             module = self._own(recorded, misfit)

@@ -15,10 +15,11 @@ from .causal import CausalModel, inner_model, make_model
 from .files import adapter_folder, is_adapter, read_json
 from .loading import load_model, load_tokenizer
 from .options import Source
+from .preference_adapters import PreferenceAdapter, is_conditioned, read_preference_adapter
 from .reward_bases import THE_BASE, Bases, RewardBases, check_choices, own_base
 from .vocabulary import check_vocabularies
 
-RewardModel = str | Path | nn.Module | LoraAdapter
+RewardModel = str | Path | nn.Module | LoraAdapter | PreferenceAdapter
 RewardModels = Mapping[str, RewardModel] | Sequence[RewardModel] | None
 
 
@@ -26,7 +27,7 @@ def name_rewards(reward_models: RewardModels) -> dict[str, RewardModel]:
     """Reward models by name; a list gets reward_0, reward_1, …"""
     if reward_models is None:
         return {}
-    if isinstance(reward_models, str | Path | nn.Module | LoraAdapter):
+    if isinstance(reward_models, RewardModel):
         raise InvalidArgumentError("reward_models is a single model: pass {name: model} or a list of models")
     if not isinstance(reward_models, Iterable):
         raise InvalidArgumentError(
@@ -39,7 +40,7 @@ def name_rewards(reward_models: RewardModels) -> dict[str, RewardModel]:
     for name, model in named.items():
         if not isinstance(name, str) or not name or name == "base":
             raise InvalidArgumentError(f"a reward model is named {name!r}: use a non-empty string other than 'base'")
-        if model == "" or not isinstance(model, str | Path | nn.Module | LoraAdapter):
+        if model == "" or not isinstance(model, RewardModel):
             what = "an empty path" if model == "" else f"a {type(model).__name__}"
             raise InvalidArgumentError(f"reward model {name!r} is {what}: pass a path, a hub id or a loaded model")
     if len(named) > 7:
@@ -81,7 +82,7 @@ def held_weakly(models: Sequence[CausalModel], *given: object) -> list[CausalMod
 def _reward(name: str, reward: RewardModel, bases: Bases, wrapper: nn.Module | None) -> tuple[CausalModel, Any]:
     """``wrapper`` is a PeftModel around the base, whose adapters are off in every stream that is the base's."""
     base, source = bases.base, bases.source
-    if isinstance(reward, LoraAdapter):
+    if isinstance(reward, LoraAdapter | PreferenceAdapter):
         fitted, module, place = bases.put(name, reward)
         model = make_model(name, module, fitted, wrapper if module is base else None)
         return replace(model, runs_on=place), None
@@ -98,7 +99,7 @@ def _reward(name: str, reward: RewardModel, bases: Bases, wrapper: nn.Module | N
         model = replace(make_model(name, load_model(path, source)), runs_on=path)
         return model, load_tokenizer(path, source.trust_remote_code, source.hub)
     folder = adapter_folder(path, source.hub)
-    adapter = read_adapter(folder)
+    adapter = read_preference_adapter(folder) if is_conditioned(folder) else read_adapter(folder)
     fitted, module, place = bases.put(name, adapter)
     model = make_model(name, module, fitted, wrapper if module is base else None)
     beside = folder if (folder / "tokenizer_config.json").is_file() else own_base(adapter.base_name, bases.name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from .preferences import Objectives
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,8 @@ class ModelFacts:
     """Read anew for every call: users edit generation configs.
 
     ``names`` are the M models', the base's first; ``prompt_ids`` how many ids the prompt of each may hold;
-    the vocabulary is the base's, and so is ``tokenizer``, where there is one.
+    the vocabulary is the base's, and so is ``tokenizer``, where there is one. ``conditioned`` are the reward models
+    that take a preference.
     """
 
     device: torch.device
@@ -26,6 +29,7 @@ class ModelFacts:
     bos_id: int | None
     pad_id: int | None
     tokenizer: Any = None
+    conditioned: Mapping[str, Objectives] = field(default_factory=dict)
 
     @property
     def reward_names(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, TypedDict
 
@@ -30,6 +30,7 @@ from .guidance import (
     weight_matrix,
 )
 from .inputs import PromptInput, read_inputs
+from .preferences import Preference, Preferences, preference_rows
 from .prompts import Prompts, prompt_errors
 from .stopping import Stop, read_stops, token_ids
 
@@ -43,6 +44,7 @@ class ScoreOptions(TypedDict, total=False):
     """The keywords that shape the distribution, which ``GuidedDecoder.score`` has in common with ``generate``."""
 
     weights: Weights
+    preferences: Preferences
     beta: PerRow
     base_weight: PerRow
     guide_when: GuideWhen
@@ -88,7 +90,7 @@ class Request:
     ``streams`` holds each model's prompts, the base's first; ``errors`` the rows that cannot be decoded; ``row_ids``
     the rows' numbers in the caller's batch. A batch that is padded with idle rows has fewer ids than rows.
     ``vocab_size`` and ``prompt_ids`` are those of the ``ModelFacts`` it was checked against; ``decode`` makes text of
-    ids, where there is a tokenizer.
+    ids, where there is a tokenizer. ``preferences`` hold each row's, by the stream that is conditioned on them.
     """
 
     streams: list[Prompts]
@@ -106,6 +108,7 @@ class Request:
     return_logprobs: bool = False
     edit: Edit | None = None
     halt: Halt | None = None
+    preferences: Mapping[int, tuple[Preference, ...]] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -141,6 +144,7 @@ class Request:
             streams=[stream.select(index) for stream in self.streams],
             row_ids=[self.row_ids[row] for row in index],
             errors={place: self.errors[row] for place, row in enumerate(index) if row in self.errors},
+            preferences={stream: tuple(own[row] for row in index) for stream, own in self.preferences.items()},
             guidance=self.guidance.select(torch.tensor(index, device=self.guidance.weights.device)),
         )
 
@@ -174,6 +178,7 @@ def prepare(
         stop_texts=stop_texts,
         decode=None if models.tokenizer is None else TokenText(models.tokenizer),
         return_logprobs=bool(options.get("return_logprobs", False)),
+        preferences=preference_rows(options.get("preferences"), models.conditioned, models.names, batch, copies),
     )
 
 

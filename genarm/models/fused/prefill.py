@@ -40,19 +40,27 @@ class Chunk:
             start = stop
 
 
-def distinct(prompts: Sequence[Tensor]) -> list[int]:
-    """For each of B prompts, 1-D int64, the first row that holds the same; one wait for their device."""
+def distinct(prompts: Sequence[Tensor], readers: Sequence[int] | None = None) -> list[int]:
+    """For each of B prompts, 1-D int64, the first row that holds the same; one wait for their device.
+
+    ``readers``: rows with different ones are never the same, whatever they hold.
+    """
     ids = iter(torch.cat(list(prompts)).tolist())
     first: dict[tuple[int, ...], int] = {}
-    return [first.setdefault(tuple(next(ids) for _ in range(len(p))), row) for row, p in enumerate(prompts)]
+    keys = readers or [0] * len(prompts)
+    return [
+        first.setdefault((key, *(next(ids) for _ in range(len(prompt)))), row)
+        for row, (key, prompt) in enumerate(zip(keys, prompts, strict=True))
+    ]
 
 
-def unique_prompts(prompts: Sequence[Sequence[Tensor]]) -> Unique:
-    """S lists of B prompts, row s·B + b: rows of one stream share a prompt, rows of two streams never do."""
+def unique_prompts(prompts: Sequence[Sequence[Tensor]], adapters: Sequence[int]) -> Unique:
+    """S lists of B prompts, row s·B + b: rows of one stream and one of ``adapters`` [S·B] share a prompt, rows of two
+    streams never do."""
     unique = Unique([], [], [])
     for rows in prompts:
         first_slot, places = len(unique.source), {}
-        for row, first in enumerate(distinct(rows)):
+        for row, first in enumerate(distinct(rows, adapters[first_slot : first_slot + len(rows)])):
             if first == row:
                 places[row] = len(unique.prompts)
                 unique.prompts.append(rows[row])

@@ -26,6 +26,15 @@ class RowLoras(NamedTuple):
     down: Lora | None
 
 
+class PassRows(NamedTuple):
+    """The rows of a pass of Q tokens each, row by row: places in the cache, and adapters.
+
+    A captured step reads them where they were at its capture."""
+
+    slots: Tensor | None
+    adapters: Tensor
+
+
 NO_LORAS = RowLoras(None, None, None, None)
 # (adapter or −1, first token, the one after the last), one behind the other
 Segments = Sequence[tuple[int, int, int]]

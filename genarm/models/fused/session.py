@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from math import prod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from genarm_kernels.layer.cpu import attention as host_attention
 from genarm_kernels.native.linear import rows_linear
 from genarm_kernels.native.products import linear as native_linear
 
-from ..backbone import Rows, checked_lengths, checked_rows, copied_rows, origins
+from ..backbone import RowPreferences, Rows, checked_lengths, checked_rows, copied_rows, origins
 from ..causal import CausalModel, inner_model
 from ..footprint import fused_pass_bytes
 from ..turns import alone_with
@@ -23,7 +23,8 @@ from .families import rotary_tables
 from .native import native_step
 from .network import Network, on_host
 from .prefill import Chunk, chunks, unique_prompts
-from .row_loras import RowLoras, head_lora, row_loras
+from .row_loras import PassRows, RowLoras, head_lora, row_loras
+from .slots import PreferenceSlots, RowSlots
 from .streams import StreamLora, stream_lora, tuner_layers
 from .weights import FusedWeights, Tensors, fused_weights
 
@@ -32,9 +33,12 @@ MOST_TOKENS = 8  # of a row in one pass, which the attention kernel takes
 
 
 class FusedBackbone:
-    """A Llama-like model and its LoRA streams. ``loras`` holds each stream's adapter."""
+    """A Llama-like model and its LoRA streams. ``loras`` holds each stream's adapter.
+
+    Rows of a stream that is conditioned on preferences have an adapter each, from ``slots``."""
 
     kind = "fused"
+    mixes_preferences = True
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class FusedBackbone:
         self.weights: FusedWeights = fused_weights(inner_model(models[0].module))
         self.head_lora = head_lora([lora.head for lora in loras], self.weights.parts.head.weight.data)
         self._models, self._loras = list(models), list(loras)
+        self.slots = PreferenceSlots(models)
         self.tensors()
 
     def tensors(self) -> Tensors:
@@ -61,7 +66,11 @@ class FusedBackbone:
                     self._loras[place] = found
                     if self.head_lora is not None and found.head is not None:
                         self.head_lora.write(place, found.head)
-            return self.weights.tensors(self, [lora.body for lora in self._loras])
+            return self.weights.tensors(self, [lora.body for lora in self._loras] + self.slots.loras())
+
+    def given(self, preferences: RowPreferences) -> AbstractContextManager[RowSlots]:
+        own = {place: preferences[stream] for place, stream in enumerate(self.streams) if stream in preferences}
+        return self.slots.held(own)
 
     @property
     def vocab_size(self) -> int:
@@ -92,20 +101,16 @@ class FusedBackbone:
         return fused_pass_bytes(tokens, hidden, queries, gate_up, intermediate, self.dtype.itemsize)
 
     def session(
-        self, batch: int, length: int, cache: Tensor | None = None, tensors: Tensors | None = None
+        self,
+        batch: int,
+        length: int,
+        given: RowSlots | None = None,
+        cache: Tensor | None = None,
+        tensors: Tensors | None = None,
     ) -> FusedSession:
         """``cache``: zeros of at least ``cache_bytes`` bytes, uint8, to be used as the session's; default its own."""
         with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
-            return FusedSession(self, tensors or self.tensors(), batch, length, cache)
-
-
-class PassRows(NamedTuple):
-    """The rows of a pass of Q tokens each, row by row: places in the cache, and adapters.
-
-    A captured step reads them where they were at its capture."""
-
-    slots: Tensor | None
-    adapters: Tensor
+            return FusedSession(self, tensors or self.tensors(), batch, length, cache, given)
 
 
 class FusedSession:
@@ -116,10 +121,16 @@ class FusedSession:
     """
 
     def __init__(
-        self, backbone: FusedBackbone, tensors: Tensors, batch: int, length: int, cache: Tensor | None = None
+        self,
+        backbone: FusedBackbone,
+        tensors: Tensors,
+        batch: int,
+        length: int,
+        cache: Tensor | None = None,
+        given: RowSlots | None = None,
     ) -> None:
         self.batch, self.length = batch, length
-        self.streams = len(tensors.adapters)
+        self.streams = len(backbone.streams)
         self._attention, self._head_lora = backbone.attention, backbone.head_lora
         self._parts = parts = backbone.weights.parts
         rows, like = self.streams * batch, tensors.head
@@ -134,7 +145,7 @@ class FusedSession:
         self._keys_and_values = [(layer[0], layer[1]) for layer in self.cache]
         self._lengths = torch.zeros(rows, dtype=torch.int32, device=like.device)
         self.cos, self.sin = rotary_tables(parts.rotary, length, like.device)
-        self._adapter_of_row = [adapter for adapter in tensors.adapters for _ in range(batch)]
+        self._adapter_of_row = backbone.slots.row_adapters(tensors.adapters, batch, given)
         self._row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
         self._host = on_host(like.device)
         self._longest, self._even = 0, True
@@ -149,6 +160,15 @@ class FusedSession:
         if tensors is not None and self._host:
             read = (self._row_adapters, self._slots, self._lengths, self.cos, self.sin)
             self._native = native_step(self._parts, tensors, *read)
+
+    def give(self, adapters: list[int]) -> None:
+        """Each of S·B rows decodes with this adapter from now on, in the buffers that a captured step reads."""
+        if adapters == self._adapter_of_row:
+            return
+        self._adapter_of_row = adapters
+        self._row_adapters.copy_(torch.tensor(adapters, dtype=torch.int32))
+        for Q, rows in self._rows.items():
+            rows.adapters.copy_(self._row_adapters.repeat_interleave(Q))
 
     @property
     def _tensors(self) -> Tensors:
@@ -190,6 +210,9 @@ class FusedSession:
         # On a device replayed steps have moved on without the host: it copies whole slots.
         positions = self._longest if self._host else self.length
         of, to = ((first + rows).flatten() for rows in pair)
+        own = self._adapter_of_row
+        if self._host and any(own[a] != own[b] for a, b in zip(of.tolist(), to.tolist(), strict=True)):
+            raise ValueError("rows of two preferences do not hold the same, whatever their text: copy none to another")
         self._copy_rows(of, to, positions)
         self._measure()
 
@@ -201,7 +224,7 @@ class FusedSession:
     @torch.no_grad()
     def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
         """Read S lists of B prompts; a prompt that several rows of a stream share is read once."""
-        unique = unique_prompts(prompts)
+        unique = unique_prompts(prompts, self._adapter_of_row)
         device = self._lengths.device
         with torch.autocast(device.type, enabled=False):
             last = torch.cat([self._read(chunk) for chunk in chunks(unique, CHUNK_TOKENS)])

@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..causal import CausalModel, inner_model
+from ..preference_adapters import PreferenceAdapter
 from .linear import Pair
 
 HEAD = "lm_head"
@@ -46,7 +47,8 @@ class StreamLora:
 
 
 def stream_lora(model: CausalModel, layers: Sequence[tuple[str, Any]] | None = None) -> StreamLora | None:
-    """What fused layers have to add for this stream, None where that is more than A and B matrices.
+    """What fused layers have to add for this stream, None where that is more than A and B matrices. A stream that is
+    conditioned on preferences has nothing of its own here, and does not go with other adapters or one on the head.
 
     ``layers``: the module's ``tuner_layers``, where they were looked up for several streams.
     """
@@ -58,6 +60,8 @@ def stream_lora(model: CausalModel, layers: Sequence[tuple[str, Any]] | None = N
         if found:
             pairs[name] = found
     live = bool(pairs)
+    if isinstance(model.adapter, PreferenceAdapter):  # its rows have theirs from PreferenceSlots
+        return None if live or HEAD in model.adapter.layers else StreamLora()
     for name, (down, up, bias) in (model.adapter.layers if model.adapter else {}).items():
         if bias is not None:
             return None

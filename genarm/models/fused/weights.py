@@ -104,6 +104,7 @@ class FusedWeights:
             self._places.clear()
 
     def _admit(self, user: Any, streams: list[StreamLora]) -> None:
+        before = self._users.get(user, [])
         self._users[user] = streams
         if not all(linear.is_laid_out for fused in self._fused for linear in fused):
             self._places.clear()
@@ -112,8 +113,8 @@ class FusedWeights:
         if len(self._places[user]) < len(streams):
             self._lay_out()
         else:
-            for place, stream in zip(self._places[user], streams, strict=True):
-                if stream.live:
+            for index, (place, stream) in enumerate(zip(self._places[user], streams, strict=True)):
+                if stream.live and not (index < len(before) and before[index] is stream):
                     self._write(place, stream)
 
     def _found_places(self, streams: Sequence[StreamLora]) -> list[int]:

@@ -8,14 +8,17 @@ padded on the left and run on transformers' own cache (padded.py): ``kind`` says
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
-from ..backbone import Rows, checked_lengths, checked_rows, copied_rows, origins
+from ...errors import InvalidArgumentError
+from ..backbone import RowPreferences, Rows, checked_lengths, checked_rows, copied_rows, origins
 from ..causal import CausalModel, inner_model
 from ..footprint import mask_bytes, module_pass_bytes
 from ..fused.prefill import distinct
@@ -84,7 +87,25 @@ class HFBackbone:
         constant = not self._frequencies or length <= self._frequencies.constant_below
         return not (self.static and constant) or has_hooks(self.model.module)
 
-    def session(self, batch: int, length: int) -> HFSession | PaddedSession | LengthwiseSession:
+    @property
+    def mixes_preferences(self) -> bool:
+        """Hooks know nothing of rows, so that all have one adapter."""
+        return not self.model.is_conditioned
+
+    @contextmanager
+    def given(self, preferences: RowPreferences) -> Iterator[CausalModel]:
+        rows = set(preferences.get(self.streams[0], ()))
+        if len(rows) > 1:
+            raise InvalidArgumentError(f"{self.model.name} runs through transformers, with one preference at a time")
+        yield self.model.given(*rows) if rows else self.model
+
+    def session(
+        self, batch: int, length: int, given: CausalModel | None = None
+    ) -> HFSession | PaddedSession | LengthwiseSession:
+        if given is not None and given is not self.model:
+            other = copy(self)
+            other.model = given
+            return other.session(batch, length)
         self._padded = self._pads(length)
         return self.padded(batch, length) if self._padded else HFSession(self, batch, length)
 

@@ -13,7 +13,7 @@ from genarm.models.fused.prefill import chunks, distinct, unique_prompts
 
 def test_rows_of_one_stream_share_a_prompt_and_streams_never_do() -> None:
     one, other = random_prompts([4, 6], seed=1)
-    unique = unique_prompts([[one, other, one.clone()], [other, one, one]])
+    unique = unique_prompts([[one, other, one.clone()], [other, one, one]], [7] * 6)
     assert unique.slots == [0, 1, 3, 4]
     assert unique.source == [0, 1, 0, 2, 3, 3]
     assert [prompt.tolist() for prompt in unique.prompts] == [row.tolist() for row in (one, other, other, one)]
