@@ -209,9 +209,12 @@ class Batch:
         found = dict.fromkeys(self._engine.names, 0)
         for chunk, decoding in zip(self._chunks, self._done, strict=True):
             new = sum(max(0, len(row) - 1) for row in decoding.tokens)
-            for name, stream in zip(self._engine.names, chunk.streams, strict=True):
-                prompts = {tuple(row.tolist()) for row in stream.host} if chunk.max_new_tokens else set()
-                found[name] += new + sum(map(len, prompts))
+            for place, (name, stream) in enumerate(zip(self._engine.names, chunk.streams, strict=True)):
+                rows = stream.host if chunk.max_new_tokens else []
+                # A prompt is read for each preference anew.
+                own = chunk.preferences.get(place, [()] * len(rows))
+                prompts = {(given, tuple(row.tolist())) for given, row in zip(own, rows, strict=False)}
+                found[name] += new + sum(len(prompt) for _, prompt in prompts)
         return found
 
 

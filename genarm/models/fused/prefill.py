@@ -54,13 +54,13 @@ def distinct(prompts: Sequence[Tensor], readers: Sequence[int] | None = None) ->
     ]
 
 
-def unique_prompts(prompts: Sequence[Sequence[Tensor]], adapters: Sequence[int]) -> Unique:
-    """S lists of B prompts, row s·B + b: rows of one stream and one of ``adapters`` [S·B] share a prompt, rows of two
-    streams never do."""
+def unique_prompts(prompts: Sequence[Sequence[Tensor]], adapters: Sequence[int] | None = None) -> Unique:
+    """S lists of B prompts, row s·B + b: rows of one stream share a prompt unless they have different ``adapters``
+    [S·B]; rows of two streams never do."""
     unique = Unique([], [], [])
     for rows in prompts:
         first_slot, places = len(unique.source), {}
-        for row, first in enumerate(distinct(rows, adapters[first_slot : first_slot + len(rows)])):
+        for row, first in enumerate(distinct(rows, adapters and adapters[first_slot : first_slot + len(rows)])):
             if first == row:
                 places[row] = len(unique.prompts)
                 unique.prompts.append(rows[row])

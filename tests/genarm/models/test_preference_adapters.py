@@ -11,6 +11,7 @@ import pytest
 import torch
 from families import guided_log_probs, make_model, plain_greedy, random_prompts
 from preference_cases import ALPHA, R1, R2, literal, random_state, save_preference_adapter
+from recorded import record_on_cpu
 from safetensors.torch import load_file, save_file
 
 import genarm_kernels
@@ -28,6 +29,7 @@ from genarm import (
 NAMES = ["harmless", "helpful"]  # the adapter's order
 SHARES = [{"helpful": 0.9, "harmless": 0.1}, {"helpful": 0.25, "harmless": 0.75}, {"helpful": 0.9, "harmless": 0.1}]
 GIVEN = [{"parm": one} for one in SHARES]
+MORE = [{"parm": {"helpful": row / 3, "harmless": 1 - row / 3}} for row in range(4)]
 PROMPTS = random_prompts([5, 9, 3], seed=1)
 
 
@@ -117,6 +119,26 @@ def test_a_stream_keeps_its_preference_while_another_call_has_more(base: Any, fo
         decoder.generate(PROMPTS[: len(others)], preferences=others, **options)
         assert found + [int(step.tokens[0]) for step in steps] == expected
         assert decoder.generate(PROMPTS[:1], preferences=GIVEN[0], **options).tokens[0].tolist() == expected
+
+
+def test_captured_steps_read_each_requests_preferences(
+    base: Any, folder: Path, conditioned: GuidedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other preferences are values in the same captured step; more of them at once than ever make another."""
+    record_on_cpu(monkeypatch)
+    decoder = GuidedDecoder(base, {"parm": folder})
+    for given, captures in ((GIVEN, 1), (GIVEN[::-1], 1), (GIVEN[1:] + GIVEN[:1], 1), (MORE, 2), (GIVEN, 2)):
+        options: Any = {"preferences": given, "max_new_tokens": 5, "eos_token_id": [], "return_logprobs": True}
+        prompts = [PROMPTS[row % 3] for row in range(len(given))]
+        found = decoder.generate(prompts, **options)
+        assert found.stats.engine == "fused (CUDA graphs)" and decoder.engine.captures == captures
+        alone = [
+            conditioned.generate(
+                [prompt], **{**options, "preferences": own}, seed=genarm_kernels.row_seeds(0, 9)[row : row + 1]
+            )
+            for row, (prompt, own) in enumerate(zip(prompts, given, strict=True))
+        ]
+        assert [row.tolist() for row in found.tokens] == [one.tokens[0].tolist() for one in alone]
 
 
 def test_rows_of_two_preferences_are_not_copied_to_each_other(conditioned: GuidedDecoder) -> None:

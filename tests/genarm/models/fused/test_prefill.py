@@ -13,10 +13,17 @@ from genarm.models.fused.prefill import chunks, distinct, unique_prompts
 
 def test_rows_of_one_stream_share_a_prompt_and_streams_never_do() -> None:
     one, other = random_prompts([4, 6], seed=1)
-    unique = unique_prompts([[one, other, one.clone()], [other, one, one]], [7] * 6)
+    unique = unique_prompts([[one, other, one.clone()], [other, one, one]])
     assert unique.slots == [0, 1, 3, 4]
     assert unique.source == [0, 1, 0, 2, 3, 3]
     assert [prompt.tolist() for prompt in unique.prompts] == [row.tolist() for row in (one, other, other, one)]
+
+
+def test_rows_of_different_adapters_share_no_prompt() -> None:
+    one, other = random_prompts([4, 6], seed=1)
+    unique = unique_prompts([[one, one, one, one], [other, one, one, one]], [-1, 3, -1, 3, 4, 4, 4, 5])
+    assert unique.slots == [0, 1, 4, 5, 7]
+    assert unique.source == [0, 1, 0, 1, 2, 3, 3, 4]
 
 
 def test_the_first_of_the_same_prompts() -> None:
