@@ -98,6 +98,7 @@ def info(
     base: given.Base = None,
     reward: given.Reward = None,
     reward_base: given.RewardBase = None,
+    objectives: given.Objectives = None,
     dtype: given.Dtype = "auto",
     device: given.Device = "auto",
     trust_remote_code: given.RemoteCode = False,
@@ -120,6 +121,7 @@ def info(
         device=device,
         trust_remote_code=trust_remote_code,
         reward_bases=reward_base or (),
+        objectives=objectives or (),
     )
     found = installation.collect(models if base or reward or reward_base else None)
     if as_json:

@@ -85,7 +85,8 @@ def show(info: Info, console: Console) -> None:
     if info.models:
         models = Table("model", "runs on", "decoded by", title="Models", title_justify="left")
         for model in info.models:
-            models.add_row(model["name"], model["runs on"], model["path"])
+            over = f"; takes a preference over {model['preference over']}" if "preference over" in model else ""
+            models.add_row(model["name"], model["runs on"] + over, model["path"])
         tables.append(models)
     for table in tables:
         console.print(table)

@@ -11,8 +11,10 @@ from transformers.utils import logging as transformers_logging
 
 from ..decoder import GuidedDecoder
 from ..errors import RunError
+from ..models.preference_adapters import PreferenceAdapter
 from ..models.sources import RewardChoice, parse_reward_bases
 from .options import ModelOptions
+from .preferences import parse_objectives
 
 
 def load(options: ModelOptions, base: str, rewards: Sequence[RewardChoice]) -> GuidedDecoder:
@@ -21,6 +23,7 @@ def load(options: ModelOptions, base: str, rewards: Sequence[RewardChoice]) -> G
     Raises:
         GenARMError: they cannot be loaded, do not go together, or do not fit into memory.
     """
+    objectives = parse_objectives(options.objectives, [reward.name for reward in rewards])
     reward_bases = parse_reward_bases(options.reward_bases, [reward.name for reward in rewards])
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -29,7 +32,10 @@ def load(options: ModelOptions, base: str, rewards: Sequence[RewardChoice]) -> G
         with Console(stderr=True).status("loading the models"):
             return GuidedDecoder.from_pretrained(
                 base,
-                {reward.name: reward.path for reward in rewards},
+                {
+                    name: PreferenceAdapter.from_pretrained(path, objectives[name]) if name in objectives else path
+                    for name, path in ((reward.name, reward.path) for reward in rewards)
+                },
                 dtype=options.dtype,
                 device=options.device,
                 max_batch_size=options.batch_size,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InvalidArgumentError
+from .preferences import parse_preferences
 
 MODELS, DRAWS = "Models and weights", "How tokens are drawn"  # panels of a help page
 
@@ -38,6 +39,23 @@ RewardBase = Annotated[
         rich_help_panel=MODELS,
         help="The base that an adapter goes on: own (the one it was trained on), base (--base) or a path; repeatable.",
         show_default="--base where it fits",
+    ),
+]
+Preference = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=OBJECTIVE:SHARE,...",
+        rich_help_panel=MODELS,
+        help="The preference of a reward model that is conditioned on one: a share of 1 for each of its objectives; "
+        "repeatable.",
+    ),
+]
+Objectives = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=OBJECTIVE,...",
+        rich_help_panel=MODELS,
+        help="The objectives of such a reward model in its own order, where its files do not name them; repeatable.",
     ),
 ]
 Beta = Annotated[
@@ -149,6 +167,7 @@ class ModelOptions:
     trust_remote_code: bool = False
     reward_bases: Sequence[str] = ()
     check_vocabulary: bool = True
+    objectives: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +190,7 @@ class GenerateOptions:
     overwrite: bool = False
 
 
-def decoding(stop: Sequence[str] | None, **values: Any) -> dict[str, Any]:
+def decoding(stop: Sequence[str] | None, preference: Sequence[str] | None, **values: Any) -> dict[str, Any]:
     """Keywords of ``GuidedDecoder.generate``: what a command line can say, checked as far as it can be without models.
 
     Raises:
@@ -180,6 +199,8 @@ def decoding(stop: Sequence[str] | None, **values: Any) -> dict[str, Any]:
     for name in ("beta", "repetition_penalty"):
         if not values[name] > 0:
             raise InvalidArgumentError(f"--{name.replace('_', '-')} is {values[name]:g}: give a number above 0")
+    if preference:
+        values["preferences"] = parse_preferences(preference)
     if stop:
         if not all(stop):
             raise InvalidArgumentError("--stop is empty: give the text that ends an answer")

@@ -122,6 +122,7 @@ def settings_of(job: Job) -> dict[str, Any]:
     return {
         **models,
         "reward bases": sorted(options.models.reward_bases),
+        **({"objectives": sorted(options.models.objectives)} if options.models.objectives else {}),
         "weights": {reward.name: reward.weight for reward in job.rewards},
         **options.decoding,
         "samples per prompt": options.samples,

@@ -17,6 +17,7 @@ def generate(
     ] = None,
     base: given.Base = None,
     reward: given.Reward = None,
+    preference: given.Preference = None,
     beta: given.Beta = 1.0,
     base_weight: given.BaseWeight = 1.0,
     prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="The same as TEXT, repeatable.")] = None,
@@ -70,6 +71,7 @@ def generate(
     device: given.Device = "auto",
     trust_remote_code: given.RemoteCode = False,
     reward_base: given.RewardBase = None,
+    objectives: given.Objectives = None,
     check_vocabulary: given.CheckVocabulary = True,
 ) -> int:
     """Write texts: on from a prompt, which appear as they are written, or for a file of prompts.
@@ -91,9 +93,11 @@ def generate(
         trust_remote_code,
         reward_base or (),
         check_vocabulary,
+        objectives or (),
     )
     settings = decoding(
         stop,
+        preference,
         beta=beta,
         base_weight=base_weight,
         max_new_tokens=max_new_tokens,
@@ -127,6 +131,7 @@ def generate(
 def chat(
     base: given.Base = None,
     reward: given.Reward = None,
+    preference: given.Preference = None,
     beta: given.Beta = 1.0,
     base_weight: given.BaseWeight = 1.0,
     system: Annotated[
@@ -151,6 +156,7 @@ def chat(
     device: given.Device = "auto",
     trust_remote_code: given.RemoteCode = False,
     reward_base: given.RewardBase = None,
+    objectives: given.Objectives = None,
     check_vocabulary: given.CheckVocabulary = True,
 ) -> int:
     """Talk with a guided model: answers appear as they are written, and weights change while you talk.
@@ -163,10 +169,20 @@ def chat(
 
     check_text("--system", system)
     models = ModelOptions(
-        base, reward or (), 1, max_length, dtype, device, trust_remote_code, reward_base or (), check_vocabulary
+        base,
+        reward or (),
+        1,
+        max_length,
+        dtype,
+        device,
+        trust_remote_code,
+        reward_base or (),
+        check_vocabulary,
+        objectives or (),
     )
     settings = decoding(
         stop,
+        preference,
         beta=beta,
         base_weight=base_weight,
         max_new_tokens=max_new_tokens,

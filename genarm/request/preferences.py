@@ -69,6 +69,12 @@ class Objectives:
         share = round(1 / len(self.names), 3)
         return "{" + ", ".join(f"{name!r}: {share:g}" for name in self.names) + "}"
 
+    @property
+    def text(self) -> str:
+        """The same as a command line writes it."""
+        share = round(1 / len(self.names), 3)
+        return ",".join(f"{name}:{share:g}" for name in self.names)
+
 
 def preference_rows(
     given: Preferences, conditioned: Mapping[str, Objectives], names: Sequence[str], batch: int, copies: int
@@ -123,5 +129,5 @@ def _of(name: str, objectives: Objectives, row: NamedPreferences) -> Preference:
         return objectives.default
     raise InvalidArgumentError(
         f"reward model {name!r} is conditioned on a preference over {', '.join(objectives.names)}, and none was given: "
-        f"pass preferences={{{name!r}: {objectives.example}}}"
+        f"pass preferences={{{name!r}: {objectives.example}}} (--preference {name}={objectives.text})"
     )

@@ -19,7 +19,7 @@ Prompt = str | list[int] | list[dict[str, Any]]  # text, token ids, chat message
 # Keywords of GuidedDecoder.generate that a row may set for itself.
 OWN_SETTINGS = (
     "beta", "base_weight", "temperature", "top_k", "top_p", "min_p", "base_min_p", "base_top_p", "repetition_penalty",
-    "seed", "max_new_tokens", "stop",
+    "seed", "max_new_tokens", "stop", "preferences",
 )  # fmt: skip
 # Settings by other names or of other programs -> what to do. They would change the text, so they are never just kept.
 REFUSED_SETTINGS = {

@@ -63,7 +63,13 @@ class Task:
     def check(self) -> None:
         """Raise for what no row could be decoded with, before anything is written."""
         self.encoder()
-        self.decoder.prepare([[0]], weights=self.weights, seed=self.seed, **self.options)
+        options = {**self.options, "preferences": self._some_preferences()}  # rows may bring what the run lacks
+        self.decoder.prepare([[0]], weights=self.weights, seed=self.seed, **options)
+
+    def _some_preferences(self) -> dict[str, Any]:
+        conditioned = self.decoder.facts().conditioned.items()
+        equal = {name: dict.fromkeys(one.names, 1 / len(one.names)) for name, one in conditioned}
+        return {**equal, **self.options.get("preferences", {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,8 @@ def call_options(items: Sequence[Prepared]) -> dict[str, Any]:
         values = [item.options.get(name, default) for item in items]
         if name in options or any(value != default for value in values):
             options[name] = values[0] if len(set(values)) == 1 else values
+    if any(item.options.get("preferences") for item in items):
+        options["preferences"] = [item.options.get("preferences", {}) for item in items]
     return {
         **options,
         "weights": [item.weights for item in items],
@@ -187,11 +195,18 @@ def _options(task: Task, row: Row) -> dict[str, Any]:
         raise InvalidArgumentError(f"the row sets {name}, which a row cannot do here: {REFUSED_SETTINGS[name]}")
     for name, value in own.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name != "stop" and not is_number:
+        if name not in ("stop", "preferences") and not is_number:
             raise InvalidArgumentError(f"{name} is {value!r}: write a number")
-    if own:  # one check for a row as for a call
-        task.decoder.prepare([[0]], **{**task.options, **own, "weights": _weights(task, row)})
-    return {**task.options, **own}
+    if "preferences" in own:
+        if not isinstance(own["preferences"], dict):
+            raise InvalidArgumentError(
+                f"preferences is {own['preferences']!r}: write {{reward model: {{objective: share}}}}"
+            )
+        own["preferences"] = {**task.options.get("preferences", {}), **own["preferences"]}
+    options = {**task.options, **own}
+    if own or task.decoder.facts().conditioned:  # one check for a row as for a call
+        task.decoder.prepare([[0]], **{**options, "weights": _weights(task, row)})
+    return options
 
 
 def _decode(task: Task, items: list[Prepared]) -> dict[RowKey, Result]:
