@@ -190,7 +190,7 @@ class GenerateOptions:
     overwrite: bool = False
 
 
-def decoding(stop: Sequence[str] | None, preference: Sequence[str] | None, **values: Any) -> dict[str, Any]:
+def decoding(stop: Sequence[str] | None, preference: Sequence[str] | None = None, **values: Any) -> dict[str, Any]:
     """Keywords of ``GuidedDecoder.generate``: what a command line can say, checked as far as it can be without models.
 
     Raises:
