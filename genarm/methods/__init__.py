@@ -30,6 +30,7 @@ BUILT_IN = (
     "best_of_n",
     "args",
     "transfer_q",
+    "search",
     "dpo",
     "proxy_tuning",
     "dexperts",

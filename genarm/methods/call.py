@@ -110,7 +110,7 @@ class Call:
     @property
     def base(self) -> Readable:
         """The base alone."""
-        return _Models(self.decoder.models, self.decoder.engine.backbones)
+        return models_of(self.decoder)
 
     @contextmanager
     def reader(self, readable: Readable, batch: int, rows: Sequence[MethodRow], more: int = 0) -> Iterator[TextReader]:
@@ -151,9 +151,13 @@ class Call:
         self.check(scores, rows, self.decoder.models[0].name)
         if bias is not None:
             scores = scores + (bias if bias.dim() == 1 else bias[[row.index for row in rows]])
-            nothing = (scores == -torch.inf).all(1).tolist()
-            self._fail([row for row, empty in zip(rows, nothing, strict=True) if empty], 1 << 8, ())
+            self.check_left(scores, rows)
         return scores
+
+    def check_left(self, scores: Tensor, rows: Sequence[MethodRow]) -> None:
+        """Fail the live rows of whose scores [R, V] nothing is left to draw."""
+        nothing = (scores == -torch.inf).all(1).tolist()
+        self._fail([row for row, empty in zip(rows, nothing, strict=True) if empty], 1 << 8, ())
 
     def check(self, values: Tensor, rows: Sequence[MethodRow], name: str) -> None:
         """Fail the live rows among whose values [R, n] there is NaN or +inf, as model ``name``'s fault."""
@@ -258,6 +262,11 @@ class Call:
 class _Models:
     models: Sequence[CausalModel]
     backbones: Sequence[Backbone]
+
+
+def models_of(decoder: GuidedDecoder) -> Readable:
+    """A decoder's models, to be read together: one reader's M logits are theirs in their order."""
+    return _Models(decoder.models, decoder.engine.backbones)
 
 
 def check_options(name: str, options: Mapping[str, Any], taken: Sequence[str]) -> None:

@@ -15,9 +15,11 @@ from .call import MethodRow
 def top_candidates(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest of scores [R, V] -> values [R, k] and ids [R, k] int64, the largest first.
 
-    Of equal scores the lower ids are taken and stand first, so that no row depends on another or on the device.
+    Of equal scores the lower ids are taken and stand first, so that no row depends on another or on the device. NaN, in
+    rows that have failed, counts as -inf.
     """
     count = min(count, scores.shape[1])
+    scores = scores.masked_fill(scores.isnan(), -torch.inf)
     least = scores.topk(count).values[:, -1:]
     above, equal = scores > least, scores == least
     room = count - above.sum(1, keepdim=True)

@@ -38,11 +38,22 @@ def generate(
         weight: 1/β.
         options: those of ``GuidedDecoder.generate`` but weights, beta and base_weight.
     """
-    if reward is None:
-        if len(decoder.reward_names) != 1:
-            raise RewardNameError(
-                f"genarm guides by one reward model, and the decoder has {', '.join(decoder.reward_names) or 'none'}: "
-                "name it (reward=…), or use multi_objective"
-            )
-        reward = decoder.reward_names[0]
-    return guided("genarm", decoder, input_ids, attention_mask, options, {reward: weight})
+    return guided(
+        "genarm", decoder, input_ids, attention_mask, options, {chosen_reward("genarm", decoder, reward): weight}
+    )
+
+
+def chosen_reward(method: str, decoder: GuidedDecoder, reward: str | None) -> str:
+    """The reward model that a method guided by one takes: the one named, or the decoder's only one.
+
+    Raises:
+        RewardNameError: none is named, and there is not one.
+    """
+    if reward is not None:
+        return reward
+    if len(decoder.reward_names) != 1:
+        raise RewardNameError(
+            f"{method} guides by one reward model, and the decoder has {', '.join(decoder.reward_names) or 'none'}: "
+            "name it (reward=…)"
+        )
+    return decoder.reward_names[0]
