@@ -103,7 +103,8 @@ def visible(text: str) -> str:
 def figures(result: Mapping[str, Any]) -> str:
     """What became of a text, in a line: why it ended, its tokens, its log-probability under each model."""
     sums = ", ".join(f"{name} {_figure(value)}" for name, value in result["logprob_sums"].items())
-    return f"{result['finish_reason']}, {result['token_count']} tokens, log p: {sums}"
+    guided = f" ({result['guided_count']} of them guided)" if "guided_count" in result else ""
+    return f"{result['finish_reason']}, {result['token_count']} tokens{guided}, log p: {sums}"
 
 
 def _figure(value: float | None) -> str:

@@ -62,6 +62,16 @@ Beta = Annotated[
     float, typer.Option(metavar="X", rich_help_panel=MODELS, help="What all reward weights are divided by; above 0.")
 ]
 BaseWeight = Annotated[float, typer.Option(metavar="X", rich_help_panel=MODELS, help="The base model's own weight.")]
+GuideWhen = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=X",
+        rich_help_panel=MODELS,
+        help="Guide only tokens where the base's entropy is at least X nats (entropy=X) or its top probability at most "
+        "X (top_probability=X); repeatable, and then both must hold.",
+        show_default="every token",
+    ),
+]
 MaxNewTokens = Annotated[
     int, typer.Option(metavar="N", rich_help_panel=DRAWS, min=1, help="The most new tokens per text.")
 ]
@@ -190,17 +200,25 @@ class GenerateOptions:
     overwrite: bool = False
 
 
-def decoding(stop: Sequence[str] | None, preference: Sequence[str] | None = None, **values: Any) -> dict[str, Any]:
+def decoding(
+    stop: Sequence[str] | None,
+    preference: Sequence[str] | None = None,
+    guide_when: Sequence[str] | None = None,
+    **values: Any,
+) -> dict[str, Any]:
     """Keywords of ``GuidedDecoder.generate``: what a command line can say, checked as far as it can be without models.
 
     Raises:
-        InvalidArgumentError: a number that divides or multiplies and must be above 0, an empty stop string.
+        InvalidArgumentError: a number that divides or multiplies and must be above 0, an empty stop string, a threshold
+            that is none.
     """
     for name in ("beta", "repetition_penalty"):
         if not values[name] > 0:
             raise InvalidArgumentError(f"--{name.replace('_', '-')} is {values[name]:g}: give a number above 0")
     if preference:
         values["preferences"] = parse_preferences(preference)
+    if guide_when:
+        values["guide_when"] = dict(map(_threshold, guide_when))
     if stop:
         if not all(stop):
             raise InvalidArgumentError("--stop is empty: give the text that ends an answer")
@@ -208,6 +226,17 @@ def decoding(stop: Sequence[str] | None, preference: Sequence[str] | None = None
             check_text("--stop", text)
         values["stop"] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in stop]
     return values
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    """NAME=X of --guide-when."""
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"--guide-when is {text!r}: write entropy=X or top_probability=X, X a number"
+        ) from None
 
 
 def check_text(name: str, text: str | None) -> None:

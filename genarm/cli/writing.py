@@ -20,6 +20,7 @@ def generate(
     preference: given.Preference = None,
     beta: given.Beta = 1.0,
     base_weight: given.BaseWeight = 1.0,
+    guide_when: given.GuideWhen = None,
     prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="The same as TEXT, repeatable.")] = None,
     input: Annotated[
         Path | None,
@@ -98,6 +99,7 @@ def generate(
     settings = decoding(
         stop,
         preference,
+        guide_when,
         beta=beta,
         base_weight=base_weight,
         max_new_tokens=max_new_tokens,
@@ -134,6 +136,7 @@ def chat(
     preference: given.Preference = None,
     beta: given.Beta = 1.0,
     base_weight: given.BaseWeight = 1.0,
+    guide_when: given.GuideWhen = None,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The system message that the conversation begins with.")
     ] = None,
@@ -183,6 +186,7 @@ def chat(
     settings = decoding(
         stop,
         preference,
+        guide_when,
         beta=beta,
         base_weight=base_weight,
         max_new_tokens=max_new_tokens,

@@ -19,7 +19,7 @@ Prompt = str | list[int] | list[dict[str, Any]]  # text, token ids, chat message
 # Keywords of GuidedDecoder.generate that a row may set for itself.
 OWN_SETTINGS = (
     "beta", "base_weight", "temperature", "top_k", "top_p", "min_p", "base_min_p", "base_top_p", "repetition_penalty",
-    "seed", "max_new_tokens", "stop", "preferences",
+    "seed", "max_new_tokens", "stop", "guide_when", "preferences",
 )  # fmt: skip
 # Settings by other names or of other programs -> what to do. They would change the text, so they are never just kept.
 REFUSED_SETTINGS = {
@@ -37,7 +37,7 @@ REFUSED_SETTINGS = {
     ),
 }  # fmt: skip
 # What a run writes itself; a column of the input by one of these names is kept with "input_" before it.
-WRITTEN = ("sample", "text", "token_count", "logprob_sum", "logprob_sums", "finish_reason", "error")
+WRITTEN = ("sample", "text", "token_count", "guided_count", "logprob_sum", "logprob_sums", "finish_reason", "error")
 
 
 @dataclass(frozen=True, slots=True)

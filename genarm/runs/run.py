@@ -161,6 +161,10 @@ def call_options(items: Sequence[Prepared]) -> dict[str, Any]:
             options[name] = values[0] if len(set(values)) == 1 else values
     if any(item.options.get("preferences") for item in items):
         options["preferences"] = [item.options.get("preferences", {}) for item in items]
+    gates = [item.options.get("guide_when") for item in items]
+    options.pop("guide_when", None)
+    if any(gates):
+        options["guide_when"] = gates
     return {
         **options,
         "weights": [item.weights for item in items],
@@ -195,7 +199,7 @@ def _options(task: Task, row: Row) -> dict[str, Any]:
         raise InvalidArgumentError(f"the row sets {name}, which a row cannot do here: {REFUSED_SETTINGS[name]}")
     for name, value in own.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name not in ("stop", "preferences") and not is_number:
+        if name not in ("stop", "preferences", "guide_when") and not is_number:
             raise InvalidArgumentError(f"{name} is {value!r}: write a number")
     if "preferences" in own:
         if not isinstance(own["preferences"], dict):
@@ -205,7 +209,8 @@ def _options(task: Task, row: Row) -> dict[str, Any]:
         own["preferences"] = {**task.options.get("preferences", {}), **own["preferences"]}
     options = {**task.options, **own}
     if own or task.decoder.facts().conditioned:  # one check for a row as for a call
-        task.decoder.prepare([[0]], **{**options, "weights": _weights(task, row)})
+        gate = {"guide_when": [options["guide_when"]]} if "guide_when" in options else {}
+        task.decoder.prepare([[0]], **{**options, **gate, "weights": _weights(task, row)})
     return options
 
 
@@ -236,6 +241,8 @@ def result_of(item: Prepared, out: GenerationOutput, index: int, tokens: bool = 
     count = len(out.tokens[index])
     assert out.texts is not None
     result = {**item.row.head, "text": out.texts[index], "weights": item.weights, "token_count": count}
+    if out.guided is not None:
+        result["guided_count"] = int(out.guided[index].sum())
     if tokens:
         result["tokens"] = out.tokens[index].tolist()
     if out.logprobs is not None and out.model_logprobs is not None:

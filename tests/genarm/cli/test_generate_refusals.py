@@ -15,6 +15,8 @@ BAD = [
     (["--prompt", "a", "--base", "FOLDER/plain", "--chat"], 2, "has no chat template: leave --chat out"),
     (["--prompt", "a", "--reward", "x=FOLDER/foreign"], 1, "guidance needs one vocabulary"),
     (["--prompt", "a", "--stop", ""], 2, "--stop is empty"),
+    (["--prompt", "a", "--guide-when", "entropy"], 2, "--guide-when is 'entropy': write entropy=X"),
+    (["--prompt", "a", "--guide-when", "entropi=1"], 2, "did you mean 'entropy'"),
     (["a", "--system", "b"], 2, "--system is a message before a conversation: give --chat too"),
     (["--input", "FOLDER/in.txt", "--system", "b"], 2, "the prompts are texts: give --chat too"),
     (["--input", "FOLDER/table.csv"], 1, "table.csv is CSV, and prompts are read from text, JSONL or JSON"),

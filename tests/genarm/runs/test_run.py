@@ -114,6 +114,20 @@ def test_a_rows_own_settings_are_those_of_a_call_with_them(task):
     assert found[1]["token_count"] == 2 and found[4]["text"] != found[5]["text"]
 
 
+def test_a_row_may_say_when_to_guide(task):
+    gates = [{"entropy": 99.0}, {}, {"top_probability": 0.0}, {"entropy": 4.9}]
+    rows = [Row(0, index, "middle", settings={"guide_when": gate}) for index, gate in enumerate(gates)]
+    run_wide = replace(task, decoder=decoder(8), options={**task.options, "guide_when": {"entropy": 99.0}})
+    found = outcome(run_wide, [*rows, Row(0, 4, "middle")]).rows
+    counts = [found[row].get("guided_count") for row in range(5)]
+    assert counts[0] == counts[2] == counts[4] == 0 and counts[1] == found[1]["token_count"]
+    assert found[0]["text"] == found[2]["text"] == found[4]["text"] != found[1]["text"]
+    assert "guided_count" not in outcome(task, [Row(0, 0, "middle")]).rows[0]
+    wrong = [{"entropy": [1.0]}, [{"entropy": 1.0}], 2.0, {"entropie": 1.0}]
+    failed = outcome(task, [Row(0, i, "middle", settings={"guide_when": gate}) for i, gate in enumerate(wrong)]).rows
+    assert all("guide_when" in row["error"] for row in failed.values())
+
+
 def test_samples_are_different_draws_that_stay_what_they_are(task):
     rows = [Row(index, "r", "short", sample=index + 1) for index in range(3)]
     found = outcome(task, rows).rows
