@@ -69,7 +69,7 @@ def write(decoder: GuidedDecoder, way: str, setting: float, copies: int, seed: i
     if way == "random":
         with at_random(setting, seed):
             return decoder.generate(list(PROMPTS), guide_when={"top_probability": 0.5}, **call)
-    gate = {} if way == "weight" else {"guide_when": {way: setting}}
+    gate: Any = {} if way == "weight" else {"guide_when": {way: setting}}
     return decoder.generate(list(PROMPTS), **gate, **call)
 
 
