@@ -14,9 +14,9 @@ from genarm import GenerationOutput
 STEPS = 6
 
 
-def make_scorer(family: str, seed: int = 0, scale: float = 1.0) -> Any:
+def make_scorer(family: str, seed: int = 0, scale: float = 1.0, vocab: int = VOCAB) -> Any:
     """A trajectory RM of random weights: a sequence classifier of one label."""
-    body = make_model(family, seed=seed)
+    body = make_model(family, seed=seed, vocab=vocab)
     body.config.num_labels = 1
     scorer = AutoModelForSequenceClassification.from_config(body.config)
     setattr(scorer, scorer.base_model_prefix, getattr(body, body.base_model_prefix))

@@ -94,6 +94,18 @@ def bench(
 
 
 @app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them, with its equation.")] = None,
+) -> int:
+    """List the decoding methods for --method, with their settings (a name without a value has to be given)."""
+    from rich.console import Console
+
+    from . import methods as known
+
+    return known.show(name, Console())
+
+
+@app.command()
 def info(
     base: given.Base = None,
     reward: given.Reward = None,

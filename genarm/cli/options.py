@@ -137,6 +137,21 @@ Seed = Annotated[
         metavar="N", rich_help_panel=DRAWS, help="The seed of the draws: the same command writes the same texts."
     ),
 ]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=DRAWS,
+        help="Decode by another method, such as best_of_n; `genarm methods` lists them.",
+        show_default="guided decoding",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", rich_help_panel=DRAWS, help="A setting of --method, repeatable; JSON or text."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(metavar="N", rich_help_panel=MODELS, min=1, help="Texts written at once.")]
 MaxLength = Annotated[
     int,
@@ -198,6 +213,8 @@ class GenerateOptions:
     as_completed: bool = False
     retry_failed: bool = False
     overwrite: bool = False
+    method: str | None = None
+    method_settings: Sequence[str] = ()
 
 
 def decoding(

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import InvalidArgumentError
 from ..models.options import resolve_device, resolve_dtype
 from ..models.sources import RewardChoice, fingerprint
+from ..runs.method import MethodChoice, parse_settings
 from ..runs.output import OutputFile
 from ..runs.rows import RunInput
 from ..runs.run import Task, run
@@ -88,13 +90,32 @@ def to_reader(job: Job) -> int:
 def load_task(job: Job) -> Task:
     """Load the models and check every option with them."""
     options = job.options
+    method = method_of(options)
     decoder = load(options.models, job.base, job.rewards)
     weights = {reward.name: reward.weight for reward in job.rewards}
     task = Task(
-        decoder, weights, options.seed, options.chat, options.system, options.as_completed, dict(options.decoding)
+        decoder,
+        weights,
+        options.seed,
+        options.chat,
+        options.system,
+        options.as_completed,
+        dict(options.decoding),
+        method=method,
     )
     task.check()
     return task
+
+
+def method_of(options: GenerateOptions) -> MethodChoice | None:
+    """What --method and --set name, checked."""
+    if options.method is None:
+        if options.method_settings:
+            raise InvalidArgumentError("--set is about a method: name it with --method (genarm methods lists them)")
+        return None
+    method = MethodChoice(options.method, parse_settings(options.method_settings))
+    method.check()
+    return method
 
 
 def _arrange(options: GenerateOptions, output: OutputFile, source: RunInput) -> None:
@@ -111,6 +132,16 @@ def _status(source: RunInput, output: OutputFile) -> int:
     return int(bool(source.problems) or any(output.finished.values()))
 
 
+def _method_settings(options: GenerateOptions) -> dict[str, Any]:
+    """The method and its settings, with the content of those that are models' folders."""
+    if options.method is None:
+        return {}
+    settings = parse_settings(options.method_settings)
+    paths = {name: value for name, value in settings.items() if isinstance(value, str) and Path(value).is_dir()}
+    contents = {f"content of {name}": fingerprint(path) for name, path in paths.items()}
+    return {"method": options.method, "method's settings": settings, **contents}
+
+
 def settings_of(job: Job) -> dict[str, Any]:
     """What the rows of a run depend on, and no more: neither batch size nor device nor order."""
     options = job.options
@@ -125,6 +156,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         **({"objectives": sorted(options.models.objectives)} if options.models.objectives else {}),
         "weights": {reward.name: reward.weight for reward in job.rewards},
         **options.decoding,
+        **_method_settings(options),
         "samples per prompt": options.samples,
         "seed": options.seed,
         "max_length": options.models.max_length,

@@ -16,6 +16,7 @@ from ..runs.run import (
     batch_error,
     batches,
     call_options,
+    decode,
     failure,
     prepare_rows,
     result_of,
@@ -119,6 +120,8 @@ def _decode(
     texts = [text for text, item in zip(shown, batch, strict=True) if isinstance(item, Prepared)]
     if not items:
         return []
+    if task.method is not None:
+        return _at_once(task, items, texts, reader)
     try:
         ids = [item.ids for item in items]
         request = task.decoder.prepare(ids, return_logprobs=stats, **call_options(items))
@@ -143,6 +146,16 @@ def _decode(
     except Exception as error:
         raise batch_error(error, items) from error
     return [result_of(item, out, index) for index, item in enumerate(items)]
+
+
+def _at_once(task: Task, items: Sequence[Prepared], texts: Sequence[Shown], reader: Reader) -> list[Result]:
+    """The same by a method, whose texts are known when all of them are written."""
+    results = decode(task, items)
+    for text, item in zip(texts, items, strict=True):
+        text.waiting = results[item.row.key].get("text", "")
+        text.done, text.failed = True, results[item.row.key]["finish_reason"] == "error"
+    reader.show()
+    return [results[item.row.key] for item in items]
 
 
 def _report(row: Row, result: Result, stats: bool) -> None:

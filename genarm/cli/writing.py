@@ -48,6 +48,8 @@ def generate(
     repetition_penalty: given.RepetitionPenalty = 1.0,
     stop: given.Stop = None,
     seed: given.Seed = 0,
+    method: given.Method = None,
+    set_: given.Set = None,
     chat: Annotated[
         bool, typer.Option("--chat/--no-chat", help="Put each prompt into the chat template as a user's turn.")
     ] = False,
@@ -79,7 +81,8 @@ def generate(
 
     Each row of an output holds id, prompt (or messages), the input's other columns, text, weights, token_count,
     logprob_sum (of the generated tokens, as they were drawn), logprob_sums (a model's log-probability of them, by
-    model) and finish_reason; a row that failed holds error instead. The exit status is 1 when a row failed.
+    model; under --method instead score, what the text was chosen by, where there is one) and finish_reason; a row
+    that failed holds error instead. The exit status is 1 when a row failed.
     """
     from . import generate
 
@@ -126,6 +129,8 @@ def generate(
         as_completed=as_completed,
         retry_failed=retry_failed,
         overwrite=overwrite,
+        method=method,
+        method_settings=set_ or (),
     )
     return generate.generate(options)
 

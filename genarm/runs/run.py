@@ -19,6 +19,7 @@ from ..errors import GenARMError, InvalidArgumentError, RewardNameError, RunErro
 from ..request.guidance import weight_matrix
 from ..request.output import GenerationOutput
 from .encode import RowEncoder
+from .method import MethodChoice
 from .rows import REFUSED_SETTINGS, Row, RowKey
 
 Result = dict[str, Any]
@@ -44,7 +45,8 @@ class Task:
     """How the rows of a run are decoded.
 
     ``weights`` are the reward models' where a row gives none of its own; ``options`` are further keywords of
-    ``GuidedDecoder.generate``. Rows come out in their own order, or ``as_completed``: the longest prompts first.
+    ``GuidedDecoder.generate``; ``method`` decodes instead of it where there is one. Rows come out in their own order,
+    or ``as_completed``: the longest prompts first.
     ``tokens``: whether a result has the ids that were drawn, too.
     """
 
@@ -56,6 +58,7 @@ class Task:
     as_completed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     tokens: bool = False
+    method: MethodChoice | None = None
 
     def encoder(self) -> RowEncoder:
         return RowEncoder.of(self.decoder.tokenizer, self.chat, self.system)
@@ -65,6 +68,19 @@ class Task:
         self.encoder()
         options = {**self.options, "preferences": self._some_preferences()}  # rows may bring what the run lacks
         self.decoder.prepare([[0]], weights=self.weights, seed=self.seed, **options)
+        if self.method is not None:
+            self.generate([[self.decoder.facts().bos_id or 0]], {**self.options, "max_new_tokens": 1, "seed": [0]})
+
+    def generate(self, prompts: Sequence[Sequence[int]], options: dict[str, Any]) -> GenerationOutput:
+        """Decode prompts with the keywords of a call; by the method, if there is one, which is told only what somebody
+        chose."""
+        if self.method is None:
+            return self.decoder.generate(prompts, return_logprobs=True, **options)
+        silent = {**PER_ROW, "guide_when": None}
+        kept = {name: value for name, value in options.items() if name not in silent or value != silent[name]}
+        if all(weight == 1.0 for row in kept.get("weights", ()) for weight in row.values()):
+            kept.pop("weights", None)
+        return self.method.generate(self.decoder, prompts, kept)
 
     def _some_preferences(self) -> dict[str, Any]:
         conditioned = self.decoder.facts().conditioned.items()
@@ -108,7 +124,7 @@ def run(task: Task, rows: list[Row], sink: Sink, report: Callable[[Result], None
     for batch in batches(task, prepare_rows(task, rows)):
         if all(item.row.key in sink.finished for item in batch):
             continue
-        results = _decode(task, [item for item in batch if isinstance(item, Prepared)])
+        results = decode(task, [item for item in batch if isinstance(item, Prepared)])
         for item in batch:
             if item.row.key not in sink.finished:
                 result = failure(item.row, item.error) if isinstance(item, Failed) else results[item.row.key]
@@ -214,7 +230,7 @@ def _options(task: Task, row: Row) -> dict[str, Any]:
     return options
 
 
-def _decode(task: Task, items: list[Prepared]) -> dict[RowKey, Result]:
+def decode(task: Task, items: Sequence[Prepared]) -> dict[RowKey, Result]:
     """The results of a batch by key."""
     calls: dict[tuple[object, ...], list[Prepared]] = {}
     for item in items:
@@ -224,7 +240,7 @@ def _decode(task: Task, items: list[Prepared]) -> dict[RowKey, Result]:
 
 def _call(task: Task, items: list[Prepared]) -> list[tuple[Prepared, Result]]:
     try:
-        out = task.decoder.generate([item.ids for item in items], return_logprobs=True, **call_options(items))
+        out = task.generate([item.ids for item in items], call_options(items))
     except GenARMError as error:
         if not error.rows:
             raise
@@ -249,6 +265,8 @@ def result_of(item: Prepared, out: GenerationOutput, index: int, tokens: bool = 
         result["logprob_sum"] = _rounded(float(out.logprobs[index, :count].double().sum()))
         sums = out.model_logprobs[index, :count].double().sum(0).tolist()
         result["logprob_sums"] = {name: _rounded(value) for name, value in zip(out.model_names, sums, strict=True)}
+    if out.scores is not None:
+        result["score"] = _rounded(float(out.scores[index]))
     return {**result, "finish_reason": out.finish_reasons[index]}
 
 

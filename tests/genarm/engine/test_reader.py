@@ -1,0 +1,68 @@
+"""Rows that grow unevenly, are copied and taken back say what a plain pass over each text says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from families import make_model, random_prompts, save_adapter, with_adapter
+from method_cases import make_scorer, next_logits, score_of
+
+from genarm import GuidedDecoder
+from genarm.engine.reader import TextReader, reading
+from genarm.methods.scoring import scalar
+
+
+def assert_reads(logits: list[torch.Tensor], models: list[Any], texts: list[list[int]], rows: list[int]) -> None:
+    for found, model in zip(logits, models, strict=True):
+        for row in rows:
+            torch.testing.assert_close(found[row], next_logits(model, texts[row]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["auto", "hf"])
+def test_rows_are_plain_texts_whatever_was_done_to_them(engine: Any, tmp_path: Any) -> None:
+    base = make_model("llama")
+    adapter = save_adapter(base, "llama", tmp_path / "one", 1)
+    plain = [make_model("llama"), with_adapter(base, adapter)]
+    decoder = GuidedDecoder(base, {"one": str(adapter)}, engine=engine)
+    texts = [prompt.tolist() for prompt in random_prompts([5, 3, 9])]
+    with reading(decoder.models, decoder.engine.backbones, 3, 40, 9) as reader:
+        assert_reads(reader.prefill(texts), plain, texts, [0, 1, 2])
+        added = [[7, 8], list(range(3, 22)), []]
+        texts = [text + new for text, new in zip(texts, added, strict=True)]
+        assert_reads(reader.extend(added), plain, texts, [0, 1])
+        reader.copy([0, 2], [2, 0])
+        texts = [texts[2], texts[1], texts[0]]
+        reader.drop([0, 4, 1])
+        texts = [texts[0], texts[1][:-4], texts[2][:-1]]
+        assert reader.lengths == [len(text) for text in texts]
+        added = [[11], [12], [13, 14]]
+        texts = [text + new for text, new in zip(texts, added, strict=True)]
+        assert_reads(reader.extend(added), plain, texts, [0, 1, 2])
+        assert reader.forwarded == dict.fromkeys(("base", "one"), 5 + 3 + 9 + 2 + 19 + 4)
+        with pytest.raises(IndexError, match="do not fit"):
+            reader.extend([[3] * 30] * 3)
+
+
+def test_a_prompt_that_rows_share_is_counted_once(decoder: GuidedDecoder) -> None:
+    with reading(decoder.models, decoder.engine.backbones, 3, 20, 4) as reader:
+        assert isinstance(reader, TextReader)
+        reader.prefill([[5, 6, 7]] * 2 + [[5, 6, 7, 8]])
+        assert set(reader.forwarded.values()) == {7}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma3"])
+def test_a_trajectory_rm_reads_with_a_cache_what_it_says_of_whole_texts(family: str) -> None:
+    scorer = make_scorer(family, seed=3)
+    decoder = GuidedDecoder(make_model(family))
+    judge = scalar(decoder, scorer, "trajectory_rm")
+    assert judge.backbones[0].kind == ("fused" if family in ("llama", "qwen2") else "hf")
+    texts = [prompt.tolist() for prompt in random_prompts([6, 2])]
+    with reading(judge.models, judge.backbones, 2, 30, 6) as reader:
+        reader.prefill(texts)
+        added = [[4, 5, 6], [9]]
+        found = reader.extend(added)[0]
+    assert found.shape == (2, 1)
+    for row, (text, new) in enumerate(zip(texts, added, strict=True)):
+        assert float(found[row]) == pytest.approx(score_of(scorer, text + new), abs=1e-4)
