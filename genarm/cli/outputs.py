@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InvalidArgumentError
 from ..models.options import resolve_device, resolve_dtype
 from ..models.sources import RewardChoice, fingerprint
-from ..runs.method import MethodChoice, parse_settings
+from ..runs.method import NamedMethod, parse_settings
 from ..runs.output import OutputFile
 from ..runs.rows import RunInput
 from ..runs.run import Task, run
@@ -107,13 +107,13 @@ def load_task(job: Job) -> Task:
     return task
 
 
-def method_of(options: GenerateOptions) -> MethodChoice | None:
+def method_of(options: GenerateOptions) -> NamedMethod | None:
     """What --method and --set name, checked."""
     if options.method is None:
         if options.method_settings:
             raise InvalidArgumentError("--set is about a method: name it with --method (genarm methods lists them)")
         return None
-    method = MethodChoice(options.method, parse_settings(options.method_settings))
+    method = NamedMethod(options.method, parse_settings(options.method_settings))
     method.check()
     return method
 

@@ -13,7 +13,7 @@ from ..request.output import GenerationOutput
 
 
 @dataclass(frozen=True, slots=True)
-class MethodChoice:
+class NamedMethod:
     """A method by name and its settings."""
 
     name: str

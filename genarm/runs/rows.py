@@ -37,7 +37,9 @@ REFUSED_SETTINGS = {
     ),
 }  # fmt: skip
 # What a run writes itself; a column of the input by one of these names is kept with "input_" before it.
-WRITTEN = ("sample", "text", "token_count", "guided_count", "logprob_sum", "logprob_sums", "finish_reason", "error")
+WRITTEN = (
+    "sample", "text", "token_count", "guided_count", "logprob_sum", "logprob_sums", "score", "finish_reason", "error",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

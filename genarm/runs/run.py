@@ -19,7 +19,7 @@ from ..errors import GenARMError, InvalidArgumentError, RewardNameError, RunErro
 from ..request.guidance import weight_matrix
 from ..request.output import GenerationOutput
 from .encode import RowEncoder
-from .method import MethodChoice
+from .method import NamedMethod
 from .rows import REFUSED_SETTINGS, Row, RowKey
 
 Result = dict[str, Any]
@@ -58,7 +58,7 @@ class Task:
     as_completed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     tokens: bool = False
-    method: MethodChoice | None = None
+    method: NamedMethod | None = None
 
     def encoder(self) -> RowEncoder:
         return RowEncoder.of(self.decoder.tokenizer, self.chat, self.system)
