@@ -118,14 +118,14 @@ def train_tokenizer(statements: list[str], directory: Path, vocabulary: int = VO
     return AutoTokenizer.from_pretrained(directory)
 
 
-def base_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+def base_config(tokenizer: PreTrainedTokenizerBase, hidden: int = 256, layers: int = 6, heads: int = 4) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=640,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=hidden,
+        intermediate_size=hidden * 5 // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         attention_dropout=0.1,
@@ -140,12 +140,17 @@ def encode_statements(tokenizer: PreTrainedTokenizerBase, statements: list[str])
 
 
 def train_base(
-    tokenizer: PreTrainedTokenizerBase, train: list[str], test: list[str], directory: Path, arguments: TrainingArguments
+    tokenizer: PreTrainedTokenizerBase,
+    train: list[str],
+    test: list[str],
+    directory: Path,
+    arguments: TrainingArguments,
+    config: LlamaConfig | None = None,
 ) -> None:
     """Train from scratch on `train`, report the loss on `test` after each epoch, save as bf16 safetensors."""
     torch.manual_seed(arguments.seed)
     # On sequences of twenty tokens eager attention makes a step 1.6 times as fast as sdpa does.
-    config = base_config(tokenizer)
+    config = base_config(tokenizer) if config is None else config
     config._attn_implementation = "eager"
     model = LlamaForCausalLM(config)
     Trainer(
