@@ -23,7 +23,7 @@ from .call import check_options
 from .guided import TAKEN
 from .policies import Policy, policy_decoder
 
-PLAIN = tuple(name for name in TAKEN if name != "reward_prompts")
+PLAIN = tuple(name for name in TAKEN if name not in ("reward_prompts", "guide_when"))
 
 
 def generate(

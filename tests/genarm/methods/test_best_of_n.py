@@ -97,6 +97,6 @@ def test_a_failed_draw_fails_its_row_alone() -> None:
 
 def test_what_best_of_n_cannot_do_is_refused() -> None:
     decoder = GuidedDecoder(make_model("llama"))
-    for wrong in ({"draws": 0}, {"streamer": None}, {"weights": {}}):
+    for wrong in ({"draws": 0}, {"streamer": None}, {"weights": {}}, {"guide_when": None}):
         with pytest.raises(InvalidArgumentError, match=r"draws is 0|does not take"):
             methods["best_of_n"].generate(decoder, [[5]], trajectory_rm=make_scorer("llama"), **wrong)
