@@ -66,8 +66,8 @@ def run(options: ParetoOptions, console: Console) -> int:
     texts = [found.texts[place] for place in whole]
     prompts = [sweeping.source.rows[place] for place in whole]
     scores = trajectory_scores(trajectory_rms, texts, prompts, sweeping)
-    greedy = options.generate.decoding["temperature"] == 0
-    result = front(measured(texts, sweeping.cells, objectives, options.score, greedy, scores), reference)
+    temperature = options.generate.decoding["temperature"]
+    result = front(measured(texts, sweeping.cells, objectives, options.score, temperature, scores), reference)
     show(result, console)
     _write(options, sweeping, result, time.perf_counter() - started)
     return found.status
@@ -97,6 +97,8 @@ def _prompts(given: GenerateOptions) -> RunInput:
             else 'there is nothing to generate from: give a prompt ("I really enjoy") or --input FILE'
         )
     source = prompt_rows(given.prompts) if given.input is None else read_input(given.input)
+    if len({str(row.id) for row in source.rows}) < len(source.rows):
+        raise InvalidArgumentError(f"{source.name} has the same id as text and as a number: give every row its own")
     for row in source.rows:
         if row.weights is not None:
             raise InvalidArgumentError(

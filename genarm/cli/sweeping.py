@@ -99,13 +99,13 @@ class Sweeping:
     @staticmethod
     def _row(row: Row, cell: Cell) -> Row:
         """A cell's row of a prompt's: of its own id, and of the same seed in every cell."""
-        policy = {"base_weight": 0.0} if cell.family == "policies" else {}
+        alone = {"base_weight": 0.0, "beta": 1.0} if cell.family == "policies" else {}
         columns = {"prompt_id": row.id, "family": cell.family, "cell": dict(zip(cell.names, cell.weights, strict=True))}
         return replace(
             row,
             id=f"{row.id} {cell.label}",
             weights=cell.decoder_weights(),
-            settings={**row.settings, **policy},
+            settings={**row.settings, **alone},
             columns={**row.columns, **columns},
         )
 

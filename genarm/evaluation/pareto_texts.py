@@ -45,7 +45,7 @@ def measured(
     cells: Sequence[Cell],
     objectives: Sequence[str],
     score: Score = "mean",
-    greedy: bool = False,
+    temperature: float = 1.0,
     scores: Mapping[str, Floats] | None = None,
 ) -> Sweep:
     """The sweep of rows that all succeeded.
@@ -54,11 +54,11 @@ def measured(
         texts: [P][C][N] rows with ``text``, ``token_count``, ``logprob_sum`` (log q of the text) and ``logprob_sums``
             (by model, "base" among them; None for −∞).
         score: how log π_r of a text's tokens becomes an objective's score.
-        greedy: temperature 0, where the text is certain and log q is 0.
+        temperature: of the rows without one of their own. At 0 a text is certain, and log q is 0.
         scores: a trajectory RM's scores [P, C, N] in place of that, by objective.
     """
     values = np.array(
-        [[[_figures(row, objectives, score, greedy) for row in rows] for rows in row_cells] for row_cells in texts]
+        [[[_figures(row, objectives, score, temperature) for row in rows] for rows in row_cells] for row_cells in texts]
     )
     for name, given in (scores or {}).items():
         values[..., list(objectives).index(name)] = given
@@ -75,11 +75,13 @@ def measured(
     )
 
 
-def _figures(row: Mapping[str, Any], objectives: Sequence[str], score: Score, greedy: bool) -> list[float]:
+def _figures(row: Mapping[str, Any], objectives: Sequence[str], score: Score, temperature: float) -> list[float]:
     """A text's score under each objective, then FIGURES."""
     count = row["token_count"]
     sums = {name: -math.inf if value is None else value for name, value in row["logprob_sums"].items()}
     rewards = [sums[name] / (count if score == "mean" else 1) for name in objectives]
-    divergence = (0.0 if greedy else row["logprob_sum"]) - sums["base"]
+    own = row.get("temperature")
+    certain = (temperature if own is None else own) == 0
+    divergence = (0.0 if certain else row["logprob_sum"]) - sums["base"]
     found = {"kl": divergence, "kl per token": divergence / count, "tokens": float(count)}
     return [*rewards, *(found[name] for name in FIGURES)]

@@ -100,7 +100,9 @@ def test_every_cell_s_rows_are_a_decode_of_their_own_with_its_weights_and_seeds(
 
 def test_a_soup_s_rows_are_decodes_with_the_averaged_adapter_and_policies_are_decoded_alone(cli, sweep):
     policies = [f"--dpo={name}={cli.models / folder}" for name, folder in (("p", "first"), ("q", "second"))]
-    found = sweep("ab", "--grid", "0,1,2", "--soup", *policies, "--soup-steps", "2", "--output", cli.output)
+    found = sweep(
+        "ab", "--grid", "0,1,2", "--soup", *policies, "--soup-steps", "2", "--beta", "2", "--output", cli.output
+    )
     assert found.status == 0
     rows = {(row["family"], *row["cell"].values()): row for row in rows_of(cli.output)}
     assert len(rows) == 9 + 4 + 3
@@ -108,7 +110,7 @@ def test_a_soup_s_rows_are_decodes_with_the_averaged_adapter_and_policies_are_de
     adapters = [read_adapter(cli.models / name) for name in ("first", "second")]
     seed = genarm_kernels.row_seeds(3, 1)
     for key, shares, weights in (
-        (("soups", 1, 2), (1 / 3, 2 / 3), {"soup": 3.0}),
+        (("soups", 1, 2), (1 / 3, 2 / 3), {"soup": 1.5}),
         (("policies", 0.5, 0.5), (0.5, 0.5), {"soup": 1.0}),
     ):
         decoder = GuidedDecoder(plain.base_model, {"soup": soup(adapters, shares, plain.base_model)}, plain.tokenizer)

@@ -135,8 +135,10 @@ def test_a_cell_is_placed_by_the_means_over_its_texts():
     assert by_mean.values[0, 0].tolist() == [-1.0, -2.5, 0.5, 0.25, 3.0]  # a, b, KL, KL per token, tokens
     assert by_mean.values[1, 0].tolist() == [-2.0, -math.inf, 1.5, 1.5, 1.0]
     assert by_mean.distinct == [2 / 3, 2 / 3]  # x y, x y, y z
-    by_sum = measured(TEXTS, CELLS, ("a", "b"), score="sum", greedy=True)
+    by_sum = measured(TEXTS, CELLS, ("a", "b"), score="sum", temperature=0.0)
     assert by_sum.values[0, 1].tolist() == [-3.0, -7.0, 4.5, 1.625, 3.0]  # at temperature 0 a text is certain
+    own = [[[{**TEXTS[0][0][0], "temperature": 0}] * 2] * 2]
+    assert measured(own, CELLS, ("a", "b")).values[0, 0].tolist() == [-1.0, -3.0, 4.0, 2.0, 2.0]
     scored = measured(TEXTS, CELLS, ("a", "b"), scores={"b": np.arange(8.0).reshape(2, 2, 2)})
     assert scored.values[:, :, 1].tolist() == [[0.5, 2.5], [4.5, 6.5]]
     assert scored.measures == ("mean log π_r, nats per token", "score of a trajectory RM")
