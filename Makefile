@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 KERNELS := tests/genarm_kernels tests/gpu
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test coverage mutants bench bench-decode roofline kernels-report lint types docs test-lowest clean
+.PHONY: demo test compare coverage mutants bench bench-decode roofline kernels-report lint types docs test-lowest clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -44,6 +44,11 @@ bench-decode: $(VENV)/.dev
 	SUITES=decode BUDGET=$${BUDGET:-1800} bench/device.sh
 	$(BIN)/python -m bench.tables out/device/decode.json > out/device/decode.md
 	$(BIN)/python -m bench.plots out/device/decode.json out/device
+
+# Every decoding method on the embedded base, on the same prompts: trains what they need (some minutes, once), then
+# writes out/compare and the tables of docs/comparison.md. A run that was stopped goes on where it was.
+compare: $(VENV)/.dev
+	$(BIN)/python -m experiments.comparison
 
 roofline: $(VENV)/.dev
 	$(BIN)/python -m bench.plots out/device/sampling.json out

@@ -238,7 +238,7 @@ def _row(
     assert out.texts is not None
     tokens = out.tokens[place].tolist()
     log_prob = None
-    if contestant.draws and out.logprobs is not None:
+    if contestant.draws and out.scores is None and out.logprobs is not None:  # what a score picked is drawn otherwise
         total = float(out.logprobs[place, : len(tokens)].double().sum())
         log_prob = round(total, 6) if math.isfinite(total) else None
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from rich import box
@@ -13,7 +14,7 @@ from ..preferences.statistics import Estimate
 from .figures import JudgeFigures, MethodFigures
 
 NONE = "–"
-QUALITY = ("method", "score [95%]", "against base [95%]", "KL", "base nats")
+QUALITY = ("method", "score [95%]", "against base [95%]", "KL", "nats")
 SHAPE = ("method", "diversity", "distinct", "tokens", "unfinished", "failed")
 COSTS = ("method", "tokens forwarded per token", "s per 128", "cost")
 JUDGED = ("method", "judge", "wins, % [95%]", "length-controlled", "consistent", "n")
@@ -70,11 +71,16 @@ def interval(found: Estimate | None, signed: bool = False) -> str:
     if found is None or not math.isfinite(found.value):
         return NONE
     sign = "+" if signed else ""
-    return f"{found.value:{sign}.2f} [{found.low:{sign}.2f}, {found.high:{sign}.2f}]".replace("-", "−")
+    return _minus(f"{found.value:{sign}.2f} [{found.low:{sign}.2f}, {found.high:{sign}.2f}]")
 
 
 def value(found: Estimate | None, digits: int = 2) -> str:
-    return NONE if found is None or not math.isfinite(found.value) else f"{found.value:.{digits}f}".replace("-", "−")
+    return NONE if found is None or not math.isfinite(found.value) else _minus(f"{found.value:.{digits}f}")
+
+
+def _minus(text: str) -> str:
+    """With a real minus sign, and none before a zero."""
+    return re.sub(r"-(0\.0+)(?!\d)", r"\1", text).replace("-", "−")
 
 
 def number(found: float | None) -> str:

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 from chat_families import BYTE_VOCAB, byte_tokenizer
+from judge_server import said, serving
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from genarm.cli import evaluate_compare
 from genarm.comparison import contestants
 
 PROMPTS = [{"id": name, "prompt": f"Tell me about {name}"} for name in ("tea", "rain", "owls")]
@@ -39,6 +41,8 @@ def given(cli, monkeypatch):
     real, made_up = contestants.get, {"cold": cold, "blind": blind}
     modules = {name: SimpleNamespace(generate=one) for name, one in made_up.items()}
     monkeypatch.setattr(contestants, "get", lambda name: modules.get(name) or real(name))
+    for draw in ("draw_figures", "draw_trade_offs"):  # comparison/test_answers.py draws
+        monkeypatch.setattr(evaluate_compare, draw, lambda figures, path: path.write_text(str(len(figures))))
     cli.file("prompts.jsonl", PROMPTS)
     return cli.file("compare.toml", TOML.format(models=cli.models))
 
@@ -99,6 +103,25 @@ def cli_rows(cli):
 def test_one_method_of_a_few_prompts_can_be_tried_first(cli, given):
     found = compare(cli, given, "--method", "colder", "--limit", "1")
     assert found.status == 0 and len(cli_rows(cli)) == 4  # and plain decoding, under two seeds
+
+
+def test_two_judges_are_asked_once_and_the_key_is_written_nowhere(cli, given, monkeypatch):
+    monkeypatch.setenv("THE_KEY", "s3cret")
+    few = ("--method", "colder", "--limit", "2")
+    with serving(lambda body, number: said("A" if body["model"] == "first" else "T")) as (url, asked, keys):
+        judged = ("--judge", url, "--judge-model", "first", "--judge-model", "ties", "--judge-key", "THE_KEY")
+        found = compare(cli, given, *few, *judged)
+        assert found.status == 0 and "Which are preferred to those of base" in found.text
+        count = len(asked)
+        compare(cli, given, *few, *judged)
+    assert count == len(asked) == 2 * 2 * 2 * 2 and set(keys) == {"Bearer s3cret"}
+    record = json.loads((cli.folder / "out/compare.json").read_text())
+    assert [(row["judge"], row["wins"]["value"], row["consistent"]) for row in record["judged"]] == [
+        ("first", 0.5, 0.0), ("ties", 0.5, 1.0),
+    ]  # fmt: skip
+    assert record["judges_agree"] == {"first and ties": 1.0} and len(record["verdicts"]) == 8
+    texts = [path.read_text(errors="replace") for path in (cli.folder / "out").rglob("*") if path.is_file()]
+    assert not any("s3cret" in text for text in texts)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""What `make compare` does: train the models that the methods need, compare all methods, write the page of it.
+
+    python -m experiments.comparison
+
+Each step that was done is left alone, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from experiments.comparison.data import HELD_OUT, PROMPTS, openings, read, write
+from experiments.comparison.models import judge_all, train_all
+from experiments.comparison.report import write_page
+from genarm.cli.app import main as genarm
+
+CONFIG, OUTPUT = Path("examples/compare.toml"), Path("out/compare")  # the first names models in the second
+
+
+def main() -> int:
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"{time.perf_counter() - started:6.0f} s  {text}", flush=True)
+
+    write(PROMPTS, openings(read(HELD_OUT)))
+    models = OUTPUT / "models"
+    train_all(models, say)
+    accuracies = judge_all(models)
+    say("the models are trained")
+    status = genarm(["evaluate", "compare", "--config", str(CONFIG), "--output", str(OUTPUT)])
+    if status == 0:
+        write_page(OUTPUT, accuracies)
+        say("docs/comparison.md is written")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
