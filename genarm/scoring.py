@@ -37,7 +37,7 @@ def score(engine: Engine, facts: ModelFacts, most: int, request: Request, respon
     if (count := count_responses(responses)) != request.batch:
         raise InvalidArgumentError(f"{count} responses were given for {request.batch} prompts: give one each")
     found = read_responses(responses, request.streams[0].host, facts, request.decode)
-    errors = {**_errors(request, facts, found), **request.errors}
+    errors = {**response_errors(request, facts, found), **request.errors}
     width = max(map(len, found))
     shape = (request.batch, width, 1 + len(facts.names))
     table = torch.zeros(shape, device=request.device)  # the guided one, then each model's
@@ -80,7 +80,7 @@ def score(engine: Engine, facts: ModelFacts, most: int, request: Request, respon
     )
 
 
-def _errors(request: Request, facts: ModelFacts, found: Sequence[Sequence[int]]) -> dict[int, GenARMError]:
+def response_errors(request: Request, facts: ModelFacts, found: Sequence[Sequence[int]]) -> dict[int, GenARMError]:
     """Rows whose response cannot be read behind their prompt."""
     errors: dict[int, GenARMError] = {}
     for row, tokens in enumerate(found):

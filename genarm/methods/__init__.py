@@ -30,6 +30,8 @@ BUILT_IN = (
     "best_of_n",
     "args",
     "transfer_q",
+    "cards",
+    "vas",
     "search",
     "dpo",
     "proxy_tuning",

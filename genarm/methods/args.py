@@ -20,8 +20,8 @@ from ..errors import InvalidArgumentError
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
-from .call import Call, MethodRow
-from .draws import choices, top_candidates
+from .call import Call
+from .candidates import write_by_candidates
 from .scoring import Scorer, scalar
 
 
@@ -55,39 +55,9 @@ def generate(
         )
     call = Call("args", decoder, input_ids, attention_mask, options)
     scorer = scalar(decoder, trajectory_rm, "trajectory_rm")
-    k = min(candidates, call.request.vocab_size)
-    for rows in call.chunks():
-        with call.reader(call.base, len(rows), rows) as base, call.reader(scorer, len(rows) * k, rows) as judge:
-            logits = call.prefill(base, [row.prompt for row in rows])[0]
-            call.prefill(judge, [row.prompt for row in rows for _ in range(k)])
-            while True:
-                values, ids = top_candidates(call.scores(logits, rows), k)
-                live = [row.reason is None for row in rows]
-                offered = [[token] * there for own, there in zip(ids.tolist(), live, strict=True) for token in own]
-                if not any(live):
-                    break
-                rewards = judge.extend(offered)[0][:, 0].float().view(len(rows), k)
-                call.check(rewards, rows, scorer.name)
-                chosen = choices(values + weight * rewards, rows, 0.0 if choice == "greedy" else tau)
-                new = _write(call, rows, ids.tolist(), rewards.tolist(), chosen)
-                if all(row.reason is not None for row in rows):
-                    break
-                places = [place for place in range(len(rows) * k) if rows[place // k].reason is None]
-                judge.copy([place - place % k + chosen[place // k] for place in places], places)
-                logits = base.extend(new)[0]
+
+    def combine(logits: Tensor, rewards: Tensor) -> Tensor:
+        return logits + weight * rewards
+
+    write_by_candidates(call, scorer, candidates, combine, 0.0 if choice == "greedy" else tau)
     return call.output()
-
-
-def _write(
-    call: Call, rows: list[MethodRow], ids: list[list[int]], rewards: list[list[float]], chosen: list[int]
-) -> list[list[int]]:
-    """Write each live row's choice -> what its reader is to read next, nothing where the row has ended."""
-    new: list[list[int]] = []
-    for row, own, values, place in zip(rows, ids, rewards, chosen, strict=True):
-        if row.reason is None:
-            call.extend(row, [own[place]])
-            row.score = values[place]
-            new.append([own[place]] if row.reason is None else [])
-        else:
-            new.append([])
-    return new

@@ -29,19 +29,24 @@ def top_candidates(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, ids.gather(1, order)
 
 
-def drawn(scores: Tensor, seeds: Tensor, positions: Tensor, temperature: float = 1.0, top_k: int = 0) -> Tensor:
+def drawn(
+    scores: Tensor, seeds: Tensor, positions: Tensor, temperature: float | Tensor = 1.0, top_k: int | Tensor = 0
+) -> Tensor:
     """A column per row, [R] int64, drawn from softmax(scores / temperature) of scores [R, n] float32, with the noise of
-    (seed, position), [R] int64 each. Temperature 0 takes the largest, the first of equals."""
+    (seed, position), [R] int64 each. Temperature and top_k are numbers or [R]; temperature 0 takes the largest, the
+    first of equals."""
     weights = torch.ones(1, device=scores.device)
     rows = scores.contiguous()
     return genarm_kernels.guided_sample([rows], weights, temperature, top_k, seed=seeds, position=positions).tokens
 
 
-def choices(scores: Tensor, rows: Sequence[MethodRow], temperature: float) -> list[int]:
-    """The candidate that each row takes at its next token, by scores [R, k] float32: ``drawn`` with the rows' noise."""
+def choices(scores: Tensor, rows: Sequence[MethodRow], temperature: float | Tensor) -> list[int]:
+    """The candidate that each row takes at its next token, by scores [R, k] float32: ``drawn`` with the rows' noise.
+    ``temperature``: one, or [B] for the rows of the call."""
     seeds = torch.tensor([row.seed for row in rows], device=scores.device)
     positions = torch.tensor([row.position for row in rows], device=scores.device)
-    return drawn(scores, seeds, positions, temperature).tolist()
+    own = temperature[[row.index for row in rows]] if isinstance(temperature, Tensor) else temperature
+    return drawn(scores, seeds, positions, own).tolist()
 
 
 def attempt_seed(seed: int, attempt: int) -> int:
