@@ -7,6 +7,7 @@ own; so rows may be padded, copied and cut as those of any model on transformers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,9 +82,10 @@ class TabularModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 
 class TabularLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
-    """A causal LM over V ids whose next-token logits are those of the tables it is made from (`lm_from_tables`).
+    """A causal LM over V ids whose next-token logits are those of the tables it is made from (`lm_from_tables`), or a
+    trajectory RM or value head that says one number of every prefix (`scorer_from_values`).
 
-    Behind a whole answer every id is as likely as another. There is no end-of-sequence token: decode exactly T tokens.
+    There is no end-of-sequence token: decode exactly T tokens.
     """
 
     config_class = TabularConfig
@@ -92,7 +94,7 @@ class TabularLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-ca
     def __init__(self, config: TabularConfig) -> None:
         super().__init__(config)
         self.model = TabularModel(config)
-        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.width, config.width, bias=False)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
@@ -104,27 +106,32 @@ class TabularLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-ca
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Ids [B, Q] -> logits [B, Q, V], or of the last ``logits_to_keep`` tokens."""
+        """Ids [B, Q] -> logits [B, Q, width], or of the last ``logits_to_keep`` tokens."""
         out = self.model(input_ids, attention_mask, past_key_values, use_cache)
         logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])
         return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
 
 
 def lm_from_tables(tables: Tables, dtype: torch.dtype = torch.float32) -> TabularLM:
-    """A model whose logits behind each prefix are its row of ``tables`` (finite), rounded to ``dtype``."""
+    """A model whose logits behind each prefix are its row of ``tables`` (finite), rounded to ``dtype``. Behind a whole
+    answer every id is as likely as another."""
     V = tables[0].shape[1]
-    rows = torch.cat([*tables, torch.zeros(1, V, dtype=tables[0].dtype)])
-    model = TabularLM(TabularConfig(V, len(tables), len(rows), V))
+    return _model(V, len(tables), torch.cat([*tables, torch.zeros(1, V, dtype=tables[0].dtype)]), dtype)
+
+
+def scorer_from_values(vocab_size: int, values: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> TabularLM:
+    """A model with a head of width 1, whose number behind each prefix is that of ``values``: T + 1 tensors [V^t] for t
+    = 0 … T, as `TabularProblem.values` and `TabularProblem.expected_rewards` are. It says 0 of longer texts."""
+    rows = torch.cat([*values, torch.zeros(1, dtype=values[0].dtype)])[:, None]
+    return _model(vocab_size, len(values) - 1, rows, dtype)
+
+
+def _model(vocab_size: int, length: int, rows: Tensor, dtype: torch.dtype) -> TabularLM:
+    model = TabularLM(TabularConfig(vocab_size, length, len(rows), rows.shape[1]))
     nn.Module.to(model, dtype)
-    fill(model.model, rows)
     with torch.no_grad():
-        model.lm_head.weight.copy_(torch.eye(V))
+        model.model.embed_tokens.weight.copy_(torch.arange(vocab_size)[:, None])
+        model.model.table.weight.copy_(rows)
+        model.lm_head.weight.copy_(torch.eye(rows.shape[1]))
     nn.Module.eval(model)
     return model
-
-
-def fill(model: TabularModel, rows: Tensor) -> None:
-    """Write ``rows`` [rows, width] into the model's table, and each token's number into its embedding."""
-    with torch.no_grad():
-        model.embed_tokens.weight.copy_(torch.arange(model.config.vocab_size)[:, None])
-        model.table.weight.copy_(rows)

@@ -23,12 +23,14 @@ from ..preferences.scoring import response_log_probs
 from .counting import StepOfPairs
 
 
-def arm_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+def arm_loss(chosen: Tensor, rejected: Tensor, beta: float, counts: Tensor | None = None) -> Tensor:
     """The GenARM loss: the mean over pairs of −log σ(β_r · (chosen − rejected)).
 
-    chosen, rejected: [B], summed response log-probabilities; beta: β_r > 0. Returns a scalar of their dtype.
+    chosen, rejected: [B], summed response log-probabilities; beta: β_r > 0; counts: [B], how often each pair is there,
+    once if left out. Returns a scalar of their dtype.
     """
-    return -F.logsigmoid(beta * (chosen - rejected)).mean()
+    losses = -F.logsigmoid(beta * (chosen - rejected))
+    return losses.mean() if counts is None else (counts * losses).sum() / counts.sum()
 
 
 def pair_log_probs(model: Any, batch: Mapping[str, Tensor], inner: Any = None) -> tuple[Tensor, Tensor]:
