@@ -72,7 +72,8 @@ def test_one_capture_follows_every_value(tmp_path: Path) -> None:
         assert_same(
             captured.generate(PROMPTS[:4], **OPTIONS | setting), eager.generate(PROMPTS[:4], **OPTIONS | setting)
         )
-    for setting in ({"repetition_penalty": 1.3}, {"repetition_penalty": 0.8}, {"logit_bias": {5: 2.0}}):
+    gates: list[dict[str, Any]] = [{"guide_when": {"entropy": 4.4}}, {"guide_when": {"top_probability": 0.03}}]
+    for setting in ({"repetition_penalty": 1.3}, {"repetition_penalty": 0.8}, {"logit_bias": {5: 2.0}}, *gates):
         assert_same(
             captured.generate(PROMPTS[:4], **OPTIONS | setting), eager.generate(PROMPTS[:4], **OPTIONS | setting)
         )

@@ -207,8 +207,8 @@ def test_a_step_needs_nothing_from_the_host(extras: bool) -> None:
     """Traced on a device without values: a CUDA graph captures neither copies from the host nor waiting for it."""
     settings: dict[str, Any] = {"return_logprobs": True, "eos_ids": frozenset({2}), "stop": ((1, 2),)} if extras else {}
     with torch.device("meta"):
-        bias = torch.zeros(V) if extras else None
-        own = guidance(4, top_p=torch.ones(4), bias=bias).in_tensors()
+        bias, gate = (torch.zeros(V), torch.zeros(4, 2)) if extras else (None, None)
+        own = guidance(4, top_p=torch.ones(4), bias=bias, gate=gate).in_tensors()
         state = make_state(9, own=own, prompts=[torch.zeros(3, dtype=torch.int64)] * 4, **settings)
         if extras:
             state.seen = torch.zeros(4, V, dtype=torch.bool)
