@@ -56,7 +56,12 @@ def test_best_of_n_is_its_definition(family: str) -> None:
 def test_one_draw_is_plain_decoding_and_a_row_depends_on_no_other() -> None:
     decoder = GuidedDecoder(make_model("llama"), tokenizer=word_tokenizer())
     prompts, scorer = random_prompts([4, 7]), make_scorer("llama", seed=7)
-    options: dict[str, Any] = {"max_new_tokens": 5, "stop": ["w7"], "return_logprobs": True, "top_k": 30}
+    options: dict[str, Any] = {
+        "max_new_tokens": 5,
+        "stop": [f"w{n}" for n in range(3, 90, 5)],
+        "return_logprobs": True,
+        "top_k": 30,
+    }
     plain = decoder.generate(prompts, num_return_sequences=2, seed=5, **options)
     one = methods["best_of_n"].generate(
         decoder, prompts, trajectory_rm=scorer, draws=1, num_return_sequences=2, seed=5, **options
@@ -70,6 +75,13 @@ def test_one_draw_is_plain_decoding_and_a_row_depends_on_no_other() -> None:
     both = methods["best_of_n"].generate(decoder, prompts, trajectory_rm=scorer, draws=5, seed=[11, 12], **options)
     alone = methods["best_of_n"].generate(decoder, prompts[1:], trajectory_rm=scorer, draws=5, seed=[12], **options)
     assert both.tokens[1].tolist() == alone.tokens[0].tolist() and float(both.scores[1]) == float(alone.scores[0])
+    seeds = [attempt_seed(12, attempt) for attempt in range(5)]
+    each = decoder.generate([prompts[1]] * 5, seed=seeds, **options)
+    assert "stop" in each.finish_reasons
+    drawn = [own.tolist() for own in each.tokens]
+    best = max(drawn, key=lambda own: score_of(scorer, [*prompts[1].tolist(), *own]))
+    assert alone.tokens[0].tolist() == best and alone.finish_reasons[0] == each.finish_reasons[drawn.index(best)]
+    assert alone.stats.forwarded["trajectory_rm"] == len(prompts[1]) + sum(map(len, drawn))
 
 
 def test_a_failed_draw_fails_its_row_alone() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import make_model, random_prompts
+from families import make_model, random_prompts, word_tokenizer
 from method_cases import assert_same_rows, make_scorer, next_logits, score_of
 
 import genarm_kernels
@@ -242,6 +242,23 @@ def test_a_failed_row_costs_no_other_its_result(models: dict[str, Any], method: 
     out = methods[name].generate(GuidedDecoder(base), [[5, 50], [7, 9, 8]], **options)
     assert list(out.errors) == [0] and out.tokens[1].tolist() == clean.tokens[1].tolist()
     assert out.scores.isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("method", ["search", "transfer_q"])
+def test_roll_outs_and_trees_end_at_stops_as_at_ends(models: dict[str, Any], method: str) -> None:
+    decoder = GuidedDecoder(models["base"], {"reward": models["reward"]}, word_tokenizer())
+    options: dict[str, Any] = {"max_new_tokens": 6, "weight": 3.0}
+    if method == "search":
+        options |= {"kind": "puct", "expansions": 6}
+    else:
+        options |= {"policy": "reward", "trajectory_rm": models["scorer"], "candidates": 3, "lookahead": 3}
+    ends = list(range(10, 97, 4))  # of two digits each, so that no word has another one in it
+    ended = methods[method].generate(decoder, PROMPTS, eos_token_id=ends, **options)
+    for stop in ([f"w{token}" for token in ends], [[token] for token in ends]):
+        out = methods[method].generate(decoder, PROMPTS, eos_token_id=[], stop=stop, **options)
+        assert_same_rows(out, [row.tolist() for row in ended.tokens])
+        assert out.stats.forwarded == ended.stats.forwarded
+        assert "stop" in out.finish_reasons and "eos" in ended.finish_reasons
 
 
 def test_a_search_for_nothing_is_refused(models: dict[str, Any]) -> None:
