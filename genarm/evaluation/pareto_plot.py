@@ -42,7 +42,11 @@ def draw(front: Front, path: Path) -> None:
     for axes in grid[len(pairs) :]:
         axes.set_visible(False)
     figure.colorbar(shades, ax=list(grid[: len(pairs)]), label="KL to the base, nats per text", shrink=0.8)
-    grid[0].legend(frameon=False, fontsize=8, loc="best")
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    sweep = front.sweep
+    bars = f"bars: 95% intervals over {len(sweep.values)} {sweep.unit}; " if len(sweep.values) > 1 else ""
+    figure.suptitle(f"{bars}black edge: on the front of all cells", x=0.01, ha="left", fontsize=8)
     figure.savefig(path)
 
 
@@ -70,8 +74,6 @@ def _panel(axes: Any, front: Front, pair: tuple[int, int], labels: bool) -> Any:
         _name_cells(axes, front, points)
     for axis, place, name in zip((axes.set_xlabel, axes.set_ylabel), pair, names, strict=True):
         axis(f"{name}: {sweep.measures[place]}")
-    bars = f"bars: 95% intervals over {len(sweep.values)} {sweep.unit}; " if len(sweep.values) > 1 else ""
-    axes.set_title(f"{bars}black edge: on the front of all cells", loc="left", fontsize=8)
     axes.grid(alpha=0.3)
     open_frame(axes)
     return shades
