@@ -44,7 +44,7 @@ def draw_figures(figures: Sequence[MethodFigures], path: Path) -> None:
         for place, row in enumerate(figures):
             _dot(axes, column.figure(row), place, place)
         if column.logarithmic:
-            axes.set_xscale("log")
+            _logarithmic(axes)
         own = next((column.figure(row) for row in figures if row.label == BASE), None)
         if own is not None:
             axes.axvline(_value(own), color="#bbbbbb", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
@@ -68,7 +68,7 @@ def draw_trade_offs(figures: Sequence[MethodFigures], path: Path) -> None:
             _point(left, row.cost, row.score, row.label, place)
         if row.base_nats is not None:
             _point(right, row.base_nats.value, row.score, row.label, place)
-    left.set_xscale("log")
+    _logarithmic(left)
     left.set_xlabel("seconds per token, plain decoding of the base = 1")
     right.set_xlabel("−log π_base per token, nats: further right, less like the base")
     left.set_ylabel("judge RM's score (bars: 95% intervals over prompts)")
@@ -77,6 +77,13 @@ def draw_trade_offs(figures: Sequence[MethodFigures], path: Path) -> None:
         open_frame(axes)
     right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     picture.savefig(path)
+
+
+def _logarithmic(axes: Any) -> None:
+    """A scale whose ticks are plain numbers: 1, 2, 5, 10, …"""
+    axes.set_xscale("log", subs=[])
+    axes.xaxis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
+    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
 
 
 def _value(found: Estimate | float) -> float:

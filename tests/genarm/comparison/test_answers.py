@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,15 +52,14 @@ def plain() -> GuidedDecoder:
 
 
 def contestants(plain: GuidedDecoder, calls: list[str] | None = None) -> list[Contestant]:
-    """Plain decoding, and two made-up methods: one that is colder, one that has no density and reads twice as much."""
+    """Plain decoding, and two made-up methods: one that is colder, one that says that it chose by a score."""
 
     def of(label: str, **settings: Any) -> Contestant:
         def generate(inputs: list[list[int]], *, seed: list[int], max_new_tokens: int) -> Any:
             if calls is not None and max_new_tokens > 2:
                 calls.append(label)
-            return plain.generate(
-                inputs, seed=seed, max_new_tokens=max_new_tokens, return_logprobs=label != "blind", **settings
-            )
+            out = plain.generate(inputs, seed=seed, max_new_tokens=max_new_tokens, return_logprobs=True, **settings)
+            return replace(out, scores=torch.zeros(len(inputs))) if label == "blind" else out
 
         return Contestant(label, generate, {"method": label, **settings})
 
