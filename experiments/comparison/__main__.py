@@ -7,6 +7,7 @@ Each step that was done is left alone, so that a run that was stopped goes on wh
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,6 @@ from pathlib import Path
 from experiments.comparison.data import HELD_OUT, PROMPTS, openings, read, write
 from experiments.comparison.models import judge_all, train_all
 from experiments.comparison.report import write_page
-from genarm.cli.app import main as genarm
 
 CONFIG, OUTPUT = Path("examples/compare.toml"), Path("out/compare")  # the first names models in the second
 
@@ -30,7 +30,8 @@ def main() -> int:
     train_all(models, say)
     accuracies = judge_all(models)
     say("the models are trained")
-    status = genarm(["evaluate", "compare", "--config", str(CONFIG), "--output", str(OUTPUT)])
+    command = [sys.executable, "-m", "genarm", "evaluate", "compare", "--config", CONFIG, "--output", OUTPUT]
+    status = subprocess.run(command, check=False).returncode
     if status == 0:
         write_page(OUTPUT, accuracies)
         say("docs/comparison.md is written")
