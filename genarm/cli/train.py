@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InvalidArgumentError
 from . import pair_options as pairs
 
 
@@ -17,6 +18,7 @@ class Method(StrEnum):
     arm = "arm"
     trajectory_rm = "trajectory-rm"
     dpo = "dpo"
+    parm = "parm"
 
 
 class Precision(StrEnum):
@@ -32,8 +34,8 @@ def train(
         Method,
         typer.Argument(
             help="arm: an autoregressive reward model, which guides decoding. trajectory-rm: a scorer of whole "
-            "responses. dpo: a policy.",
-            metavar="arm|trajectory-rm|dpo",
+            "responses. dpo: a policy. parm: one reward model for several objectives, conditioned on a preference.",
+            metavar="arm|trajectory-rm|dpo|parm",
             show_choices=False,
         ),
     ],
@@ -42,7 +44,7 @@ def train(
         typer.Option(
             metavar="FILE",
             help="Preference pairs (prompt, chosen, rejected; texts or chat messages): JSONL, Parquet, CSV, a folder "
-            "or a data set; repeatable, for all of them together.",
+            "or a data set; repeatable, for all of them together. parm: OBJECTIVE=FILE for each objective.",
         ),
     ],
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the adapter and training.json go.")],
@@ -73,7 +75,11 @@ def train(
     ] = None,
     eval_data: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Pairs to evaluate on; repeatable.", show_default="a share of the prompts"),
+        typer.Option(
+            metavar="FILE",
+            help="Pairs to evaluate on; repeatable; parm: OBJECTIVE=FILE.",
+            show_default="a share of the prompts",
+        ),
     ] = None,
     eval_share: Annotated[
         float | None,
@@ -83,6 +89,12 @@ def train(
         ),
     ] = None,
     beta: Annotated[float, typer.Option(help="β_r in the AR-RM's loss, or β in DPO's.")] = 0.1,
+    concentration: Annotated[
+        float,
+        typer.Option(
+            help="Of the Dirichlet distribution that parm draws preferences from; 1 is uniform, less is extremer."
+        ),
+    ] = 0.5,
     center_rewards: Annotated[float, typer.Option(help="c of c·(r_w + r_l)² in a trajectory RM's loss.")] = 0.0,
     continue_from: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Go on training this LoRA adapter.", show_default="a new one")
@@ -172,6 +184,7 @@ def train(
     from . import train_report
 
     steps, seconds = save_points(save_every)
+    objectives, data, eval_data = named_data(data, eval_data) if method is Method.parm else ((), data, eval_data)
     settings = TrainingSettings(
         kind=method.value,
         base=base_for(base, continue_from),
@@ -185,6 +198,8 @@ def train(
         eval_share=eval_share,
         limit=limit,
         objective=objective or output.resolve().name,
+        objectives=objectives,
+        concentration=concentration,
         beta=beta,
         center_rewards=center_rewards,
         continue_from=None if continue_from is None else model_path(continue_from),
@@ -215,3 +230,29 @@ def train(
         trust_remote_code=trust_remote_code,
     )
     return train_report.run(settings, output, overwrite, push_to_hub)
+
+
+def named_data(data: list[str], eval_data: list[str] | None) -> tuple[tuple[str, ...], list[str], list[str] | None]:
+    """OBJECTIVE=FILE of each objective -> the objectives in their order, their files, and those to evaluate on.
+
+    Raises:
+        InvalidArgumentError: an entry of another form, one objective twice, other objectives to evaluate on.
+    """
+
+    def read(option: str, texts: list[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for text in texts:
+            name, equals, file = text.partition("=")
+            if not name or not equals or not file:
+                raise InvalidArgumentError(f"{option} {text!r}: parm trains on OBJECTIVE=FILE, one for each objective")
+            if name in found:
+                raise InvalidArgumentError(
+                    f"{option} names {name!r} twice: give each objective one data set, or a folder"
+                )
+            found[name] = file
+        return found
+
+    trained, measured = read("--data", data), read("--eval-data", eval_data or [])
+    if measured and measured.keys() != trained.keys():
+        raise InvalidArgumentError(f"--eval-data needs one data set for each of {', '.join(trained)}: name those")
+    return tuple(trained), list(trained.values()), [measured[name] for name in trained] if measured else None

@@ -75,6 +75,12 @@ def summary(record: dict[str, Any], output: Path) -> str:
         held, interval = record["data"]["held out"]["pairs"], metrics.get("eval_accuracy_interval")
         shown = f" (95% interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f}%)" if interval else ""
         parts.append(f"{100 * metrics['eval_accuracy']:.1f}% of {held} held-out pairs ordered right{shown}")
+    for name, one in metrics.get("eval_accuracies", {}).items():
+        parts.append(f"{name} alone: {100 * one['accuracy']:.1f}% of {one['pairs']}")
+    if record["kind"] == "parm" and reward_model_guides(record):
+        name, share = record["objective"], round(1 / len(record["objectives"]), 3)
+        preference = ",".join(f"{one}:{share:g}" for one in record["objectives"])
+        parts.append(f"guide with --reward {name}={output}:1.0 --preference {name}={preference}")
     if record["kind"] == "arm" and reward_model_guides(record):
         parts.append(f"guide with --reward {record['objective']}={output}:1.0")
     return f"{output}: " + "; ".join(parts)

@@ -25,12 +25,14 @@ from .truncation import Truncation, check_max_length, lengths_within
 
 class EncodedPair(TypedDict):
     """Token ids of a prompt and, without it, of the two responses; none of the three is empty. ``margin`` is the row's
-    own: how far apart a trajectory reward model's two scores should be at least."""
+    own: how far apart a trajectory reward model's two scores should be at least. ``objective``: the place of what the
+    pair prefers among several objectives."""
 
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
     margin: NotRequired[float]
+    objective: NotRequired[int]
 
 
 @dataclass(frozen=True, slots=True)

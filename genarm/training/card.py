@@ -13,6 +13,7 @@ from ..errors import GenARMError, InvalidArgumentError
 KINDS = {
     "arm": "An autoregressive reward model: its log-probability of a response is the response's reward",
     "trajectory-rm": "A trajectory reward model: a scorer of whole responses",
+    "parm": "An autoregressive reward model that is conditioned on a preference over several objectives (PARM)",
     "dpo": "A policy trained by direct preference optimisation",
 }
 CARD = "README.md"
@@ -48,6 +49,17 @@ def _words(record: dict[str, Any]) -> str:
         )
     if record["kind"] == "arm":
         lines += ["", "```bash", f"genarm generate --base {record['base']} --reward NAME=THIS:1.0 --prompt TEXT", "```"]
+    for name, one in metrics.get("eval_accuracies", {}).items():
+        low, high = one["interval"]
+        lines.append(
+            f"- {name}: {100 * one['accuracy']:.1f}% of its {one['pairs']} under that preference alone "
+            f"({100 * low:.1f} to {100 * high:.1f}%)"
+        )
+    if record["kind"] == "parm":
+        share = round(1 / len(record["objectives"]), 3)
+        preference = ",".join(f"{name}:{share:g}" for name in record["objectives"])
+        command = f"genarm generate TEXT --base {record['base']} --reward NAME=THIS:1.0 --preference NAME={preference}"
+        lines += ["", "```bash", command, "```"]
     return "\n".join([*lines, "", "`training.json` has every setting and figure.", ""])
 
 

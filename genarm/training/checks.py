@@ -36,6 +36,7 @@ def check(settings: TrainingSettings) -> None:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InvalidArgumentError("device is 'cuda', but torch sees no CUDA device here: choose cpu or auto")
     _check_whole(settings)
+    _check_objectives(settings)
     _check_reports(settings)
     settings.accumulation()
 
@@ -49,6 +50,30 @@ def _check_whole(settings: TrainingSettings) -> None:
             "continue from goes on with an adapter, and rank 0 trains the whole model: leave rank 0 out, or name the "
             "adapter's folder as the base, which makes it a part of that"
         )
+
+
+def _check_objectives(settings: TrainingSettings) -> None:
+    """What a run of several objectives goes with."""
+    if settings.kind != "parm":
+        return
+    names = settings.objectives
+    if len(names) < 2 or len(set(names)) < len(names) or any(not name or set(name) & set("=:,") for name in names):
+        raise InvalidArgumentError(
+            f"objectives are {', '.join(names) or 'not named'}: name two or more, each once and without any of = : , "
+            "(--data helpful=a.jsonl --data harmless=b.jsonl)"
+        )
+    for data in (settings.data, settings.eval_data):
+        if data is not None and (isinstance(data, str) or len(data) != len(names)):
+            raise InvalidArgumentError(f"{len(names)} objectives need as many data sets, in their order: name one each")
+    if settings.rank < 2 or settings.rank % 2:
+        raise InvalidArgumentError(
+            f"rank is {settings.rank}: half of it is conditioned, so give an even number above 0"
+        )
+    if settings.load_in_4bit or settings.continue_from is not None:
+        what = "load in 4bit" if settings.load_in_4bit else "continue from"
+        raise InvalidArgumentError(f"{what} goes with plain LoRA, and this adapter is of another kind: leave it out")
+    if not (settings.concentration > 0 and math.isfinite(settings.concentration)):
+        raise InvalidArgumentError(f"concentration is {settings.concentration}: expected a number above 0")
 
 
 def _check_reports(settings: TrainingSettings) -> None:

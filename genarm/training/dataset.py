@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,13 +44,18 @@ def load_pairs(settings: TrainingSettings, tokenizer: Any) -> PairSets:
     Raises:
         GenARMError: a file that cannot be read as preference pairs, or nothing left to train on.
     """
-    pairs = mixed(settings)
+    sets = mixed(settings)
+    pairs = [pair for own in sets for pair in own]
+    objective = _by_objective(settings, sets)
     facts: dict[str, Any] = {"data_sha256": content_hash(settings.data)}
     share = 0.0 if settings.eval_data else share_held_out(settings, len(pairs))
     train, held_out = split(pairs, share)
     held_out = once(held_out)
     if settings.eval_data is not None:
-        held_out = read_pairs(settings.eval_data, settings.where, settings.reading)
+        paths = settings.eval_data if settings.objectives else [settings.eval_data]
+        held_sets = [read_pairs(path, settings.where, settings.reading) for path in paths]
+        held_out = [pair for own in held_sets for pair in own]
+        objective |= _by_objective(settings, held_sets)
         facts["eval_data_sha256"] = content_hash(settings.eval_data)
     else:
         facts["eval_share"] = round(share, 6)
@@ -59,6 +65,9 @@ def load_pairs(settings: TrainingSettings, tokenizer: Any) -> PairSets:
     for name, chosen in (("train", train), ("held out", held_out)):
         result = encode_pairs(tokenizer, chosen, settings.max_length)
         check_margins(settings, result.pairs)
+        for pair, place in zip(result.pairs, result.kept, strict=True):
+            if settings.objectives:
+                pair["objective"] = objective[id(chosen[place])]
         encoded.append(result)
         notes += [f"{name}: {note}" for note in result.notes]
         facts[name] = {"pairs": len(result.pairs), **asdict(result.truncation)}
@@ -74,11 +83,17 @@ def load_pairs(settings: TrainingSettings, tokenizer: Any) -> PairSets:
     return PairSets(ours, theirs, clusters, facts, notes)
 
 
+def _by_objective(settings: TrainingSettings, sets: Sequence[Sequence[PreferencePair]]) -> dict[int, int]:
+    """The objective of each pair, by its id: the place of its data set."""
+    return {id(pair): place for place, own in enumerate(sets) for pair in own} if settings.objectives else {}
+
+
 def _in_both(train: list[EncodedPair], held_out: list[EncodedPair]) -> int:
     """How many of the held-out pairs are trained on as well, either way round."""
 
-    def key(pair: EncodedPair) -> tuple[tuple[int, ...], frozenset[tuple[int, ...]]]:
-        return tuple(pair["prompt_ids"]), frozenset((tuple(pair["chosen_ids"]), tuple(pair["rejected_ids"])))
+    def key(pair: EncodedPair) -> tuple[int | None, tuple[int, ...], frozenset[tuple[int, ...]]]:
+        responses = frozenset((tuple(pair["chosen_ids"]), tuple(pair["rejected_ids"])))
+        return pair.get("objective"), tuple(pair["prompt_ids"]), responses
 
     seen = {key(pair) for pair in train} if held_out else set()
     return sum(key(pair) in seen for pair in held_out)

@@ -29,6 +29,7 @@ def new_record(settings: TrainingSettings, facts: dict[str, Any]) -> Record:
     return {
         "kind": settings.kind,
         "objective": settings.objective,
+        **({"objectives": list(settings.objectives)} if settings.objectives else {}),
         "beta": own_beta,
         "base": settings.base,
         "base_fingerprint": fingerprint(settings.base),

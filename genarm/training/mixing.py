@@ -12,8 +12,8 @@ from ..preferences.pairs import PreferencePair, read_pairs
 from .settings import TrainingSettings
 
 
-def mixed(settings: TrainingSettings) -> list[PreferencePair]:
-    """The pairs of all data sets, one after the other, each set as often as its weight says.
+def mixed(settings: TrainingSettings) -> list[list[PreferencePair]]:
+    """The pairs of each data set, as often as its weight says.
 
     Raises:
         InvalidArgumentError: rows that are no pairs, other than one weight per data set, or one that is not above 0 or
@@ -25,7 +25,7 @@ def mixed(settings: TrainingSettings) -> list[PreferencePair]:
         raise InvalidArgumentError(
             f"{len(weights)} data weights were given for {len(paths)} data sets: give one for each"
         )
-    found: list[PreferencePair] = []
+    found: list[list[PreferencePair]] = []
     for path, weight in zip(paths, weights, strict=True):
         if not (weight > 0 and math.isfinite(weight)):
             raise InvalidArgumentError(f"the data weight {weight} is not above 0: leave the data set out instead")
@@ -35,7 +35,7 @@ def mixed(settings: TrainingSettings) -> list[PreferencePair]:
             raise InvalidArgumentError(
                 f"{path}: the data weight {weight} takes none of its {len(pairs)} pairs: raise it, or leave it out"
             )
-        found += taken
+        found.append(taken)
     return found
 
 

@@ -24,6 +24,7 @@ from .dataset import load_pairs
 from .defaults import epochs_for, with_rate
 from .memory import check_memory
 from .models import trained_model
+from .parm import save_conditioned
 from .session import TrainingSession
 from .settings import TrainingSettings
 from .trainers import TRAINERS
@@ -74,7 +75,7 @@ def train(
     metrics = TrainingSession(trainer, settings, pairs, say).run(resumed=old is not None)
     new = folder.finished(new, metrics, trainer.state.log_history)
     if state.is_main_process:
-        _save(trainer, None if settings.rank else tokenizer, output)
+        _save(trainer, settings, tokenizer, output)
         write_card(output, new)
         folder.write_record(output, new)
         folder.open_up(output)
@@ -116,13 +117,16 @@ def _check_launch(settings: TrainingSettings, state: Any) -> None:
         )
 
 
-def _save(trainer: Trainer, tokenizer: Any, output: Path) -> None:
-    """The adapter, or the whole model where a tokenizer comes with it."""
+def _save(trainer: Trainer, settings: TrainingSettings, tokenizer: Any, output: Path) -> None:
+    """The adapter, or the whole model with its tokenizer."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    if settings.kind == "parm":
+        save_conditioned(model, settings, output)
+        return
     model.config.use_cache = True
     for config in getattr(model, "peft_config", {}).values():
         if isinstance(config.target_modules, set):  # whose order changes from process to process
             config.target_modules = sorted(config.target_modules)
     model.save_pretrained(output)
-    if tokenizer is not None:
+    if not settings.rank:
         tokenizer.save_pretrained(output)

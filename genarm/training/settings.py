@@ -13,9 +13,9 @@ import torch
 from ..errors import InvalidArgumentError
 from ..preferences.reading import PairReading
 
-Kind = Literal["arm", "trajectory-rm", "dpo"]
+Kind = Literal["arm", "trajectory-rm", "dpo", "parm"]
 # Adapters: GenARM's HH-RLHF run, and a tenth of that for DPO, whose rate acts on β alone. Whole models: a thousandth.
-LEARNING_RATES: dict[Kind, float] = {"arm": 5e-4, "trajectory-rm": 5e-4, "dpo": 5e-5}
+LEARNING_RATES: dict[Kind, float] = {"arm": 5e-4, "trajectory-rm": 5e-4, "dpo": 5e-5, "parm": 5e-4}
 FULL_LEARNING_RATE = 1e-6
 
 
@@ -39,7 +39,9 @@ class TrainingSettings:
     pairs of each data set, and ``data_weights`` say how much of each is taken. What is None is chosen by `defaults` by
     the base and the pairs. ``continue_from`` is the folder of an adapter that training goes on with; ``early_stopping``
     how many evaluations in turn may bring no lower loss, 0 for any number; ``save_seconds`` the time between
-    checkpoints, 0 for none by the clock; ``report_to`` names trackers that transformers writes to.
+    checkpoints, 0 for none by the clock; ``report_to`` names trackers that transformers writes to. ``objectives`` name
+    those of a PARM run, whose data sets are theirs one by one, and ``concentration`` is that of the Dirichlet
+    distribution of its preferences.
     """
 
     kind: Kind
@@ -52,6 +54,8 @@ class TrainingSettings:
     eval_share: float | None = None
     limit: int | None = None
     objective: str = "reward"
+    objectives: tuple[str, ...] = ()
+    concentration: float = 0.5
     beta: float = 0.1
     center_rewards: float = 0.0
     rank: int = 8
@@ -111,6 +115,7 @@ class TrainingSettings:
             reported.add("eval_every")
         kept = {name: value for name, value in asdict(self).items() if name not in reported}
         kept.update(where=dict(self.where), target_modules=list(self.target_modules))
+        kept.update(objectives=list(self.objectives), concentration=self.concentration if self.objectives else None)
         kept.update(reading=self.reading.as_record(), data_weights=list(self.data_weights))
         kept.update({name: listed(kept[name]) for name in ("data", "eval_data")})
         return {**kept, "learning_rate": self.rate, "bf16": self.bf16}

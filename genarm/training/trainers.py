@@ -18,6 +18,7 @@ from .arm import ArmTrainer
 from .counting import StepOfPairs, pairs_in
 from .dataset import PairSets
 from .models import trained_in_float32
+from .parm import ObjectiveCollator, ParmTrainer
 from .settings import Kind, TrainingSettings
 
 
@@ -30,6 +31,21 @@ def arm_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: P
         train_dataset=pairs.train,
         eval_dataset=pairs.held_out or None,
         data_collator=PairCollator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+    )
+
+
+def parm_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: PairSets, work: Path) -> Trainer:
+    """The GenARM loss of several objectives, under preferences."""
+    count = len(settings.objectives)
+    return ParmTrainer(
+        model=model,
+        args=TrainingArguments(**settings.arguments(work, bool(pairs.held_out))),
+        settings=settings,
+        counts=[sum(pair["objective"] == one for pair in pairs.train) for one in range(count)],
+        train_dataset=pairs.train,
+        eval_dataset=pairs.held_out or None,
+        data_collator=ObjectiveCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
     )
 
@@ -124,6 +140,7 @@ class PairsCountOnce(StepOfPairs):
 
 TRAINERS: dict[Kind, Callable[[TrainingSettings, Any, Any, PairSets, Path], Trainer]] = {
     "arm": arm_trainer,
+    "parm": parm_trainer,
     "trajectory-rm": trajectory_trainer,
     "dpo": dpo_trainer,
 }
