@@ -60,8 +60,9 @@ def _records(front: Front) -> Iterator[dict[str, Any]]:
 def _cells(front: Front) -> Table:
     sweep = front.sweep
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("weights", *sweep.objectives, "KL", "tokens", "distinct", "front"):
-        table.add_column(escape(name), justify="left" if name == "weights" else "right", no_wrap=True)
+    table.add_column("weights")
+    for name in (*sweep.objectives, "KL", "tokens", "distinct", "front"):
+        table.add_column(escape(name), justify="right", no_wrap=True)
     family = "guided"
     for place, (cell, found) in enumerate(zip(sweep.cells, front.estimates, strict=True)):
         if cell.family != family:
@@ -70,7 +71,7 @@ def _cells(front: Front) -> Table:
             table.add_row(f"[italic]{family}[/]")
         table.add_row(
             ", ".join(f"{weight:g}" for weight in cell.weights),
-            *(_plain(found[name]) for name in sweep.objectives),
+            *(_plain(found[name]) if _has_room(front) else _sign(found[name].value) for name in sweep.objectives),
             _sign(found["kl"].value),
             f"{found['tokens'].value:.1f}",
             f"{sweep.distinct[place]:.2f}",
@@ -92,11 +93,17 @@ def _caption(front: Front) -> str:
             known.append(f"Weights of policies: the shares of {', '.join(cell.names)}.")
             break
     if len(sweep.values) > 1:
-        known.append(f"± is half a 95% interval over {len(sweep.values)} {sweep.unit}.")
+        where = "± is half a 95% interval" if _has_room(front) else "The record (--json) has 95% intervals"
+        known.append(f"{where} over {len(sweep.values)} {sweep.unit}.")
         known.append("●: on the front of all cells, ○: of its family, with how often resamples have it on the former.")
     else:
         known.append("One text per cell has no interval. ●: on the front of all cells, ○: of its family.")
     return " ".join(known)
+
+
+def _has_room(front: Front) -> bool:
+    """Whether intervals fit a line of 80 columns."""
+    return len(front.sweep.objectives) == 2
 
 
 def _mark(front: Front, place: int) -> str:

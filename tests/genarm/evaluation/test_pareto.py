@@ -172,6 +172,7 @@ def test_tables_record_and_picture_show_every_family_and_json_has_no_infinity(tm
     console = Console(width=80, record=True, file=(tmp_path / "table").open("w"))
     show(found, console)
     text = console.export_text()
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
     assert all(word in text for word in ("soups", "policies", "shares of p, q", "Reference point", "guided minus this"))
     pareto_plot.draw(found, tmp_path / "three.png")  # three pairs of objectives
     assert (tmp_path / "three.png").read_bytes().startswith(b"\x89PNG")
