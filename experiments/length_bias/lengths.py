@@ -22,7 +22,7 @@ from experiments.weak_to_strong.gap import mean_estimate
 from genarm import GuidedDecoder
 from genarm.embedded import BASE, REWARDS
 
-WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
+WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 NEW_TOKENS = 64
 TAKEN_APART = 1.0  # the weight at which the effect is split
 AT_ONCE = 32  # paths in a forward pass

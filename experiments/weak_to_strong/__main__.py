@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="where models, texts and figures go and are kept")
     parser.add_argument("--texts", type=int, default=100, help="texts per setting and seed (default: 100)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of decoding (default: 0 1 2)")
-    parser.add_argument("--rounds", type=int, default=15, help="of timing (default: 15)")
+    parser.add_argument("--rounds", type=int, default=7, help="of timing (default: 7)")
     parser.add_argument("--limit", type=int, help="rows of every file, for a trial (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--picture", type=Path, help="draw the figures into this file too")

@@ -38,7 +38,6 @@ def point(rows: Sequence[Row], weight: float) -> dict[str, Any]:
         "kl": mean_estimate(column(rows, weight, "kl")).as_dict(),
         # nats per token are those of all tokens, so that a short text does not weigh as much as a long one
         "base_nll_per_token": round(float(column(rows, weight, "base_nll").sum() / tokens.sum()), 4),
-        "large_nll_per_token": round(float(column(rows, weight, "large_nll").sum() / tokens.sum()), 4),
         "mean_tokens": round(float(tokens.mean()), 2),
         "ended": round(float(np.mean([row["ended"] for row in chosen])), 4),
         "distinct": round(len({row["text"] for row in chosen}) / len(chosen), 4),

@@ -24,7 +24,7 @@ from genarm import GuidedDecoder
 
 FLOAT = 4  # bytes
 BATCHES = (1, 16)
-NEW_TOKENS = 64
+NEW_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)

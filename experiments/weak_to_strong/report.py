@@ -57,7 +57,6 @@ COLUMNS = (
     ("judge's score", lambda row: number(row["judged"])),
     ("KL, nats per text", lambda row: number(row["kl"])),
     ("base nats per token", lambda row: f"{row['base_nll_per_token']:.2f}"),
-    ("large base's nats per token", lambda row: f"{row['large_nll_per_token']:.2f}"),
     ("tokens", lambda row: f"{row['mean_tokens']:.1f}"),
     ("distinct texts, %", lambda row: f"{100 * row['distinct']:.0f}"),
 )

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from sklearn.pipeline import Pipeline
+from transformers import AutoTokenizer
 
 from experiments.embedded.figures import fit_classifier
 from experiments.weak_to_strong.models import PERSONA, SIZES, Place, load_judge
 from genarm import GuidedDecoder
+from genarm.embedded import BASE
 from genarm.preferences.encoding import EncodedPair
 from genarm.preferences.scoring import sequence_scores
 
-WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 NEW_TOKENS = 64
 Row = dict[str, Any]
 
@@ -87,24 +88,30 @@ def decode(decoder: GuidedDecoder, weights: Sequence[float], count: int, seed: i
 
 
 class Judges:
-    """What texts are measured by, none of it decoded from: a classifier of words, a trajectory RM, the large base."""
+    """What texts are measured by, none of it decoded from: a classifier of words and a trajectory RM."""
 
     def __init__(self, place: Place, judge: Path) -> None:
         self.classifier: Pipeline = fit_classifier(place.data / "persona" / "statements.train.jsonl.gz", PERSONA)
-        self.large = load_decoder(place, "large", None)
-        self.tokenizer = self.large.tokenizer
+        self.tokenizer = AutoTokenizer.from_pretrained(BASE)
         self.judge = load_judge(judge, self.tokenizer.pad_token_id)
 
     def add(self, rows: list[Row]) -> None:
-        """Into every row: ``about`` (0 or 1), ``judged`` (the trajectory RM's score), ``large_nll`` (in nats)."""
+        """Into every row: ``about`` (0 or 1) and ``judged`` (the trajectory RM's score)."""
         about = self.classifier.predict([row["text"] for row in rows])
-        bos = [self.tokenizer.bos_token_id]
-        tokens = [row["tokens"] for row in rows]
-        pairs = [EncodedPair(prompt_ids=bos, chosen_ids=ids, rejected_ids=ids[:1]) for ids in tokens]
-        judged = sequence_scores(self.judge, pairs, self.tokenizer.pad_token_id)[:, 0]
-        large = -self.large.score([bos] * len(rows), [torch.tensor(ids) for ids in tokens]).totals
-        for row, said, score, nll in zip(rows, about, judged.tolist(), large.tolist(), strict=True):
-            row.update(about=int(said), judged=round(score, 4), large_nll=round(nll, 4))
+        for row, said, score in zip(rows, about, self.scores([row["tokens"] for row in rows]), strict=True):
+            row.update(about=int(said), judged=round(score, 4))
+
+    def scores(self, tokens: list[list[int]]) -> list[float]:
+        """The trajectory RM's scores. It takes two texts at a time, as if they were to be compared."""
+        pad = self.tokenizer.pad_token_id
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))  # like lengths share a pair
+        ids = [tokens[row] for row in order] + [tokens[order[-1]]] * (len(order) % 2)
+        pairs = [
+            EncodedPair(prompt_ids=[self.tokenizer.bos_token_id], chosen_ids=one, rejected_ids=other)
+            for one, other in zip(ids[::2], ids[1::2], strict=True)
+        ]
+        found = dict(zip(order, sequence_scores(self.judge, pairs, pad).flatten().tolist(), strict=False))
+        return [found[row] for row in range(len(tokens))]
 
 
 def make_texts(place: Place, judge: Path, count: int, seeds: Sequence[int]) -> None:
