@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +31,6 @@ FILE = "weak_to_strong.json"
 
 def run(place: Place, count: int, seeds: Sequence[int], rounds: int) -> None:
     """Everything, into OUT/weak_to_strong.json."""
-    started = time.perf_counter()
     for size in SIZES:
         models.make_base(place, size)
         models.make_reward_model(place, size)
@@ -48,7 +46,6 @@ def run(place: Place, count: int, seeds: Sequence[int], rounds: int) -> None:
         "points": points(texts),
         "gaps": gaps(texts),
         "overhead": measure(place, rounds),
-        "seconds": round(time.perf_counter() - started, 1),
     }
     (place.out / FILE).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
