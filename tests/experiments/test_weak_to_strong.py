@@ -105,6 +105,8 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
         monkeypatch.setattr(module, "WEIGHTS", (1.0, 2.0))
     for module in (texts, overhead):
         monkeypatch.setattr(module, "NEW_TOKENS", 4)
+    monkeypatch.setattr(overhead, "BATCHES", (1,))
+    monkeypatch.setattr(models, "JUDGE_EPOCHS", 1)
     out, picture = tmp_path / "out", tmp_path / "picture.png"
     command = ["--data", str(tmp_path / "data"), "--output", str(out), "--texts", "2", "--seeds", "5", "--rounds", "1"]
     assert study.main([*command, "--picture", str(picture)]) == 0
