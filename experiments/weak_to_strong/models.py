@@ -47,8 +47,8 @@ class Size:
 
 
 SIZES = {
+    "tiny": Size(32, 1, 1, 2),
     "small": Size(64, 2, 2, 4),
-    "medium": Size(128, 2, 4, 2.5),
     "large": Size(256, 6, 4, 8, ships=True),
 }
 

@@ -100,7 +100,7 @@ def write_data(folder, count: int) -> None:
 def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_path, monkeypatch, capsys):
     write_data(tmp_path / "data", 4)
     monkeypatch.setitem(models.SIZES, "small", Size(8, 1, 1, 1))
-    monkeypatch.delitem(models.SIZES, "medium")
+    monkeypatch.delitem(models.SIZES, "tiny")
     for module in (texts, figures):
         monkeypatch.setattr(module, "WEIGHTS", (1.0, 2.0))
     for module in (texts, overhead):
