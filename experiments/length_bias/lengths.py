@@ -4,8 +4,8 @@ A text's length follows from two things: what is written, and when EOS is drawn 
 both. The guided distribution without EOS draws what would be written if nothing ended, and along such a path the chance
 of EOS at every prefix is known under the base and under guidance, so that the expected length is a sum over the path:
 E[length] = Σ_t Π_{s<t} (1 − p_s(EOS)). Paths by the base or by guidance, ended as by the base or by guidance, are four
-expected lengths; the part of EOS is what changes with the endings, averaged over both kinds of path, and the part of
-the content what changes with the paths, averaged over both kinds of ending (Shapley's values of two causes).
+expected lengths. The content's part is what guided paths change while the base ends them, and EOS's part what guided
+endings change on those paths. The other order would ask when guidance ends what the base writes, which nobody decodes.
 """
 
 from __future__ import annotations
@@ -114,11 +114,10 @@ def parts(name: str, count: int, seeds: Sequence[int], weight: float = TAKEN_APA
 
 def shares(lengths: dict[tuple[str, str], Any]) -> dict[str, Any]:
     """Of expected lengths per path, by (content, ending): their means, the whole change, and its two parts."""
-    ends = sum(lengths[content, "guided"] - lengths[content, "base"] for content in ("base", "guided")) / 2
-    texts = sum(lengths["guided", ending] - lengths["base", ending] for ending in ("base", "guided")) / 2
+    plain, written, guided = (lengths[one] for one in (("base", "base"), ("guided", "base"), ("guided", "guided")))
+    changes = {"change": guided - plain, "content_part": written - plain, "eos_part": guided - written}
     means = {
         f"{content} content, {ending} endings": mean_estimate(values).as_dict()
         for (content, ending), values in lengths.items()
     }
-    changes = {"change": ends + texts, "eos_part": ends, "content_part": texts}
     return {"lengths": means, **{part: mean_estimate(values).as_dict() for part, values in changes.items()}}

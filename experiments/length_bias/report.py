@@ -10,7 +10,8 @@ from genarm.evaluation.accuracy import BUCKET_HEADS
 from genarm.evaluation.plots import COLOURS, MARKERS, new_figure, open_frame
 
 Figures = dict[str, Any]
-PARTS = {"eos_part": "EOS", "content_part": "content"}
+CELLS = (("base", "base"), ("guided", "base"), ("guided", "guided"), ("base", "guided"))
+PARTS = {"content_part": "what is written", "eos_part": "when EOS is drawn"}
 
 
 def tables(figures: Figures) -> str:
@@ -21,7 +22,12 @@ def tables(figures: Figures) -> str:
     return "\n\n".join(
         [
             _table(["tokens per text", *(f"w = {weight:g}" for weight in weights)], _lengths(objectives)),
-            _table(["at w = 1", "base", "guided", "change", "EOS's part", "content's part"], _parts(objectives)),
+            _table(
+                ["expected tokens, w = 1", *(f"{one} content, {two} endings" for one, two in CELLS)], _cells(objectives)
+            ),
+            _table(
+                ["change of tokens, w = 1", "all", *(f"by {words}" for words in PARTS.values())], _parts(objectives)
+            ),
             _table(
                 ["log-probability per token of base texts", "EOS: base", "EOS: AR-RM", "others: base", "others: AR-RM"],
                 _rewards(objectives),
@@ -55,13 +61,16 @@ def _lengths(objectives: Figures) -> list[list[str]]:
     return [[name, *(_tokens(row["tokens"]) for row in facts["lengths"])] for name, facts in objectives.items()]
 
 
+def _cells(objectives: Figures) -> list[list[str]]:
+    names = [f"{content} content, {ending} endings" for content, ending in CELLS]
+    return [[name, *(_tokens(facts["parts"]["lengths"][cell]) for cell in names)] for name, facts in objectives.items()]
+
+
 def _parts(objectives: Figures) -> list[list[str]]:
-    rows = []
-    for name, facts in objectives.items():
-        lengths = [facts["parts"]["lengths"][f"{kind} content, {kind} endings"] for kind in ("base", "guided")]
-        changes = [_tokens(facts["parts"][part], "+.1f") for part in ("change", *PARTS)]
-        rows.append([name, *map(_tokens, lengths), *changes])
-    return rows
+    return [
+        [name, *(_tokens(facts["parts"][part], "+.1f") for part in ("change", *PARTS))]
+        for name, facts in objectives.items()
+    ]
 
 
 def _rewards(objectives: Figures) -> list[list[str]]:
