@@ -51,15 +51,28 @@ def cases(problem: TabularProblem) -> Iterator[Case]:
     value = scorer_from_values(V, problem.values)
     arm = exact.bradley_terry_optimum(problem, problem.beta)
     every: dict[str, Any] = {"candidates": V, "weight": weight, "choice": "stochastic", "tau": 1.0}
+    yield Case("base", "base", {}, problem.base_joint)
     yield Case("GenARM", "genarm", {}, exact.genarm(problem, arm, 1.0))
     yield Case("best-of-16", "best_of_n", {"trajectory_rm": rewards}, exact.best_of(problem, 16))
     yield Case("ARGS", "args", {"trajectory_rm": rewards, **every}, exact.args(problem))
     rolled = {"policy": "base", "trajectory_rm": rewards, **every}
     yield Case("Transfer-Q", "transfer_q", rolled, exact.transfer_q(problem))
+    yield Case(
+        "VAS, exact value", "vas", {"value_head": value, "candidates": V, "strength": 1.0}, exact.by_value(problem)
+    )
+    yield Case("CARDS", "cards", {"trajectory_rm": rewards, **_cards(problem)})
     drawn = {"kind": "sample", "value": value, "expansions": V}
     yield Case("search, sample, exact value", "search", drawn, exact.by_value(problem))
     yield Case("search, beam of 4, AR-RM", "search", {"kind": "beam", "expansions": V}, draws=1)
     yield Case("search, PUCT, AR-RM", "search", {"kind": "puct", "expansions": V}, draws=1)
+
+
+def _cards(problem: TabularProblem) -> dict[str, Any]:
+    """CARDS' settings for a problem: a good answer scores the mean reward of π*, β is the temperature, and segments end
+    before a token whose entropy is large for four ids."""
+    target = mean(problem.optimum, problem.rewards)
+    segments = {"shortest": 1, "longest": problem.length, "horizon": problem.length, "entropy": 1.0}
+    return {"target": target, "tau": problem.beta, "temperature": 1.0, "top_k": 0, **segments}
 
 
 def draw(problem: TabularProblem, case: Case, draws: int, seed: int) -> Any:
@@ -69,6 +82,8 @@ def draw(problem: TabularProblem, case: Case, draws: int, seed: int) -> Any:
     if settings.get("policy") == "base":
         settings["policy"] = decoder.base_model
     plain: dict[str, Any] = {"max_new_tokens": problem.length, "eos_token_id": [], "seed": seed}
+    if case.method == "base":
+        return decoder.only().generate(PROMPT, num_return_sequences=draws, **plain)
     return genarm.methods[case.method].generate(decoder, PROMPT, num_return_sequences=draws, **settings, **plain)
 
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 import genarm.methods
+import genarm_kernels
 from genarm import GuidedDecoder
 from genarm.evaluation import tabular_methods as methods
 from genarm.evaluation.tabular import Tables, TabularProblem, answers, guided, joint, kl
 from genarm.evaluation.tabular_models import lm_from_tables, scorer_from_values
 from genarm.evaluation.tabular_problems import random_problem
-from genarm.methods import search
+from genarm.methods import search, vas
+from genarm.methods.draws import top_candidates
 from genarm_kernels import reference
 
 VOCABULARY, LENGTH, BETA = 5, 4, 0.5
@@ -62,26 +64,30 @@ def decoded_tables(problem: TabularProblem, reward_model: Tables, weight: float)
     return tables_of(decoder.score(PROMPT, every, beta=1 / weight).logprobs, problem.vocab_size)
 
 
-# The rule of each method that decodes by a value, and the module that draws by it.
+# How each method that decodes by a value combines scores, by the function it does so with.
 RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "vas": lambda log_probs, values: vas.value_log_probs(log_probs, values, 1.0),
     "search": search.child_log_probs,
-}
-SETTINGS: dict[str, tuple[Any, Callable[[Any, int], dict[str, Any]]]] = {
-    "search": (search, lambda value, V: {"kind": "sample", "value": value, "expansions": V}),
 }
 
 
 def drawn_tables(problem: TabularProblem, name: str) -> Tables:
     """The distribution that a method with the exact value draws from, seen where it draws: a token behind every
-    prefix."""
+    prefix, all of them in one call."""
     V, T = problem.vocab_size, problem.length
-    module, settings = SETTINGS[name]
-    value = scorer_from_values(V, problem.values)
-    prefixes = [[*PROMPT[0].tolist(), *row] for t in range(T) for row in (answers(V, t).tolist() if t else [[]])]
+    value: Any = scorer_from_values(V, problem.values)
+    settings: dict[str, dict[str, Any]] = {
+        "vas": {"value_head": value, "candidates": V, "strength": 1.0},
+        "search": {"value": value, "kind": "sample", "expansions": V},
+    }
+    prefixes = [[*PROMPT[0].tolist(), *row] for t in range(T) for row in answers(V, t).tolist()]
     decoder = GuidedDecoder(lm_from_tables(problem.base), max_batch_size=len(prefixes))
-    with patch.object(module, "drawn", wraps=module.drawn) as draw:
-        genarm.methods[name].generate(decoder, prefixes, **settings(value, V), max_new_tokens=1, eos_token_id=[])
-    (scores,) = [call.args[0] for call in draw.call_args_list]
+    with patch.object(genarm_kernels, "guided_sample", wraps=genarm_kernels.guided_sample) as draw:
+        genarm.methods[name].generate(decoder, prefixes, **settings[name], max_new_tokens=1, eos_token_id=[])
+    (((scores,), *_),) = [call.args for call in draw.call_args_list]
+    if name == "vas":  # its candidates stand in the order of the base's scores
+        order = top_candidates(torch.cat(problem.base).float(), V)[1]
+        scores = torch.zeros_like(scores).scatter(1, order, scores)
     return list(scores.double().log_softmax(1).split([V**t for t in range(T)]))
 
 

@@ -92,7 +92,9 @@ def drawing(result: Result) -> str:
         drawn = f"{figure(mean([row['drawn_reward'] for row in own]))} ± {figure(error)}"
         read = [mean([_tokens(row, policies) for row in own]) for policies in (True, False)]
         how = "" if own[0]["exact"] else " (of the draws)"
-        body.append([name, figure(mean([row["kl"] for row in own])) + how, exact, drawn, *(f"{one:g}" for one in read)])
+        body.append(
+            [name, figure(mean([row["kl"] for row in own])) + how, exact, drawn, *(f"{one:.3g}" for one in read)]
+        )
     head = ["method", "KL to π*", "mean reward", "mean reward of draws", "tokens read by the LM", "by the reward model"]
     return markdown(head, body)
 
