@@ -181,8 +181,9 @@ class GuidedDecoder:
                 Texts have one BOS, if the tokenizer adds one, and no EOS; one that a template rendered is read as such.
             weights: {name: weight}, 0 for reward models it does not name; a list with one such dict per sequence, or
                 numbers [K] or [B, K]; default 1 each.
-            beta: the reward weights are divided by it.
-            base_weight: the base's weight, a number or [B], any sign; not divided by beta.
+            preferences: {name: {objective: share of 1}} of reward models that are conditioned on one, for all sequences
+                or a list with one such dict per sequence.
+            beta, base_weight: what divides the reward weights, and the base's weight, any sign; numbers or [B].
             guide_when: {"entropy": nats} or {"top_probability": p}, numbers or [B], or a list with one such dict per
                 sequence: the base draws alone where its entropy is under, or its top probability over, that.
             reward_prompts: {name: prompts in any of these forms}, a stream's own prompt, texts read by the base's
@@ -199,8 +200,7 @@ class GuidedDecoder:
                 before a string.
             num_return_sequences: sequences per prompt, N: row b·N + j is the j-th of prompt b. What is given per prompt
                 is repeated; seeds are one per row.
-            streamer: a Hugging Face streamer.
-            return_logprobs: fill ``logprobs`` and ``model_logprobs``.
+            streamer, return_logprobs: a Hugging Face streamer; fill ``logprobs`` and ``model_logprobs``.
         Returns:
             GenerationOutput. A failed row costs no other row its result.
         Raises:

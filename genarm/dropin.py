@@ -32,6 +32,7 @@ from .request.copies import expanded, expanded_weights
 from .request.gates import GuideWhen, expanded_gates
 from .request.guidance import PerRow, Weights
 from .request.inputs import PromptInput
+from .request.preferences import Preferences
 from .reuse import shared_decoder
 
 # Warpers the sampler has itself, in the one order in which it applies them: class -> (our keyword, its attribute).
@@ -52,6 +53,7 @@ def custom_generate(
     reward_models: RewardModels = None,
     reward_weights: Weights = None,
     reward_prompts: Mapping[str, PromptInput] | None = None,
+    preferences: Preferences = None,
     beta: PerRow = 1.0,
     base_weight: PerRow = 1.0,
     guide_when: GuideWhen = None,
@@ -65,9 +67,9 @@ def custom_generate(
     """Guided decoding in place of Hugging Face's sampling loop; called by ``model.generate``, not directly.
 
     The caller's generation config, LogitsProcessors and StoppingCriteria are honoured; processors act on the combined,
-    un-normalised scores. ``reward_models``, ``reward_weights``, ``reward_bases`` and ``check_vocabulary`` are as in
-    ``GuidedDecoder``; ``seed`` None draws one from torch's default generator, so ``torch.manual_seed`` governs it; row
-    seeds are one for each returned sequence.
+    un-normalised scores. ``reward_models``, ``reward_weights``, ``preferences``, ``reward_bases`` and
+    ``check_vocabulary`` are as in ``GuidedDecoder``; ``seed`` None draws one from torch's default generator, so that
+    ``torch.manual_seed`` governs it; row seeds are one for each returned sequence.
     Further keywords that the model's forward takes reach it, and adapters on it, unchanged in every step.
     ``streamer`` does not arrive here (transformers drops it): use ``GuidedDecoder.generate(streamer=...)``.
 
@@ -94,6 +96,7 @@ def custom_generate(
         kwargs.get("attention_mask"),
         weights=expanded_weights(reward_weights, batch, copies),
         reward_prompts={name: expanded(ids, batch, copies) for name, ids in (reward_prompts or {}).items()},
+        preferences=expanded(preferences, batch, copies),
         beta=expanded(beta, batch, copies),
         base_weight=expanded(base_weight, batch, copies),
         guide_when=expanded_gates(guide_when, batch, copies),

@@ -14,6 +14,7 @@ from preference_cases import ALPHA, R1, R2, literal, random_state, save_preferen
 from recorded import record_on_cpu
 from safetensors.torch import load_file, save_file
 
+import genarm
 import genarm_kernels
 from genarm import (
     GenARMError,
@@ -87,6 +88,20 @@ def test_two_preferences_in_one_batch_are_sampled_as_the_formula_is(
             )
             ids = torch.cat([ids, drawn.tokens])
         assert out.tokens[row].tolist() == ids[len(prompt) :].tolist()
+
+
+def test_the_drop_in_and_generate_take_preferences_too(base: Any, folder: Path, conditioned: GuidedDecoder) -> None:
+    prompts = torch.stack(random_prompts([6, 6], seed=2))
+    options: Any = {"reward_models": {"parm": folder}, "preferences": GIVEN[:2], "max_new_tokens": 5}
+    found = base.generate(prompts, custom_generate=genarm.custom_generate, do_sample=False, **options)
+    expected = conditioned.generate(prompts, preferences=GIVEN[:2], max_new_tokens=5, temperature=0).sequences
+    assert found.tolist() == expected.tolist()
+    assert genarm.generate(base, prompts, temperature=0, **options).sequences.tolist() == expected.tolist()
+    each = {**options, "num_return_sequences": 2, "seed": 3, "do_sample": True, "top_k": 0}
+    drawn = base.generate(prompts, custom_generate=genarm.custom_generate, **each)
+    repeated = [GIVEN[0], GIVEN[0], GIVEN[1], GIVEN[1]]
+    plain = conditioned.generate(prompts.repeat_interleave(2, 0), preferences=repeated, max_new_tokens=5, seed=3)
+    assert drawn.tolist() == plain.sequences.tolist()
 
 
 def test_a_shared_prompt_is_read_for_each_preference(base: Any, conditioned: GuidedDecoder, models: list[Any]) -> None:
