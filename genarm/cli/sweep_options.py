@@ -39,6 +39,7 @@ def pareto(
             "agreeableness, risk).",
         ),
     ] = None,
+    preference: given.Preference = None,
     grid: Annotated[
         str, typer.Option(metavar="W,W,...", rich_help_panel=SWEEP, help="Weights of each objective, all combined.")
     ] = "0,0.25,0.5,0.75,1",
@@ -134,6 +135,7 @@ def pareto(
     trust_remote_code: given.RemoteCode = False,
     reward_base: given.RewardBase = None,
     check_vocabulary: given.CheckVocabulary = True,
+    objectives: given.Objectives = None,
 ) -> int:
     """What several objectives cost one another: every combination of weights decoded as one batch, with its front.
 
@@ -156,9 +158,11 @@ def pareto(
         trust_remote_code,
         reward_base or (),
         check_vocabulary,
+        objectives or (),
     )
     settings = decoding(
         stop,
+        preference,
         beta=beta,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

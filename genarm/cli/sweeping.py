@@ -186,9 +186,11 @@ def _task(sweeping: Sweeping, decoder: GuidedDecoder) -> Task:
 
 def _check_averages(sweeping: Sweeping, decoder: GuidedDecoder) -> None:
     """Raise for adapters that cannot be averaged, before anything is decoded."""
+    averaged = list(sweeping.policies)
     if any(cell.family == "soups" for cell in sweeping.cells):
         on_the_base(decoder)
-    for choice in sweeping.policies:
+        averaged += sweeping.rewards
+    for choice in averaged:
         _adapter(choice).fit(inner_model(decoder.base_model))
 
 

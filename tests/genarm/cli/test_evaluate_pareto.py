@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from chat_families import BYTE_VOCAB
 from families import make_model
+from preference_cases import random_state, save_preference_adapter
 from transformers import LlamaForSequenceClassification
 
 import genarm_kernels
 from genarm import GuidedDecoder
+from genarm.cli import evaluate_pareto
+from genarm.evaluation.pareto import front
 from genarm.evaluation.soups import soup
 from genarm.models.adapters import read_adapter
 from genarm.models.fused.session import FusedSession
+from genarm.models.preference_adapters import PreferenceAdapter
 
 PROMPTS = ["ab", "The cat"]
 CAT = len("The cat") + 1  # tokens, BOS among them
@@ -23,8 +28,9 @@ QUICK = ["--max-new-tokens", "5", "--seed", "3", "--temperature", "0.9"]
 
 
 @pytest.fixture
-def sweep(cli):
-    """`genarm evaluate pareto` with the tiny models."""
+def sweep(cli, monkeypatch):
+    """`genarm evaluate pareto` with the tiny models, and few resamples."""
+    monkeypatch.setattr(evaluate_pareto, "front", partial(front, draws=20))
     rewards = [f"--reward={name}={cli.models / name}" for name in ("first", "second")]
     line = ["evaluate", "pareto", "--base", cli.models / "base", *rewards, *QUICK]
     return lambda *arguments: cli(*line, *arguments)
@@ -170,6 +176,30 @@ def test_a_trajectory_rm_scores_the_objective_of_its_name(cli, sweep):
 
 def _prompt_ids(cli, text):
     return GuidedDecoder.from_pretrained(cli.models / "base", device="cpu").tokenizer(text)["input_ids"]
+
+
+def test_a_reward_model_conditioned_on_a_preference_is_swept_at_it_and_is_in_no_soup(cli, sweep):
+    base = make_model("llama", vocab=BYTE_VOCAB)
+    parm = save_preference_adapter(cli.folder / "parm", random_state(base, seed=6))
+    line = [
+        "ab",
+        f"--reward=parm={parm}",
+        "--objectives=parm=harmless,helpful",
+        "--preference=parm=helpful:0.2,harmless:0.8",
+        "--grid",
+        "0,1",
+    ]
+    sweep(*line, "--soup").assert_refused(1, "conditioned on preferences (PARM) is another model for each of them")
+    assert sweep(*line, f"--dpo=p={cli.models / 'first'}", "--output", cli.output).status == 0
+    conditioned = PreferenceAdapter.from_pretrained(parm, ["harmless", "helpful"])
+    adapters = {"parm": conditioned, "p": str(cli.models / "first")}
+    decoder = GuidedDecoder.from_pretrained(cli.models / "base", adapters, device="cpu")
+    options = {"seed": genarm_kernels.row_seeds(3, 1), "max_new_tokens": 5, "temperature": 0.9}
+    options["preferences"] = {"parm": {"helpful": 0.2, "harmless": 0.8}}
+    guided = decoder.generate("ab", weights={"parm": 1.0}, **options).texts
+    policy = decoder.generate("ab", weights={"p": 1.0}, base_weight=0.0, **options).texts
+    texts = {row["id"]: row["text"] for row in rows_of(cli.output)}
+    assert [texts["1 first=0 second=0 parm=1"], texts["1 policies p=1"]] == [*guided, *policy]
 
 
 @pytest.mark.parametrize(
