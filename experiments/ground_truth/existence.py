@@ -22,6 +22,7 @@ from genarm.evaluation.tabular_models import lm_from_tables, scorer_from_values
 from genarm.evaluation.tabular_problems import random_problem
 from genarm.methods import search, vas
 from genarm.methods.draws import top_candidates
+from genarm.request.output import ScoreOutput
 from genarm_kernels import reference
 
 VOCABULARY, LENGTH, BETA = 5, 4, 0.5
@@ -59,9 +60,13 @@ def oracle_tables(models: Sequence[Tables], weights: Sequence[float]) -> Tables:
 
 def decoded_tables(problem: TabularProblem, reward_model: Tables, weight: float) -> Tables:
     """The guided distribution as a decoder has it, from its scores of every answer."""
-    decoder = make_decoder(problem, reward_model)
+    return tables_of(decoder_scores(problem, reward_model, weight).logprobs, problem.vocab_size)
+
+
+def decoder_scores(problem: TabularProblem, reward_model: Tables, weight: float) -> ScoreOutput:
+    """A decoder's scores of every answer."""
     every = answers(problem.vocab_size, problem.length)
-    return tables_of(decoder.score(PROMPT, every, beta=1 / weight).logprobs, problem.vocab_size)
+    return make_decoder(problem, reward_model).score(PROMPT, every, beta=1 / weight)
 
 
 # How each method that decodes by a value combines scores, by the function it does so with.
@@ -104,5 +109,8 @@ def tables_of(log_probs: Tensor, vocab_size: int) -> Tables:
 
 
 def measure(seed: int) -> list[dict[str, Any]]:
-    """One row: what each way of decoding comes to under one seed."""
-    return [{"seed": seed, "kl": existence(random_problem(VOCABULARY, LENGTH, BETA, seed=seed), WEIGHT)}]
+    """One row: what each way of decoding comes to under one seed, and how far off a decoder's log-probability of an
+    answer is at most."""
+    problem = random_problem(VOCABULARY, LENGTH, BETA, seed=seed)
+    error = (decoder_scores(problem, methods.existing(problem, WEIGHT), WEIGHT).totals - problem.optimum).abs().max()
+    return [{"seed": seed, "kl": existence(problem, WEIGHT), "score_error": float(error)}]

@@ -57,6 +57,7 @@ def existence(result: Result) -> str:
     rows = result["existence"]
     ways = dict.fromkeys(way for row in rows for way in row["kl"])
     body = [[way, *(f"{row['kl'][way]:.1e}" for row in rows)] for way in ways]
+    body.append(["largest error of `GuidedDecoder.score`, nats", *(f"{row['score_error']:.1e}" for row in rows)])
     return markdown(["KL to π*, nats", *(f"seed {row['seed']}" for row in rows)], body)
 
 
