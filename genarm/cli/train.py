@@ -19,6 +19,7 @@ class Method(StrEnum):
     trajectory_rm = "trajectory-rm"
     dpo = "dpo"
     parm = "parm"
+    value = "value"
 
 
 class Precision(StrEnum):
@@ -34,8 +35,9 @@ def train(
         Method,
         typer.Argument(
             help="arm: an autoregressive reward model, which guides decoding. trajectory-rm: a scorer of whole "
-            "responses. dpo: a policy. parm: one reward model for several objectives, conditioned on a preference.",
-            metavar="arm|trajectory-rm|dpo|parm",
+            "responses. dpo: a policy. parm: one reward model for several objectives, conditioned on a preference. "
+            "value: a value head, which guides VAS.",
+            metavar="arm|trajectory-rm|dpo|parm|value",
             show_choices=False,
         ),
     ],
@@ -44,7 +46,8 @@ def train(
         typer.Option(
             metavar="FILE",
             help="Preference pairs (prompt, chosen, rejected; texts or chat messages): JSONL, Parquet, CSV, a folder "
-            "or a data set; repeatable, for all of them together. parm: OBJECTIVE=FILE for each objective.",
+            "or a data set; repeatable, for all of them together. parm: OBJECTIVE=FILE for each objective. "
+            "value: prompts are enough.",
         ),
     ],
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the adapter and training.json go.")],
@@ -96,6 +99,15 @@ def train(
         ),
     ] = 0.5,
     center_rewards: Annotated[float, typer.Option(help="c of c·(r_w + r_l)² in a trajectory RM's loss.")] = 0.0,
+    trajectory_rm: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The trajectory RM whose reward a value head learns.", show_default="none"),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Answers of the base to each prompt that a value head learns from.")
+    ] = 4,
+    new_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of such an answer.")] = 64,
+    trace_decay: Annotated[float, typer.Option(help="λ of a value head's TD(λ) targets.")] = 0.95,
     continue_from: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Go on training this LoRA adapter.", show_default="a new one")
     ] = None,
@@ -170,7 +182,7 @@ def train(
         bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository brings along.")
     ] = False,
 ) -> int:
-    """Train a reward model on preference pairs.
+    """Train a reward model on preference pairs, or a value head on the base's own answers.
 
     The output is a PEFT adapter (or a whole model) and training.json: settings, a hash of the data, the seed, and what
     came out. A run that was stopped resumes from its last checkpoint when started again. On several GPUs:
@@ -202,6 +214,10 @@ def train(
         concentration=concentration,
         beta=beta,
         center_rewards=center_rewards,
+        trajectory_rm=None if trajectory_rm is None else model_path(trajectory_rm),
+        samples=samples,
+        new_tokens=new_tokens,
+        trace_decay=trace_decay,
         continue_from=None if continue_from is None else model_path(continue_from),
         load_in_4bit=load_in_4bit,
         early_stopping=early_stopping,

@@ -69,8 +69,9 @@ def run(settings: TrainingSettings, output: Path, overwrite: bool, hub: str | No
 
 def summary(record: dict[str, Any], output: Path) -> str:
     """One line: where it is, how long it took, how good it is, and how to use it where it is of use."""
-    metrics, pairs = record["metrics"], record["data"]["train"]["pairs"]
-    parts = [f"{metrics['steps']} steps on {pairs} pairs in {metrics['train_seconds']:.1f} s"]
+    metrics, train_data = record["metrics"], record["data"]["train"]
+    amount = f"{train_data['answers']} answers" if "answers" in train_data else f"{train_data['pairs']} pairs"
+    parts = [f"{metrics['steps']} steps on {amount} in {metrics['train_seconds']:.1f} s"]
     if metrics.get("eval_accuracy") is not None:
         held, interval = record["data"]["held out"]["pairs"], metrics.get("eval_accuracy_interval")
         shown = f" (95% interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f}%)" if interval else ""
@@ -81,6 +82,12 @@ def summary(record: dict[str, Any], output: Path) -> str:
         name, share = record["objective"], round(1 / len(record["objectives"]), 3)
         preference = ",".join(f"{one}:{share:g}" for one in record["objectives"])
         parts.append(f"guide with --reward {name}={output}:1.0 --preference {name}={preference}")
+    if "eval_correlation" in metrics:
+        parts.append(
+            f"correlation {metrics['eval_correlation']:.3f} with the rewards of "
+            f"{record['data']['held out']['answers']} held-out answers, mean squared error {metrics['eval_mse']:.3g} "
+            f"(their variance: {metrics['eval_variance']:.3g})"
+        )
     if record["kind"] == "arm" and reward_model_guides(record):
         parts.append(f"guide with --reward {record['objective']}={output}:1.0")
     return f"{output}: " + "; ".join(parts)

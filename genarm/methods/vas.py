@@ -6,7 +6,7 @@ V(x, y) estimates the reward that the base's own continuation of y will earn, so
 candidates of every row are one batch of the value head, which reads one token for each. The mean is the same for all of
 them, so that it changes no probability; it keeps the exponents small. With k = |V| and the soft value
 V*(y) = (1/β) log E_base[exp(β r) | y] in V's place this is π* ∝ π_base · exp(β r), exactly; the mean reward,
-which TD(λ) learns, is V* to first order in β.
+which `genarm train value` learns, is V* to first order in β.
 
 Source: Han, Shenfeld, Srivastava, Kim, Agrawal, "Value Augmented Sampling for Language Model Alignment and
 Personalization", 2024 (arXiv 2405.06639). k = 20, β = 3.
@@ -52,8 +52,8 @@ def generate(
     """Decode by VAS.
 
     Args:
-        value_head: V, a sequence classifier of one label over the base's vocabulary, read at every token: a path, or
-            loaded.
+        value_head: V, a sequence classifier of one label over the base's vocabulary, read at every token: a path
+            (`genarm train value` makes one), or loaded.
         candidates: k, how many of the base's likeliest tokens there are to draw from; |V| or more for all.
         strength: β, of the values beside the base's log-probabilities.
         options: those of every method, and ``temperature``, 1 unless given: of the draw from p; 0 takes the likeliest.

@@ -48,16 +48,25 @@ def read_pairs(
 
 
 def _read(path: str | Path, asked: Mapping[str, str], reading: PairReading) -> list[PreferencePair]:
+    found = Gathering(str(path), reading)
+    for number, row in kept_rows(path, asked):
+        found.take(number, row)
+    return found.pairs()
+
+
+def kept_rows(path: str | Path, asked: Mapping[str, str]) -> list[tuple[int, dict[str, Any]]]:
+    """The rows with these values, compared as strings, and their numbers counted from 1.
+
+    Raises:
+        InvalidArgumentError: there is none.
+    """
     rows = list(enumerate(read_rows(path), start=1))
     if not rows:
         raise InvalidArgumentError(f"{path} is empty: write rows with chosen and rejected")
     kept = [(number, row) for number, row in rows if all(_as_text(row.get(name)) == asked[name] for name in asked)]
     if not kept:
         raise InvalidArgumentError(f"{path}: no row has {_listed(asked)}: {_values(asked, [row for _, row in rows])}")
-    found = Gathering(str(path), reading)
-    for number, row in kept:
-        found.take(number, row)
-    return found.pairs()
+    return kept
 
 
 def _as_text(value: Any) -> str:

@@ -14,6 +14,7 @@ KINDS = {
     "arm": "An autoregressive reward model: its log-probability of a response is the response's reward",
     "trajectory-rm": "A trajectory reward model: a scorer of whole responses",
     "parm": "An autoregressive reward model that is conditioned on a preference over several objectives (PARM)",
+    "value": "A value head: after every token, an estimate of the reward that the base's continuation will earn",
     "dpo": "A policy trained by direct preference optimisation",
 }
 CARD = "README.md"
@@ -32,12 +33,12 @@ def _words(record: dict[str, Any]) -> str:
     lines = [
         f"# {record['objective']}",
         "",
-        f"{KINDS[record['kind']]}, trained with genarm on {train['pairs']:,} preference pairs.",
+        f"{KINDS[record['kind']]}, trained with genarm on {_amount(train)}.",
         "",
         f"- Base: `{record['base']}`",
         f"- {'LoRA of rank ' + str(settings['rank']) if settings['rank'] else 'The whole model'}, "
-        f"{metrics['steps']} steps of {settings['batch_size']} pairs, peak learning rate "
-        f"{settings['learning_rate']:g}, seed {record['seed']}",
+        f"{metrics['steps']} steps of {settings['batch_size']} {'answers' if 'answers' in train else 'pairs'}, peak "
+        f"learning rate {settings['learning_rate']:g}, seed {record['seed']}",
     ]
     if record["beta"] is not None:
         lines.append(f"- β: {record['beta']:g}")
@@ -46,6 +47,11 @@ def _words(record: dict[str, Any]) -> str:
         lines.append(
             f"- {100 * metrics['eval_accuracy']:.1f}% of {record['data']['held out']['pairs']} held-out pairs ordered "
             f"right (95% interval {100 * low:.1f} to {100 * high:.1f}%)"
+        )
+    if metrics.get("eval_correlation") is not None:
+        lines.append(
+            f"- Correlation with the rewards of held-out answers: {metrics['eval_correlation']:.3f}; mean squared "
+            f"error {metrics['eval_mse']:.3g}, of which their mean would leave {metrics['eval_variance']:.3g}"
         )
     if record["kind"] == "arm":
         lines += ["", "```bash", f"genarm generate --base {record['base']} --reward NAME=THIS:1.0 --prompt TEXT", "```"]
@@ -61,6 +67,13 @@ def _words(record: dict[str, Any]) -> str:
         command = f"genarm generate TEXT --base {record['base']} --reward NAME=THIS:1.0 --preference NAME={preference}"
         lines += ["", "```bash", command, "```"]
     return "\n".join([*lines, "", "`training.json` has every setting and figure.", ""])
+
+
+def _amount(train: dict[str, Any]) -> str:
+    """What was trained on, counted."""
+    if "answers" in train:
+        return f"{train['answers']:,} answers of the base to {train['prompts']:,} prompts"
+    return f"{train['pairs']:,} preference pairs"
 
 
 def check_hub(name: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ..errors import InvalidArgumentError
-from .settings import LEARNING_RATES, TrainingSettings
+from .settings import LEARNING_RATES, TrainingSettings, world_size
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -37,6 +37,7 @@ def check(settings: TrainingSettings) -> None:
         raise InvalidArgumentError("device is 'cuda', but torch sees no CUDA device here: choose cpu or auto")
     _check_whole(settings)
     _check_objectives(settings)
+    _check_value(settings)
     _check_reports(settings)
     settings.accumulation()
 
@@ -74,6 +75,32 @@ def _check_objectives(settings: TrainingSettings) -> None:
         raise InvalidArgumentError(f"{what} goes with plain LoRA, and this adapter is of another kind: leave it out")
     if not (settings.concentration > 0 and math.isfinite(settings.concentration)):
         raise InvalidArgumentError(f"concentration is {settings.concentration}: expected a number above 0")
+
+
+def _check_value(settings: TrainingSettings) -> None:
+    """What a value head learns from."""
+    if settings.kind != "value":
+        if settings.trajectory_rm is not None:
+            raise InvalidArgumentError(
+                f"trajectory rm scores a value head's answers, not {settings.kind}: leave it out"
+            )
+        return
+    if not settings.trajectory_rm:
+        raise InvalidArgumentError(
+            "a value head learns a trajectory RM's rewards: name one (--trajectory-rm; genarm train trajectory-rm "
+            "makes one)"
+        )
+    if not 0 <= settings.trace_decay <= 1 or min(settings.samples, settings.new_tokens) < 1:
+        raise InvalidArgumentError(
+            f"trace decay is {settings.trace_decay}, samples {settings.samples}, new tokens {settings.new_tokens}: "
+            "expected a λ from 0 to 1, and at least one sample of one token"
+        )
+    if settings.new_tokens >= settings.max_length:
+        raise InvalidArgumentError(
+            f"max length {settings.max_length} leaves no room for a prompt before {settings.new_tokens} new tokens"
+        )
+    if world_size() > 1:
+        raise InvalidArgumentError("answers are drawn by one process: start without a launcher")
 
 
 def _check_reports(settings: TrainingSettings) -> None:

@@ -11,7 +11,7 @@ from ..models.files import adapter_folder, read_json
 from ..models.loading import base_of
 from ..models.sources import model_path
 from .folder import RECORD
-from .settings import TrainingSettings
+from .settings import SCORERS, TrainingSettings
 
 
 def base_for(base: str | None, continue_from: str | None) -> str:
@@ -54,7 +54,7 @@ def _check_kind(settings: TrainingSettings, folder: Path) -> None:
     if not (folder / RECORD).is_file():
         return
     kind = read_json(folder / RECORD).get("kind")
-    if (kind == "trajectory-rm") != (settings.kind == "trajectory-rm"):
+    if (kind in SCORERS) != (settings.kind in SCORERS):
         raise InvalidArgumentError(
             f"{folder} was trained as {kind}, and cannot go on as {settings.kind}: choose an adapter of that kind"
         )

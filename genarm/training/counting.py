@@ -26,9 +26,13 @@ class StepOfPairs:
         """The micro batches of one step, and how many pairs they are over all processes."""
         trainer: Any = super()
         batches, _ = trainer.get_batch_samples(epoch_iterator, num_batches, device)
-        pairs = torch.tensor(sum(pairs_in(batch) for batch in batches), device=device)
+        pairs = torch.tensor(sum(self.items_in(batch) for batch in batches), device=device)
         total: Tensor = self.accelerator.reduce(pairs, "sum")
         return batches, total
+
+    def items_in(self, batch: Any) -> int:
+        """What of a batch counts once: its pairs."""
+        return pairs_in(batch)
 
     def part_of_step(self, loss: Tensor, pairs: int, pairs_of_step: Tensor | int) -> Tensor:
         """A micro batch's mean loss as its part of the step's; gradients of processes are averaged, not summed."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InvalidArgumentError
 from ..models.sources import fingerprint
-from .settings import TrainingSettings
+from .settings import SCORERS, TrainingSettings
 
 Record = dict[str, Any]
 
@@ -25,7 +25,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl")
 
 def new_record(settings: TrainingSettings, facts: dict[str, Any]) -> Record:
     """The record of a run that has not ended: what `genarm generate` and `genarm evaluate` read comes first."""
-    own_beta = None if settings.kind == "trajectory-rm" else settings.beta
+    own_beta = None if settings.kind in SCORERS else settings.beta
     return {
         "kind": settings.kind,
         "objective": settings.objective,

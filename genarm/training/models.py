@@ -15,7 +15,7 @@ from ..models.files import adapter_folder
 from ..models.loading import load_model, load_scorer
 from ..models.options import Source
 from .parm import conditioned
-from .settings import TrainingSettings
+from .settings import SCORERS, TrainingSettings
 
 # Up to this many tokens, plain matrix products are faster on a CPU: a step on sequences of 23 took 0.29 s, not 0.37.
 SHORT = 64
@@ -83,7 +83,7 @@ def _continued(settings: TrainingSettings, model: Any) -> Any:
     folder = adapter_folder(str(settings.continue_from))
     config = LoraConfig.from_pretrained(str(folder))
     config.lora_dropout, config.inference_mode = settings.dropout, False
-    if settings.kind != "trajectory-rm":
+    if settings.kind not in SCORERS:
         read_adapter(folder).fit(model)  # which says what does not fit
     continued = PeftModel.from_pretrained(model, folder, config=config, is_trainable=True)
     trained_in_float32(continued)
@@ -102,7 +102,7 @@ def untrained_model(settings: TrainingSettings) -> Any:
     """The base as it comes, on the CPU (in 4 bits, where it is trained); a trajectory RM's with the seed's score."""
     dtype = torch.bfloat16 if settings.bf16 and settings.rank else torch.float32
     source = base_source(settings, dtype)
-    if settings.kind == "trajectory-rm":
+    if settings.kind in SCORERS:
         return load_scorer(settings.base, source, new_score=True)
     return load_model(settings.base, source)
 
@@ -131,7 +131,7 @@ def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
 def lora_config(settings: TrainingSettings) -> LoraConfig:
     """LoRA on all linear layers but the head, or on the modules named; a scorer's score is trained whole."""
     return LoraConfig(
-        task_type=TaskType.SEQ_CLS if settings.kind == "trajectory-rm" else TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if settings.kind in SCORERS else TaskType.CAUSAL_LM,
         base_model_name_or_path=settings.base,
         r=settings.rank,
         lora_alpha=settings.alpha,

@@ -17,6 +17,7 @@ from transformers import Trainer
 from ..errors import InvalidArgumentError
 from ..preferences.chat import pair_tokenizer
 from . import folder
+from .answers import answered
 from .card import write_card
 from .checks import check
 from .continuing import continued
@@ -25,6 +26,7 @@ from .defaults import epochs_for, with_rate
 from .memory import check_memory
 from .models import trained_model
 from .parm import save_conditioned
+from .prompts import PromptSets, load_prompts
 from .session import TrainingSession
 from .settings import TrainingSettings
 from .trainers import TRAINERS
@@ -53,15 +55,16 @@ def train(
     check_memory(settings)
     tokenizer = pair_tokenizer(settings.base, settings.trust_remote_code)
     settings = with_rate(continued(settings))
-    pairs = load_pairs(settings, tokenizer)
-    settings = replace(settings, epochs=epochs_for(settings, len(pairs.train)))
-    new = folder.new_record(settings, pairs.facts)
+    data = load_prompts(settings, tokenizer) if settings.kind == "value" else load_pairs(settings, tokenizer)
+    settings = replace(settings, epochs=epochs_for(settings, len(data.train)))
+    new = folder.new_record(settings, data.facts)
     old = folder.earlier_run(output, new, overwrite)
     if old is not None and old["state"] == "complete":
         say(f"{output} is complete already")
         folder.drop_checkpoints(output)
         return old
     state.wait_for_everyone()  # until all have looked, nobody writes
+    pairs = answered(settings, data, tokenizer, say) if isinstance(data, PromptSets) else data
     model = trained_model(settings, tokenizer, pairs.longest)
     with _tensorboard_in(output / folder.LOGS):
         trainer = TRAINERS[settings.kind](settings, model, tokenizer, pairs, output / folder.CHECKPOINTS)

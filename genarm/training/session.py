@@ -16,20 +16,23 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 
 from ..preferences.statistics import share
 from . import folder
+from .answers import AnswerSets
 from .dataset import PairSets
 from .held_out import ordered_right
 from .progress import FiniteFigures, ShowProgress, TrainingClock, TrainingIsOver, accuracy_of, check_weights, mean_loss
 from .settings import TrainingSettings
 from .stopping import StopsAndSaves, TrainingInterrupted
 
+VALUE_FIGURES = ("eval_loss", "eval_mse", "eval_variance", "eval_correlation")
+
 
 @dataclass(slots=True)
 class TrainingSession:
-    """One trainer, the settings and pairs it was made of, and where messages go."""
+    """One trainer, the settings and pairs (or answers) it was made of, and where messages go."""
 
     trainer: Trainer
     settings: TrainingSettings
-    pairs: PairSets
+    pairs: PairSets | AnswerSets
     say: Callable[[str], None]
 
     def run(self, resumed: bool) -> dict[str, Any]:
@@ -86,6 +89,10 @@ class TrainingSession:
         }
         if self.trainer.args.load_best_model_at_end:
             found["best_step"] = state.best_global_step
+        if isinstance(self.pairs, AnswerSets):
+            last = next((logs for logs in reversed(history) if "eval_loss" in logs), {})
+            measured = {name: last[name] for name in VALUE_FIGURES if name in last}
+            return {**found, "rewards": self.pairs.rewards, **measured}
         if self.pairs.held_out:
             loss = next(logs["eval_loss"] for logs in reversed(history) if "eval_loss" in logs)
             right = ordered_right(self.trainer, self.settings, self.pairs)

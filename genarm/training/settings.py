@@ -13,10 +13,12 @@ import torch
 from ..errors import InvalidArgumentError
 from ..preferences.reading import PairReading
 
-Kind = Literal["arm", "trajectory-rm", "dpo", "parm"]
+Kind = Literal["arm", "trajectory-rm", "dpo", "parm", "value"]
 # Adapters: GenARM's HH-RLHF run, and a tenth of that for DPO, whose rate acts on β alone. Whole models: a thousandth.
-LEARNING_RATES: dict[Kind, float] = {"arm": 5e-4, "trajectory-rm": 5e-4, "dpo": 5e-5, "parm": 5e-4}
+LEARNING_RATES: dict[Kind, float] = {"arm": 5e-4, "trajectory-rm": 5e-4, "dpo": 5e-5, "parm": 5e-4, "value": 5e-4}
 FULL_LEARNING_RATE = 1e-6
+# Kinds with a score in the head's place.
+SCORERS = ("trajectory-rm", "value")
 
 
 def listed(data: str | tuple[str, ...] | None) -> str | list[str] | None:
@@ -41,7 +43,8 @@ class TrainingSettings:
     how many evaluations in turn may bring no lower loss, 0 for any number; ``save_seconds`` the time between
     checkpoints, 0 for none by the clock; ``report_to`` names trackers that transformers writes to. ``objectives`` name
     those of a PARM run, whose data sets are theirs one by one, and ``concentration`` is that of the Dirichlet
-    distribution of its preferences.
+    distribution of its preferences. A value head learns from ``samples`` answers to each prompt, of at most
+    ``new_tokens`` tokens, that ``trajectory_rm`` scores; ``trace_decay`` is λ.
     """
 
     kind: Kind
@@ -58,6 +61,10 @@ class TrainingSettings:
     concentration: float = 0.5
     beta: float = 0.1
     center_rewards: float = 0.0
+    trajectory_rm: str | None = None
+    samples: int = 4
+    new_tokens: int = 64
+    trace_decay: float = 0.95
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.05
@@ -116,6 +123,9 @@ class TrainingSettings:
         kept = {name: value for name, value in asdict(self).items() if name not in reported}
         kept.update(where=dict(self.where), target_modules=list(self.target_modules))
         kept.update(objectives=list(self.objectives), concentration=self.concentration if self.objectives else None)
+        if self.kind != "value":
+            for name in ("trajectory_rm", "samples", "new_tokens", "trace_decay"):
+                del kept[name]
         kept.update(reading=self.reading.as_record(), data_weights=list(self.data_weights))
         kept.update({name: listed(kept[name]) for name in ("data", "eval_data")})
         return {**kept, "learning_rate": self.rate, "bf16": self.bf16}

@@ -1,4 +1,4 @@
-"""One trainer per kind of model, on the same pairs and arguments: ours for the AR-RM, TRL's for the others."""
+"""One trainer per kind of model, on the same arguments: ours for the AR-RM and the value head, TRL's for the others."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from ..models.loading import load_model
 from ..models.options import Source
 from ..preferences.collate import PairCollator
 from ..preferences.encoding import EncodedPair
+from .answers import AnswerSets
 from .arm import ArmTrainer
 from .counting import StepOfPairs, pairs_in
 from .dataset import PairSets
 from .models import trained_in_float32
 from .parm import ObjectiveCollator, ParmTrainer
 from .settings import Kind, TrainingSettings
+from .value import AnswerCollator, ValueTrainer
 
 
 def arm_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: PairSets, work: Path) -> Trainer:
@@ -138,11 +140,25 @@ class PairsCountOnce(StepOfPairs):
             values.extend(values[-1:] * (pairs - 1))
 
 
-TRAINERS: dict[Kind, Callable[[TrainingSettings, Any, Any, PairSets, Path], Trainer]] = {
+def value_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, answers: AnswerSets, work: Path) -> Trainer:
+    """½ MSE to TD(λ) targets."""
+    return ValueTrainer(
+        model=model,
+        args=TrainingArguments(**settings.arguments(work, bool(answers.held_out))),
+        decay=settings.trace_decay,
+        train_dataset=answers.train,
+        eval_dataset=answers.held_out or None,
+        data_collator=AnswerCollator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+    )
+
+
+TRAINERS: dict[Kind, Callable[[TrainingSettings, Any, Any, Any, Path], Trainer]] = {
     "arm": arm_trainer,
     "parm": parm_trainer,
     "trajectory-rm": trajectory_trainer,
     "dpo": dpo_trainer,
+    "value": value_trainer,
 }
 
 

@@ -19,7 +19,7 @@ def reward_model_guides(record: dict[str, Any]) -> bool:
 
 def remarks(record: dict[str, Any]) -> list[str]:
     """Sentences about a complete run, the gravest first; none where there is nothing to say."""
-    return [text for find in (_unchanged, _exploded, _chance, _warm_up, _seen) for text in find(record)]
+    return [text for find in (_unchanged, _exploded, _chance, _no_value, _warm_up, _seen) for text in find(record)]
 
 
 def _unchanged(record: dict[str, Any]) -> list[str]:
@@ -60,6 +60,19 @@ def _chance(record: dict[str, Any]) -> list[str]:
     return [f"this reward model is no better than chance: {shown} holds 50%. {_what_to_change(record)}"]
 
 
+def _no_value(record: dict[str, Any]) -> list[str]:
+    """A value head that a constant would do as well as."""
+    metrics = record["metrics"]
+    if "eval_mse" not in metrics or metrics["eval_mse"] < metrics["eval_variance"] or metrics.get("unchanged"):
+        return []
+    return [
+        f"this value head says no more of held-out rewards than their mean does: its mean squared error is "
+        f"{metrics['eval_mse']:.3g}, their variance {metrics['eval_variance']:.3g}. Train on more prompts or "
+        f"--samples, or change --epochs (they were {record['settings'].get('epochs'):g}) or --learning-rate (it was "
+        f"{record['settings']['learning_rate']:g})"
+    ]
+
+
 def _what_to_change(record: dict[str, Any]) -> str:
     settings, learned = record["settings"], record["metrics"].get("train_accuracy") or 0.0
     held_out, rate = record["data"]["held out"]["pairs"], settings["learning_rate"]
@@ -92,7 +105,7 @@ def _warm_up(record: dict[str, Any]) -> list[str]:
 def _seen(record: dict[str, Any]) -> list[str]:
     """Held-out pairs that were trained on."""
     held = record["data"]["held out"]
-    count, pairs = held.get("trained_on", 0), held["pairs"]
+    count, pairs = held.get("trained_on", 0), held.get("pairs", 0)
     if not count:
         return []
     return [
