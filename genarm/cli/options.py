@@ -197,7 +197,8 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
-    """The command line of `genarm generate`. ``decoding`` holds keywords of ``GuidedDecoder.generate``."""
+    """The command line of `genarm generate`. ``decoding`` holds keywords of ``GuidedDecoder.generate``, of which
+    ``chosen`` are those that were written out."""
 
     models: ModelOptions = field(default_factory=ModelOptions)
     prompts: Sequence[str] = ()
@@ -215,6 +216,7 @@ class GenerateOptions:
     overwrite: bool = False
     method: str | None = None
     method_settings: Sequence[str] = ()
+    chosen: frozenset[str] = frozenset()
 
 
 def decoding(
@@ -262,3 +264,9 @@ def check_text(name: str, text: str | None) -> None:
         (text or "").encode()
     except UnicodeEncodeError:
         raise InvalidArgumentError(f"{name} {text!r} is not UTF-8: pass text") from None
+
+
+def is_written(context: typer.Context, name: str) -> bool:
+    """Whether somebody gave a parameter of a command, be it its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")

@@ -16,7 +16,7 @@ from ..models.sources import RewardChoice, fingerprint
 from ..runs.method import NamedMethod, parse_settings
 from ..runs.output import OutputFile
 from ..runs.rows import RunInput
-from ..runs.run import Task, run
+from ..runs.run import PER_ROW, Task, run
 from .console import Display, Lines, say
 from .loading import load
 from .options import GenerateOptions
@@ -102,6 +102,7 @@ def load_task(job: Job) -> Task:
         options.as_completed,
         dict(options.decoding),
         method=method,
+        chosen=options.chosen,
     )
     task.check()
     return task
@@ -139,7 +140,10 @@ def _method_settings(options: GenerateOptions) -> dict[str, Any]:
     settings = parse_settings(options.method_settings)
     paths = {name: value for name, value in settings.items() if isinstance(value, str) and Path(value).is_dir()}
     contents = {f"content of {name}": fingerprint(path) for name, path in paths.items()}
-    return {"method": options.method, "method's settings": settings, **contents}
+    # Written out, they are no longer the method's own.
+    usual = sorted(name for name in options.chosen if name in PER_ROW and options.decoding[name] == PER_ROW[name])
+    written = {"method's options": usual} if usual else {}
+    return {"method": options.method, "method's settings": settings, **written, **contents}
 
 
 def settings_of(job: Job) -> dict[str, Any]:

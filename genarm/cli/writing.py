@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from . import options as given
-from .options import GenerateOptions, ModelOptions, check_text, decoding
+from .options import GenerateOptions, ModelOptions, check_text, decoding, is_written
 
 
 def generate(
+    context: typer.Context,
     text: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="What to go on from; several are several prompts.")
     ] = None,
@@ -131,6 +132,7 @@ def generate(
         overwrite=overwrite,
         method=method,
         method_settings=set_ or (),
+        chosen=frozenset(name for name in settings if is_written(context, name)),
     )
     return generate.generate(options)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,6 +48,7 @@ class Task:
     ``GuidedDecoder.generate``; ``method`` decodes instead of it where there is one. Rows come out in their own order,
     or ``as_completed``: the longest prompts first.
     ``tokens``: whether a result has the ids that were drawn, too.
+    ``chosen``: which options somebody chose; a method has defaults of its own, which the others' values would hide.
     """
 
     decoder: GuidedDecoder
@@ -59,6 +60,7 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)
     tokens: bool = False
     method: NamedMethod | None = None
+    chosen: frozenset[str] = frozenset()
 
     def encoder(self) -> RowEncoder:
         return RowEncoder.of(self.decoder.tokenizer, self.chat, self.system)
@@ -71,13 +73,20 @@ class Task:
         if self.method is not None:
             self.generate([[self.decoder.facts().bos_id or 0]], {**self.options, "max_new_tokens": 1, "seed": [0]})
 
-    def generate(self, prompts: Sequence[Sequence[int]], options: dict[str, Any]) -> GenerationOutput:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], options: dict[str, Any], own: Collection[str] = ()
+    ) -> GenerationOutput:
         """Decode prompts with the keywords of a call; by the method, if there is one, which is told only what somebody
-        chose."""
+        chose: the run, or its rows by settings of their ``own``."""
         if self.method is None:
             return self.decoder.generate(prompts, return_logprobs=True, **options)
         silent = {**PER_ROW, "guide_when": None}
-        kept = {name: value for name, value in options.items() if name not in silent or value != silent[name]}
+        chosen = {*self.chosen, *own}
+        kept = {
+            name: value
+            for name, value in options.items()
+            if name in chosen or name not in silent or value != silent[name]
+        }
         if all(weight == 1.0 for row in kept.get("weights", ()) for weight in row.values()):
             kept.pop("weights", None)
         return self.method.generate(self.decoder, prompts, kept)
@@ -234,13 +243,14 @@ def decode(task: Task, items: Sequence[Prepared]) -> dict[RowKey, Result]:
     """The results of a batch by key."""
     calls: dict[tuple[object, ...], list[Prepared]] = {}
     for item in items:
-        calls.setdefault(item.call, []).append(item)
+        own = None if task.method is None else frozenset(item.row.settings)  # the others have the method's defaults
+        calls.setdefault((item.call, own), []).append(item)
     return {item.row.key: result for call in calls.values() for item, result in _call(task, call)}
 
 
 def _call(task: Task, items: list[Prepared]) -> list[tuple[Prepared, Result]]:
     try:
-        out = task.generate([item.ids for item in items], call_options(items))
+        out = task.generate([item.ids for item in items], call_options(items), items[0].row.settings)
     except GenARMError as error:
         if not error.rows:
             raise

@@ -64,6 +64,25 @@ def test_what_a_method_would_not_heed_is_refused(cli, judge):
     found.assert_refused(2, "args does not take 'top_k'")
 
 
+def test_an_option_that_is_written_out_is_told_to_a_method_that_has_another_default(cli, judge):
+    decoder = GuidedDecoder.from_pretrained(cli.models / "base")
+    settings = {"trajectory_rm": str(judge), "entropy": 1.0}
+    prompt = "so it goes "
+    expected = [
+        methods["cards"].generate(decoder, prompt, max_new_tokens=30, seed=3, **settings, **own).texts[0]
+        for own in ({}, {"temperature": 1.0})
+    ]
+    assert expected[0] != expected[1]
+    rows = [{"prompt": prompt}, {"prompt": prompt, "temperature": 1.0}]
+    source = cli.file("own.jsonl", [{"id": f"{index}", "seed": 3, **row} for index, row in enumerate(rows)])
+    run = ["--base", cli.models / "base", "--max-new-tokens", 30, "--method", "cards", "--seed", 3,
+           "--set", f"trajectory_rm={judge}", "--set", "entropy=1"]  # fmt: skip
+    assert cli("generate", "--input", source, "--output", cli.output, *run).status == 0
+    assert [cli.rows()[key]["text"] for key in "01"] == expected
+    whole = cli("generate", "--input", source, "--output", cli.output, *run, "--temperature", 1)
+    assert whole.status == 1 and "method's options" in whole.line
+
+
 def test_settings_are_json_or_text():
     entries = ["a=3", "b=0.5", "c=true", 'd={"x": 1}', "e=greedy", "f=a=b"]
     assert parse_settings(entries) == {"a": 3, "b": 0.5, "c": True, "d": {"x": 1}, "e": "greedy", "f": "a=b"}
