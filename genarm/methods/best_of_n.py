@@ -29,7 +29,7 @@ from ..request.options import Options
 from ..request.output import GenerationOutput
 from .call import Call, MethodRow
 from .dpo import PLAIN
-from .draws import attempt_seed
+from .draws import attempt_seeds
 from .scoring import Scorer, scalar
 
 TAKEN = tuple(name for name in PLAIN if name != "streamer")
@@ -82,7 +82,7 @@ def _drawn(call: Call, draws: int) -> GenerationOutput:
     """N draws for each row of the caller's batch, one behind the other; the rows of which one has failed fail."""
     request = call.request
     index = [row for row in range(request.batch) for _ in range(draws)]
-    seeds = [attempt_seed(seed, one) for seed in request.guidance.seeds.tolist() for one in range(draws)]
+    seeds = [one for seed in request.guidance.seeds.tolist() for one in attempt_seeds(seed, draws)]
     several = request.rows(index)
     guidance = replace(several.guidance, seeds=torch.tensor(seeds, device=request.guidance.seeds.device))
     several = replace(several, row_ids=list(range(len(index))), guidance=guidance)

@@ -49,6 +49,11 @@ def choices(scores: Tensor, rows: Sequence[MethodRow], temperature: float | Tens
     return drawn(scores, seeds, positions, own).tolist()
 
 
+def attempt_seeds(seed: int, count: int) -> list[int]:
+    """The row seeds of the first ``count`` tries of a row, the first being the row's own."""
+    return [seed, *genarm_kernels.row_seeds(seed, count)[1:].tolist()]
+
+
 def attempt_seed(seed: int, attempt: int) -> int:
-    """The row seed of the ``attempt``-th try of a row, the first (0) being the row's own."""
-    return seed if attempt == 0 else int(genarm_kernels.row_seeds(seed, attempt + 1)[attempt])
+    """The row seed of the ``attempt``-th try of a row, counted from 0."""
+    return attempt_seeds(seed, attempt + 1)[attempt]
