@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.comparison.data import HELD_OUT, PROMPTS, openings, read, write
+from experiments.comparison.data import HELD_OUT, MOST_PROMPTS, PROMPTS, openings, read, write
 from experiments.comparison.models import judge_all, train_all
 from experiments.comparison.report import write_page
 
@@ -25,7 +25,7 @@ def main() -> int:
     def say(text: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {text}", flush=True)
 
-    write(PROMPTS, openings(read(HELD_OUT)))
+    write(PROMPTS, openings(read(HELD_OUT))[:MOST_PROMPTS])
     models = OUTPUT / "models"
     train_all(models, say)
     accuracies = judge_all(models)

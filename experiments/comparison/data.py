@@ -38,7 +38,8 @@ def half(row: dict[str, Any]) -> str:
 
 
 def split(folder: Path) -> dict[str, Path]:
-    """The files of both halves, and the methods' pairs with chosen and rejected swapped, for an anti-expert."""
+    """The files of both halves; of the methods' the pairs with chosen and rejected swapped, for an anti-expert, and the
+    openings of statements, as prompts for a value head."""
     rows = read(TRAIN)
     methods = [row for row in rows if half(row) == "methods"]
     swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in methods]
@@ -46,10 +47,11 @@ def split(folder: Path) -> dict[str, Path]:
         "methods": write(folder / "methods.jsonl", methods),
         "judge": write(folder / "judge.jsonl", [row for row in rows if half(row) == "judge"]),
         "swapped": write(folder / "swapped.jsonl", swapped),
+        "openings": write(folder / "openings.jsonl", openings(methods)),
     }
 
 
 def openings(rows: Rows) -> Rows:
-    """The first words of statements about something else than music, each once, as the prompts of a run."""
+    """The first words of statements about something else than music, each once, as prompts."""
     found = (" ".join(row["rejected"].split()[:OPENING_WORDS]) for row in rows if row["kind"] == "topic")
-    return [{"id": place, "prompt": text} for place, text in enumerate(dict.fromkeys(found), 1)][:MOST_PROMPTS]
+    return [{"id": place, "prompt": text} for place, text in enumerate(dict.fromkeys(found), 1)]

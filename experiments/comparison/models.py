@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ SHARED = {"epochs": 5, "max_length": 128, "dropout": 0.0, "eval_share": 0.0, "sa
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One model: its kind, its half of the pairs, its seed and learning rate."""
+    """One model: its kind, the file that it is trained on, its learning rate, its seed, and settings of its kind."""
 
     kind: Kind
-    half: str
+    data: str
     rate: float
     seed: int = 0
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 # The rates are those that reward_accuracy chose for each kind on other personas; DPO's is the kind's own for this base.
@@ -42,6 +43,7 @@ MODELS = {
     "anti-arm": Planned("arm", "swapped", 5e-3),
     "trajectory-rm": Planned("trajectory-rm", "methods", 2e-3),
     "dpo": Planned("dpo", "methods", 8e-4),
+    "value": Planned("value", "openings", 2e-3, own={"new_tokens": 40, "samples": 8}),
     "judge": Planned("trajectory-rm", "judge", 2e-3, seed=1),
 }
 
@@ -54,11 +56,13 @@ def train_all(folder: Path, say: Callable[[str], None]) -> None:
         settings = TrainingSettings(
             kind=planned.kind,
             base=str(BASE),
-            data=str(files[planned.half]),
+            data=str(files[planned.data]),
             objective=name,
             learning_rate=planned.rate,
             seed=planned.seed,
+            trajectory_rm=str(folder / "trajectory-rm") if planned.kind == "value" else None,
             **SHARED,
+            **planned.own,
         )
         train(settings, folder / name)
         say(f"{name}: {time.perf_counter() - started:.0f} s")
@@ -68,7 +72,8 @@ def judge_all(folder: Path) -> dict[str, Any]:
     """How often each model orders the held-out pairs right, its interval, and what length alone would get."""
     tokenizer = pair_tokenizer(str(BASE), False)
     pairs: PairSet = read_set("held-out", str(HELD_OUT), tokenizer, 128)
-    choices = [Choice(name, planned.kind, str(folder / name)) for name, planned in MODELS.items()]
+    judges = {name: planned.kind for name, planned in MODELS.items() if planned.kind != "value"}  # of whole responses
+    choices = [Choice(name, kind, str(folder / name)) for name, kind in judges.items()]
     source = Source(torch.float32, torch.device("cpu"))
     with quiet():
         scores = list(pair_scores(str(BASE), choices, [pairs.pairs], tokenizer, source))
