@@ -12,6 +12,8 @@ import torch
 from ..decoder import GuidedDecoder
 from ..errors import NumericalError
 from ..methods.scoring import scalar, text_scores
+from ..models.options import LoadOptions
+from .models import four_bits
 from .prompts import PromptSets
 from .settings import TrainingSettings
 
@@ -50,14 +52,17 @@ def answered(settings: TrainingSettings, prompts: PromptSets, tokenizer: Any, sa
         GenARMError: a trajectory RM that cannot be loaded or is of another vocabulary, or a score that is no number.
     """
     started = time.perf_counter()
+    dtype = torch.bfloat16 if settings.bf16 else torch.float32
+    more: LoadOptions = {"quantization_config": four_bits(dtype)} if settings.load_in_4bit else {}
     decoder = GuidedDecoder.from_pretrained(
         settings.base,
-        dtype="bfloat16" if settings.bf16 else "float32",
+        dtype=dtype,
         device="cuda" if settings.on_cuda else "cpu",
         tokenizer=tokenizer,
         max_batch_size=AT_ONCE,
         max_length=settings.max_length,
         trust_remote_code=settings.trust_remote_code,
+        **more,
     ).only()
     scorer = scalar(decoder, settings.trajectory_rm or "", "trajectory_rm")
     everything = [*prompts.train, *prompts.held_out]

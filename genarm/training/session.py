@@ -100,16 +100,16 @@ class TrainingSession:
             found.update(eval_loss=loss, eval_accuracy=_last_accuracy(history, "eval_"))
             found["eval_accuracy_interval"] = [round(interval.low, 6), round(interval.high, 6)]
             if self.settings.objectives:
-                found["eval_accuracies"] = self._by_objective(right)
+                found["eval_accuracies"] = self._by_objective(right, self.pairs)
         return found
 
-    def _by_objective(self, right: NDArray[np.bool_]) -> dict[str, Any]:
+    def _by_objective(self, right: NDArray[np.bool_], pairs: PairSets) -> dict[str, Any]:
         """Accuracy on each objective's held-out pairs, under the preference for that objective alone."""
         found = {}
         for place, name in enumerate(self.settings.objectives):
-            rows = [row for row, pair in enumerate(self.pairs.held_out) if pair["objective"] == place]
+            rows = [row for row, pair in enumerate(pairs.held_out) if pair["objective"] == place]
             if rows:
-                one = share(right[rows], [self.pairs.clusters[row] for row in rows])
+                one = share(right[rows], [pairs.clusters[row] for row in rows])
                 bounds = [round(one.low, 6), round(one.high, 6)]
                 found[name] = {"pairs": len(rows), "accuracy": float(right[rows].mean()), "interval": bounds}
         return found
