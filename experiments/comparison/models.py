@@ -43,7 +43,7 @@ MODELS = {
     "anti-arm": Planned("arm", "swapped", 5e-3),
     "trajectory-rm": Planned("trajectory-rm", "methods", 2e-3),
     "dpo": Planned("dpo", "methods", 8e-4),
-    "value": Planned("value", "openings", 2e-3, own={"new_tokens": 40, "samples": 8}),
+    "value": Planned("value", "openings", 2e-3, own={"new_tokens": 40, "epochs": 3}),
     "judge": Planned("trajectory-rm", "judge", 2e-3, seed=1),
 }
 
@@ -61,8 +61,7 @@ def train_all(folder: Path, say: Callable[[str], None]) -> None:
             learning_rate=planned.rate,
             seed=planned.seed,
             trajectory_rm=str(folder / "trajectory-rm") if planned.kind == "value" else None,
-            **SHARED,
-            **planned.own,
+            **{**SHARED, **planned.own},
         )
         train(settings, folder / name)
         say(f"{name}: {time.perf_counter() - started:.0f} s")
