@@ -110,6 +110,16 @@ def test_a_trained_folder_is_what_vas_decodes_by(value_head, base, prompts) -> N
     assert scalar(decoder, str(folder), "value_head").models[0].vocab_size == 1
 
 
+def test_a_complete_run_draws_nothing_again(value_head, base, prompts, judge) -> None:
+    folder, record, _ = value_head
+    said: list[str] = []
+    settings = run_settings(base, prompts, trajectory_rm=judge, eval_every=10, **VALUE)
+    assert train(settings, folder, say=said.append) == record
+    assert said == [f"{folder} is complete already"]
+    with pytest.raises(InvalidArgumentError, match="another samples"):
+        train(run_settings(base, prompts, trajectory_rm=judge, **{**VALUE, "samples": 2}), folder)
+
+
 def test_prompts_are_read_from_rows_of_their_own_and_from_pairs(base, prompts, tmp_path) -> None:
     tokenizer = pair_tokenizer(base)
 
