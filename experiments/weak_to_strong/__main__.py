@@ -4,7 +4,7 @@
     python -m experiments.weak_to_strong --output OUT --picture docs/weak-to-strong.png   # tables and picture again
 
 DATA is the directory that holds persona/. OUT keeps models, texts and figures; a run that was stopped goes on with what
-is missing. It takes about twenty minutes on one CPU thread, most of them for training two small bases. Needs the
+is missing. It takes about ten minutes of one free CPU thread, more than half of them for training. Needs the
 `train` and `plots` extras.
 """
 

@@ -72,7 +72,7 @@ def _adapter_bytes(folder: Path) -> int:
 
 
 def measure(place: Place, rounds: int) -> list[dict[str, Any]]:
-    """Per way and batch size: seconds per token and over no guidance, the median of rounds and their quartiles.
+    """Per way and batch size: seconds per step (a token of every text) and over no guidance, medians and quartiles.
 
     All ways take turns in every round, and a ratio is of one round's times, so that what else the machine does falls on
     both of its sides.
@@ -90,7 +90,7 @@ def measure(place: Place, rounds: int) -> list[dict[str, Any]]:
                     "reward_model": way.name,
                     "batch": batch,
                     "runs_on": "+".join(dict.fromkeys(row["path"] for row in decoder.describe())),
-                    "seconds_per_token": round(median(times[:, number].tolist()) / NEW_TOKENS, 6),
+                    "seconds_per_step": round(median(times[:, number].tolist()) / NEW_TOKENS, 6),
                     "ratio": round(median(ratios[:, number].tolist()), 3),
                     "quartiles": [round(float(low), 3), round(float(high), 3)],
                     "weights_mib": round(way.weights / 2**20, 2),
