@@ -56,12 +56,9 @@ def test_the_commands_run_from_top_to_bottom_and_leave_a_reward_model_that_guide
     monkeypatch.chdir(tmp_path)
     done = [words for block in SHELL for words in commands(block)]
     for words in done:
-        assert app.main(words[1:]) == 0, shlex.join(words)
-    evaluate, generate = (
-        next(words[1:] for words in done if words[1] == verb and "mine=my-reward" in " ".join(words))
-        for verb in ("evaluate", "generate")
-    )
-    assert app.main([*evaluate, "--json", "accuracy.json"]) == 0
+        kept = ["--json", "accuracy.json"] if words[1] == "evaluate" else []  # beside what it prints
+        assert app.main([*words[1:], *kept]) == 0, shlex.join(words)
+    generate = next(words[1:] for words in done if words[1] == "generate" and "mine=my-reward" in " ".join(words))
     scorers = json.loads(Path("accuracy.json").read_text(encoding="utf-8"))["data"][0]["scorers"]
     accuracy = {scorer["name"]: scorer["accuracy"]["value"] for scorer in scorers if scorer["reduction"] == "sum"}
     assert accuracy["mine"] > 0.85 > 0.6 > accuracy["base"]

@@ -19,29 +19,40 @@ pytestmark = pytest.mark.skipif(
 )
 # The data lasts for three whole batches and a half; seven pairs are held out, of which two processes take four each.
 CHANGES = {"batch_size": 8, "micro_batch_size": 2, "max_steps": 3, "objective": "joy"}
-# A run that is refused, one that is not, and one that its folder is refused for.
+# Each of the processes makes a run that is refused, one that is not, and one that its folder is refused for. They part
+# once what takes long to import is there, and before anything has asked for their ranks.
 THRICE = """
-import sys
+import os, sys
+import genarm.training.run, trl.trainer.dpo_trainer
 from genarm.cli.app import main
-print(*(main([*sys.argv[1:], *more]) for more in (["--objective", "a=b"], [], ["--beta", "3"])))
+folder, arguments = sys.argv[1], sys.argv[2:]
+children = []
+for rank in range(int(os.environ["WORLD_SIZE"])):
+    children.append(os.fork())
+    if not children[-1]:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for number, name in ((1, "out"), (2, "said")):
+            os.dup2(os.open(f"{folder}/{name}{rank}", os.O_CREAT | os.O_WRONLY), number)
+        print(*(main([*arguments, *more]) for more in (["--objective", "a=b"], [], ["--beta", "3"])))
+        sys.exit()
+for child in children:
+    os.waitpid(child, 0)
 """
 
 
-def launch(arguments, processes=2):
+def launch(arguments, folder, processes=2):
     """Output and messages of each process that runs the command three times.
 
-    As a launcher starts them; torchrun and accelerate would import torch once more each.
+    With what a launcher tells them; torchrun and accelerate would import torch in each.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     environment = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", THRICE, *arguments]
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    started = [subprocess.Popen(command, env={**environment, **rank}, **pipes) for rank in ranks]
-    return [process.communicate(timeout=300) for process in started]
+    folder.mkdir()
+    subprocess.run([sys.executable, "-c", THRICE, str(folder), *arguments], env=environment, timeout=300, check=True)
+    return [[(folder / f"{name}{rank}").read_text() for name in ("out", "said")] for rank in range(processes)]
 
 
 def test_two_processes_leave_what_one_leaves(base, held_out, tmp_path):
@@ -52,7 +63,7 @@ def test_two_processes_leave_what_one_leaves(base, held_out, tmp_path):
         "--eval-share 0 --batch-size 8 --micro-batch-size 2 --max-steps 3 --rank 2 --dropout 0 --learning-rate 1e-2 "
         "--precision fp32 --save-every 2 --log-every 1"
     )
-    (out, said), (other_out, other_said) = launch(["train", "arm", *options.split()])
+    (out, said), (other_out, other_said) = launch(["train", "arm", *options.split()], tmp_path / "said")
     assert (out, other_out) == ("2 0 2\n", "1 0 1\n"), said + other_said
     files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "training.json"]
     assert sorted(file.name for file in (tmp_path / "two").iterdir()) == files
