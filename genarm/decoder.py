@@ -261,7 +261,7 @@ class GuidedDecoder:
         """A decoder of the same base with these reward models alone, in this order; without names, plain decoding. It
         shares the weights, reads no model that it does not have, has caches of its own, and is made once."""
         models = chosen_models(self.models, names)
-        return self.part(names, lambda: models)
+        return self.part(("only", *names), lambda: models)
 
     def part(self, key: tuple[object, ...], models: Callable[[], list[CausalModel]]) -> GuidedDecoder:
         """A decoder of other ``models``, the first as its base, made once for a ``key``."""

@@ -20,6 +20,7 @@ from ..errors import InvalidArgumentError
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
+from .admission import admit
 from .call import Call
 from .candidates import write_by_candidates
 from .scoring import Scorer, scalar
@@ -55,6 +56,7 @@ def generate(
         )
     call = Call("args", decoder, input_ids, attention_mask, options)
     scorer = scalar(decoder, trajectory_rm, "trajectory_rm")
+    admit(call, scorer)
 
     def combine(logits: Tensor, rewards: Tensor) -> Tensor:
         return logits + weight * rewards

@@ -27,6 +27,7 @@ from ..errors import GenARMError, InvalidArgumentError
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
+from .admission import admit
 from .call import Call, MethodRow
 from .dpo import PLAIN
 from .draws import attempt_seeds
@@ -59,6 +60,7 @@ def generate(
         raise InvalidArgumentError(f"draws is {draws!r}: pass an integer of at least 1")
     call = Call("best_of_n", decoder, input_ids, attention_mask, options, TAKEN)
     scorer = scalar(decoder, trajectory_rm, "trajectory_rm")
+    admit(call, scorer)
     drawn = _drawn(call, draws)
     best = {row.index: row.index * draws for row in call.rows}  # the draw that each row takes
     for rows in _waves(call, draws):
@@ -66,7 +68,7 @@ def generate(
             answers = [drawn.tokens[row.index * draws + one].tolist() for row in rows for one in range(draws)]
             call.prefill(judge, [row.prompt for row in rows for _ in range(draws)])
             scores = judge.extend(answers)[0][:, 0].float().view(len(rows), draws)
-        call.check(scores, rows, scorer.name)
+        call.check_scores(scores, rows, scorer.name)
         for row, own in zip(rows, scores.tolist(), strict=True):
             if row.reason is None:
                 row.score = max(own)

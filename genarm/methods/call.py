@@ -164,6 +164,10 @@ class Call:
         bad = (~(values.amax(1) < torch.inf)).tolist()
         self._fail([row for row, is_bad in zip(rows, bad, strict=True) if is_bad], 1, (name,))
 
+    def check_scores(self, values: Tensor, rows: Sequence[MethodRow], name: str) -> None:
+        """Fail the live rows among whose values [R, n], what model ``name`` scores, there is one that is not finite."""
+        self.check(torch.where(values.isfinite(), values, torch.inf), rows, name)
+
     def _fail(self, rows: Sequence[MethodRow], status: int, names: Sequence[str]) -> None:
         for row in rows:
             if row.reason is None:

@@ -37,7 +37,7 @@ def write_by_candidates(
                 if not any(live):
                     break
                 found = judge.extend(offered)[0][:, 0].float().view(len(rows), k)
-                call.check(found, rows, scorer.name)
+                call.check_scores(found, rows, scorer.name)
                 chosen = choices(combine(values, found), rows, temperature)
                 new = _write(call, rows, ids.tolist(), found.tolist(), chosen)
                 if all(row.reason is not None for row in rows):

@@ -33,6 +33,7 @@ from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
 from ..request.responses import Responses
+from .admission import admit
 from .call import Call, MethodRow
 from .draws import attempt_seed, drawn
 from .scoring import Scorer, response_scores, scalar
@@ -155,6 +156,7 @@ def generate(
     if not torch.as_tensor(call.request.guidance.temperature).all():
         raise InvalidArgumentError("temperature is 0, at which a rejected segment comes again: pass one above 0")
     scorer = scalar(decoder, trajectory_rm, "trajectory_rm")
+    admit(call, scorer)
     for rows in call.chunks():
         with call.reader(call.base, len(rows), rows) as base, call.reader(scorer, len(rows), rows) as judge:
             _write(call, rules, rows, base, judge, scorer.name)
@@ -186,7 +188,7 @@ def _write(
     prompts = [row.prompt for row in rows]
     scores = call.scores(call.prefill(base, prompts)[0], rows)
     first = call.prefill(judge, prompts)[0][:, :1].float()
-    call.check(first, rows, name)
+    call.check_scores(first, rows, name)
     drafts = [_Draft(place, row, score) for place, (row, (score,)) in enumerate(zip(rows, first.tolist(), strict=True))]
     starts = scores  # [R, V], what each row's segment begins from
     while live := [draft for draft in drafts if draft.row.reason is None]:
@@ -235,7 +237,7 @@ def _judge(
     for draft in whole:
         tokens[draft.place], draft.unscored = [*draft.unscored, *draft.segment], []
     values = judge.extend(tokens)[0][[draft.place for draft in whole], :1].float()
-    call.check(values, [draft.row for draft in whole], name)
+    call.check_scores(values, [draft.row for draft in whole], name)
     again = []
     back, cut = [0] * base.batch, [0] * judge.batch
     for draft, (score,) in zip(whole, values.tolist(), strict=True):

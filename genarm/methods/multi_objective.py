@@ -9,6 +9,7 @@ ICLR 2025, section on multi-objective alignment.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Unpack
 
 from torch import Tensor
@@ -37,6 +38,7 @@ def generate(
         raise RewardNameError("multi_objective guides by reward models, and the decoder has none: load some")
     weights = options.get("weights")
     if isinstance(weights, Mapping):
-        decoder = decoder.only(*(name for name, weight in weights.items() if weight))
-        options["weights"] = {name: weight for name, weight in weights.items() if weight}
+        used = {name: weight for name, weight in weights.items() if not isinstance(weight, Real) or weight}
+        decoder = decoder.only(*used)
+        options["weights"] = used
     return decoder.generate(input_ids, attention_mask, **options)

@@ -28,10 +28,10 @@ def policy_decoder(decoder: GuidedDecoder, given: Policy, name: str) -> GuidedDe
             "loaded model, or the name of one that is loaded"
         )
     if isinstance(given, str) and given in decoder.reward_names:
-        return decoder.part((name, given), lambda: [decoder.models[1 + decoder.reward_names.index(given)]])
+        return decoder.part(("policy", name, given), lambda: [decoder.models[1 + decoder.reward_names.index(given)]])
     base = decoder.models[0]
 
     def loaded() -> list[CausalModel]:
         return build_models(base.module, {name: given}, decoder.tokenizer, decoder.source, base.runs_on)[1:]
 
-    return decoder.part((name, given if isinstance(given, nn.Module) else str(given)), loaded)
+    return decoder.part(("policy", name, given if isinstance(given, nn.Module) else str(given)), loaded)

@@ -48,7 +48,8 @@ from ..errors import InvalidArgumentError
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
-from .call import Call, MethodRow
+from .admission import admit
+from .call import Call, MethodRow, models_of
 from .draws import drawn
 from .genarm import chosen_reward
 from .scoring import Scorer, scalar
@@ -114,6 +115,7 @@ def generate(
         prior=prior,
         length_power=power,
     )
+    admit(call, objective.scorer or models_of(objective.policy))
     for rows in call.chunks():
         if kind == "puct":
             tree_search(objective, rows, simulations, c_puct, 0.0 if tau is None else tau)

@@ -94,6 +94,8 @@ class _Beams:
                 for index, (child, value) in enumerate(zip(own, scored, strict=True))
             ]
         live = [row for row, one in enumerate(rows) if one.reason is None]
+        if not live:
+            return
         kept = self.select([rows[row] for row in live], [found[row] for row in live])
         for row, own_beams in zip(live, kept, strict=True):
             self.beams[row] = own_beams

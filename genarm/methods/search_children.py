@@ -76,9 +76,9 @@ class Objective:
         return gains
 
     def check_values(self, values: Tensor, owners: Sequence[MethodRow]) -> None:
-        """Fail the rows for which the scorer's values [n] are NaN or +inf."""
+        """Fail the rows for which the scorer's values [n] are not finite."""
         assert self.scorer is not None, "values come from a scorer"
-        self.call.check(values[:, None], owners, self.scorer.name)
+        self.call.check_scores(values[:, None], owners, self.scorer.name)
 
     def per_length(self, total: float, tokens: int) -> float:
         """A sum over so many tokens, divided by their number to the power p."""

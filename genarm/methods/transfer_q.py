@@ -35,6 +35,7 @@ from ..models.scalar import ScalarModel
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
+from .admission import admit
 from .call import Call, MethodRow
 from .draws import choices, top_candidates
 from .policies import Policy, policy_decoder
@@ -85,6 +86,7 @@ def generate(
     scorers = [scalar(decoder, trajectory_rm, "trajectory_rm")]
     if baseline_rm is not None:
         scorers.append(scalar(decoder, baseline_rm, "baseline_rm"))
+    admit(call, *scorers)
     k, temperature = min(candidates, call.request.vocab_size), 0.0 if choice == "greedy" else tau
     for rows in call.chunks():
         with ExitStack() as stack:
@@ -163,7 +165,7 @@ class _Search:
         found = []
         for judge, scorer in zip(self.judges, self.scorers, strict=True):
             rewards = judge.extend(rolled)[0][:, 0].float().view(len(self.rows), self.k)
-            self.call.check(rewards, self.rows, scorer.name)
+            self.call.check_scores(rewards, self.rows, scorer.name)
             found.append(rewards)
         return found
 

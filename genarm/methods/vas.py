@@ -24,6 +24,7 @@ from ..errors import InvalidArgumentError
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
+from .admission import admit
 from .call import Call
 from .candidates import write_by_candidates
 from .scoring import Scorer, scalar
@@ -66,6 +67,7 @@ def generate(
         )
     call = Call("vas", decoder, input_ids, attention_mask, options, ("temperature",))
     scorer = scalar(decoder, value_head, "value_head")
+    admit(call, scorer)
 
     def combine(logits: Tensor, values: Tensor) -> Tensor:
         return value_log_probs(logits, values, strength)
