@@ -99,6 +99,8 @@ def _check_value(settings: TrainingSettings) -> None:
         raise InvalidArgumentError(
             f"max length {settings.max_length} leaves no room for a prompt before {settings.new_tokens} new tokens"
         )
+    if settings.data_weights:
+        raise InvalidArgumentError("data weights count pairs, and each prompt is answered as often as samples says")
     if world_size() > 1:
         raise InvalidArgumentError("answers are drawn by one process: start without a launcher")
 

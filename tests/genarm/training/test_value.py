@@ -138,6 +138,8 @@ def test_prompts_are_read_from_rows_of_their_own_and_from_pairs(base, prompts, t
 def test_a_value_head_needs_a_reward(base, prompts, judge, tmp_path) -> None:
     with pytest.raises(InvalidArgumentError, match="name one"):
         train(run_settings(base, prompts, **VALUE), tmp_path / "out")
+    with pytest.raises(InvalidArgumentError, match="data weights"):
+        train(run_settings(base, prompts, trajectory_rm=judge, data_weights=(2.0,), **VALUE), tmp_path / "out")
     with pytest.raises(InvalidArgumentError, match="not arm"):
         train(run_settings(base, prompts, trajectory_rm=judge), tmp_path / "out")
 
