@@ -5,6 +5,7 @@ And the three environments of the operations' tests: CPU tensors in torch, CPU t
 """
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -41,7 +42,11 @@ DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.device))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The interpreter is for what runs kernels; a test whose environment is not there says so."""
+    """The interpreter is for what runs kernels; a test whose environment is not there says so.
+
+    The README's commands come first: begun last, they would keep one worker busy when the others are done.
+    """
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
     if INTERPRETED:
         kept = [item for item in items if runs_interpreted(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
@@ -57,6 +62,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def runs_interpreted(item: pytest.Item) -> bool:
     asked = {"device", "cpu"} & {*getattr(item, "fixturenames", ())} and not item.get_closest_marker("device")
     return bool(asked) or item.get_closest_marker("interpreter") is not None
+
+
+@pytest.fixture
+def loud() -> Iterator[None]:
+    """Training quiets transformers for the whole process: not for the tests after this one."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
 
 
 @pytest.fixture(params=DEVICES)

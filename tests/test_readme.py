@@ -50,7 +50,7 @@ def test_each_python_example_runs_and_prints_a_text(code: str, capsys: pytest.Ca
 
 
 def test_the_commands_run_from_top_to_bottom_and_leave_a_reward_model_that_guides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], loud: None
 ) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")  # what the commands read
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,6 @@ import gc
 
 import pytest
 from training_cases import run_settings, save_base, write_pairs
-from transformers.utils import logging as transformers_logging
 
 from genarm.training.run import train
 
@@ -19,11 +18,8 @@ def little_to_collect():
 
 
 @pytest.fixture(autouse=True)
-def loud():
-    """A run quiets transformers for the whole process: not for the tests after it."""
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    transformers_logging.set_verbosity(verbosity)
+def always_loud(loud):
+    """Every test here trains."""
 
 
 @pytest.fixture(scope="session")
