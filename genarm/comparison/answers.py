@@ -6,7 +6,6 @@ A row is drawn with a seed of its own, so that it does not depend on its batch.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,11 +121,10 @@ class Answers:
         return [answer for label, output in self.files.items() for answer in self._read(label, output)]
 
     def _read(self, label: str, output: OutputFile) -> Iterator[Answer]:
-        rows = [json.loads(line) for line in output.path.read_text(encoding="utf-8").splitlines()]
-        by_key = {(row["id"], row["sample"]): row for row in rows}
+        rows = output.rows()
         for seed in self.seeds:
             for question in self.questions:
-                yield _answer(label, question, by_key[question.id, seed])
+                yield _answer(label, question, rows[question.id, seed])
 
 
 def _answer(label: str, question: Question, row: Mapping[str, Any]) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,22 @@ def scalar(decoder: GuidedDecoder, given: Scorer, name: str) -> ScalarModel:
         known = scalar_model(name, given, source, base.runs_on, base.vocab_size, decoder.tokenizer, fuse)
         for one, training in modes:  # reading it is no reason to end its training
             one.training = training
+        _tell_of_padding(decoder, known)
         kept[key] = known, parts
     return known
+
+
+def _tell_of_padding(decoder: GuidedDecoder, scorer: ScalarModel) -> None:
+    """Warn of a trajectory RM that was trained to be read before the token that ends a text. Value heads were trained
+    at every token."""
+    pad = getattr(scorer.model.config, "pad_token_id", None)
+    if scorer.name.endswith("_rm") and pad in decoder.facts().eos_ids:
+        warnings.warn(
+            f"{scorer.name} pads with id {pad}, which ends a text too: transformers reads a text's score before "
+            "trailing padding, so before its end, and decoding behind the end, where such a model was not trained; "
+            "train one with a padding token of its own",
+            stacklevel=4,
+        )
 
 
 def _parts(given: Scorer) -> list[tuple[Any, int]]:

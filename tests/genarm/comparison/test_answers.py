@@ -115,6 +115,17 @@ def test_a_run_that_was_killed_goes_on_without_losing_or_doubling_a_row(
     assert calls == []
 
 
+def test_an_answer_may_hold_any_line_end(plain: GuidedDecoder, tmp_path: Path) -> None:
+    text = "one\u2028two\u0085three\nfour"
+
+    def generate(inputs: list[list[int]], *, seed: list[int], max_new_tokens: int) -> Any:
+        out = plain.generate(inputs, seed=seed, max_new_tokens=1)
+        return replace(out, texts=[text] * len(inputs))
+
+    found = answered(tmp_path, [Contestant("base", generate, {})])
+    assert {answer.text for answer in found} == {text}
+
+
 def test_methods_take_turns_and_another_method_leaves_the_others_answers_alone(
     plain: GuidedDecoder, tmp_path: Path
 ) -> None:

@@ -56,6 +56,14 @@ def test_a_scorer_runs_as_its_decoder_does():
     assert kinds[0] == "fused" and kinds[1] != "fused"
 
 
+def test_a_trajectory_rm_that_pads_with_the_end_of_texts_is_told_of():
+    decoder, scorer = GuidedDecoder(make_model("llama")), make_scorer("llama", seed=7)
+    scorer.config.pad_token_id = 2
+    with pytest.warns(UserWarning, match="trajectory_rm pads with id 2, which ends a text too"):
+        scalar(decoder, scorer, "trajectory_rm")
+    scalar(decoder, scorer, "value_head")  # which warns of nothing
+
+
 NARROW = {
     "args": {"trajectory_rm": 90, "candidates": 96, "weight": 0.0},
     "best_of_n": {"trajectory_rm": 90, "draws": 2},
