@@ -18,7 +18,7 @@ from ..decoder import GuidedDecoder
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
-from .guided import guided
+from .guided import check_apart, guided
 
 
 def generate(
@@ -40,5 +40,6 @@ def generate(
             is given.
     """
     options.setdefault("base_top_p", 0.9)
+    check_apart("dexperts", [expert], anti_expert)
     weights = {expert: alpha, anti_expert: -alpha}
     return guided("dexperts", decoder, input_ids, attention_mask, options, weights)

@@ -19,7 +19,7 @@ from ..decoder import GuidedDecoder
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
-from .guided import guided
+from .guided import check_apart, guided
 
 
 def generate(
@@ -39,4 +39,5 @@ def generate(
         options: those of ``GuidedDecoder.generate`` but weights, beta and base_weight.
     """
     weights = {tuned: 1.0} if isinstance(tuned, str) else dict(tuned)
+    check_apart("eft", weights, reference)
     return guided("eft", decoder, input_ids, attention_mask, options, {**weights, reference: -sum(weights.values())})

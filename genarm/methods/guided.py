@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..decoder import GuidedDecoder
+from ..errors import InvalidArgumentError
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
@@ -35,6 +36,16 @@ def guided(
     check_options(name, options, TAKEN)
     settings = {"weights": weights, "base_weight": base_weight}
     return drawn_from(decoder.only(*weights), input_ids, attention_mask, options, settings)
+
+
+def check_apart(name: str, given: Iterable[str], other: str) -> None:
+    """Refuse one model in two parts of a difference, of which a mapping would keep one.
+
+    Raises:
+        InvalidArgumentError: ``other`` is among those ``given``.
+    """
+    if other in given:
+        raise InvalidArgumentError(f"{name} takes {other!r} from itself: name two models, one for either side")
 
 
 def drawn_from(

@@ -17,7 +17,7 @@ from ..decoder import GuidedDecoder
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
-from .guided import guided
+from .guided import check_apart, guided
 
 
 def generate(
@@ -37,5 +37,6 @@ def generate(
         alpha: the weight of their difference.
         options: those of ``GuidedDecoder.generate`` but weights, beta and base_weight.
     """
+    check_apart("proxy_tuning", [expert], anti_expert)
     weights = {expert: alpha, anti_expert: -alpha}
     return guided("proxy_tuning", decoder, input_ids, attention_mask, options, weights)

@@ -122,3 +122,11 @@ def test_presets_refuse_what_they_set_themselves_and_models_that_are_not_there(
         methods["genarm"].generate(decoder, [[5]])
     with pytest.raises(RewardNameError, match="'one' twice"):
         decoder.only("one", "one")
+
+
+@pytest.mark.parametrize("name", ["proxy_tuning", "dexperts", "eft"])
+def test_a_model_is_not_taken_from_itself(name: str) -> None:
+    own = {"tuned": "twin", "reference": "twin"} if name == "eft" else {"expert": "twin", "anti_expert": "twin"}
+    decoder = GuidedDecoder(make_model("llama"), {"twin": make_model("llama", seed=1)})
+    with pytest.raises(InvalidArgumentError, match="'twin' from itself"):
+        methods[name].generate(decoder, random_prompts([3]), max_new_tokens=1, **own)
