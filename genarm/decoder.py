@@ -260,8 +260,7 @@ class GuidedDecoder:
     def only(self, *names: str) -> GuidedDecoder:
         """A decoder of the same base with these reward models alone, in this order; without names, plain decoding. It
         shares the weights, reads no model that it does not have, has caches of its own, and is made once."""
-        models = chosen_models(self.models, names)
-        return self.part(("only", *names), lambda: models)
+        return self.part(("only", *names), lambda: chosen_models(self.models, names))
 
     def part(self, key: tuple[object, ...], models: Callable[[], list[CausalModel]]) -> GuidedDecoder:
         """A decoder of other ``models``, the first as its base, made once for a ``key``."""
@@ -269,6 +268,7 @@ class GuidedDecoder:
             made = copy(self)
             made._run_on(models())
             self._parts[key] = made
+        self._parts[key].tokenizer = self.tokenizer  # which may have been set since
         return self._parts[key]
 
     def refresh(self) -> None:

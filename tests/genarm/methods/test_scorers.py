@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from families import make_model, random_prompts
+from families import make_model, random_prompts, word_tokenizer
 from method_cases import make_scorer, score_of
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -123,3 +123,10 @@ def test_parts_of_a_decoder_are_told_apart_by_what_they_are():
     out = methods["dpo"].generate(decoder, prompts, policy="art", max_new_tokens=6, temperature=0)
     plain = GuidedDecoder(rewards["art"]).generate(prompts, max_new_tokens=6, temperature=0)
     assert [row.tolist() for row in out.tokens] == [row.tolist() for row in plain.tokens]
+
+
+def test_parts_of_a_decoder_write_text_by_the_tokenizer_it_has_now():
+    decoder = GuidedDecoder(make_model("llama"))
+    assert decoder.only().generate(random_prompts([3]), max_new_tokens=2).texts is None
+    decoder.tokenizer = word_tokenizer(bos_token="w1", eos_token="w2", pad_token="w0")
+    assert decoder.only().generate(random_prompts([3]), max_new_tokens=2).texts
