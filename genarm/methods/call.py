@@ -65,8 +65,8 @@ class MethodRow:
 class Call:
     """A call's arguments, checked once, its rows, and what they come to.
 
-    ``decoder`` is the base alone: the models of ``of`` read beside it. ``options`` other than TAKEN and ``more`` are
-    refused, since the method would not heed them.
+    ``decoder`` is the base alone; what else a method needs reads beside it. ``options`` other than TAKEN and ``more``
+    are refused, since the method would not heed them.
 
     Raises:
         GenARMError: the call is invalid, or every row failed.
@@ -113,12 +113,11 @@ class Call:
         return models_of(self.decoder)
 
     @contextmanager
-    def reader(self, readable: Readable, batch: int, rows: Sequence[MethodRow], more: int = 0) -> Iterator[TextReader]:
-        """A reader of ``batch`` texts as long as those of ``rows`` may become, and ``more`` tokens; what it reads is
-        counted here."""
+    def reader(self, readable: Readable, batch: int, rows: Sequence[MethodRow]) -> Iterator[TextReader]:
+        """A reader of ``batch`` texts as long as those of ``rows`` may become; what it reads is counted here."""
         prompt = max(len(row.prompt) for row in rows)
         opened: AbstractContextManager[TextReader] = reading(
-            readable.models, readable.backbones, batch, prompt + self.limit + more, prompt
+            readable.models, readable.backbones, batch, prompt + self.limit, prompt
         )
         with opened as reader:
             yield reader
