@@ -25,10 +25,18 @@ class TextReader:
 
     ``forwarded`` counts tokens by the models' names: each distinct prompt once, and every token that was added to a
     row. What a pass carries beside them (rows that got none, whose places it fills) is in no count.
+
+    ``silent``: an id at the end of a text behind which a model of one number is not asked, but before it: transformers'
+    classifiers read a text's score before its padding, and many were trained with the end of texts as padding.
     """
 
     def __init__(
-        self, models: Sequence[CausalModel], backbones: Sequence[Backbone], sessions: Sequence[Session], batch: int
+        self,
+        models: Sequence[CausalModel],
+        backbones: Sequence[Backbone],
+        sessions: Sequence[Session],
+        batch: int,
+        silent: int | None = None,
     ) -> None:
         self.batch = batch
         self.device = models[0].device
@@ -37,6 +45,9 @@ class TextReader:
         self._models, self._backbones, self._sessions = list(models), list(backbones), list(sessions)
         self._known = [min(models[one].input_vocab_size for one in own.streams) for own in backbones]
         self._held = [0] * batch  # tokens of each row in the first model, as the host knows them
+        self._silent = silent
+        # [R, T] what was said after each token, where an id is silent
+        self._said = None if silent is None else torch.zeros(batch, sessions[0].length, device=self.device)
 
     @property
     def lengths(self) -> list[int]:
@@ -58,7 +69,10 @@ class TextReader:
             self.forwarded[model.name] += sum(map(len, {tuple(row) for row in own}))
         self._held = [len(row) for row in prompts]
         self.passes += 1
-        return self._in_order(outputs)
+        logits = self._in_order(outputs)
+        if self._said is not None:
+            self._note(logits[0][:, None], [held - 1 for held in self._held])
+        return logits
 
     @torch.no_grad()
     def extend(self, tokens: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -78,7 +92,17 @@ class TextReader:
             ]
         for name in self.forwarded:
             self.forwarded[name] += sum(map(len, tokens))
+        if self._said is not None:
+            before = torch.tensor([[max(0, held - 2)] for held in self._held], device=self.device)
+            ends = torch.tensor([list(row[-1:]) == [self._silent] for row in tokens], device=self.device)
+            found = [torch.where(ends[:, None], self._said.gather(1, before).to(one.dtype), one) for one in found]
         return found
+
+    def _note(self, logits: Tensor, starts: Sequence[int]) -> None:
+        """Keep what was said after each of Q tokens, logits [R, Q, 1], the first of which stands at ``starts``."""
+        assert self._said is not None
+        places = torch.tensor(starts, device=self.device)[:, None] + torch.arange(logits.shape[1], device=self.device)
+        self._said.scatter_(1, places, logits[..., 0].to(self._said.dtype))
 
     def _extend(self, tokens: Sequence[Sequence[int]]) -> list[Tensor]:
         """At most BLOCK tokens per row."""
@@ -93,11 +117,14 @@ class TextReader:
             added = torch.tensor(sizes, dtype=torch.int32, device=self.device)
             for session, held in zip(self._sessions, before, strict=True):
                 session.truncate(held + added)
+        logits = self._in_order(outputs)
+        if self._said is not None:
+            self._note(logits[0], self._held)
         self._held = [held + size for held, size in zip(self._held, sizes, strict=True)]
         self.passes += 1
         last = torch.tensor([max(0, size - 1) for size in sizes], device=self.device)
         rows = torch.arange(self.batch, device=self.device)
-        return [logits[rows, last] for logits in self._in_order(outputs)]
+        return [one[rows, last] for one in logits]
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Give rows ``targets`` what rows ``sources`` hold, all at once."""
@@ -107,6 +134,8 @@ class TextReader:
         of, to = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         for session in self._sessions:
             session.copy(of, to)
+        if self._said is not None:
+            self._said[to] = self._said[of]
         before = list(self._held)
         for source, target in pairs:
             self._held[target] = before[source]
@@ -131,7 +160,12 @@ class TextReader:
 
 @contextmanager
 def reading(
-    models: Sequence[CausalModel], backbones: Sequence[Backbone], batch: int, length: int, prompt: int
+    models: Sequence[CausalModel],
+    backbones: Sequence[Backbone],
+    batch: int,
+    length: int,
+    prompt: int,
+    silent: int | None = None,
 ) -> Iterator[TextReader]:
     """A reader of ``batch`` rows of up to ``length`` tokens, whose prompts have up to ``prompt``, and its memory.
 
@@ -141,4 +175,4 @@ def reading(
     room = length + BLOCK
     check_fit(backbones, Size(batch, room, prompt), models[0].device)
     with holding(cache_bytes(backbones, batch, room)):
-        yield TextReader(models, backbones, [one.session(batch, room) for one in backbones], batch)
+        yield TextReader(models, backbones, [one.session(batch, room) for one in backbones], batch, silent)

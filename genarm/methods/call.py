@@ -37,6 +37,8 @@ class Readable(Protocol):
     def models(self) -> Sequence[CausalModel]: ...
     @property
     def backbones(self) -> Sequence[Backbone]: ...
+    @property
+    def silent(self) -> int | None: ...
 
 
 @dataclass(slots=True)
@@ -117,7 +119,7 @@ class Call:
         """A reader of ``batch`` texts as long as those of ``rows`` may become; what it reads is counted here."""
         prompt = max(len(row.prompt) for row in rows)
         opened: AbstractContextManager[TextReader] = reading(
-            readable.models, readable.backbones, batch, prompt + self.limit, prompt
+            readable.models, readable.backbones, batch, prompt + self.limit, prompt, readable.silent
         )
         with opened as reader:
             yield reader
@@ -265,6 +267,7 @@ class Call:
 class _Models:
     models: Sequence[CausalModel]
     backbones: Sequence[Backbone]
+    silent: int | None = None
 
 
 def models_of(decoder: GuidedDecoder) -> Readable:

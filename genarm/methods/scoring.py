@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -52,22 +52,16 @@ def scalar(decoder: GuidedDecoder, given: Scorer, name: str) -> ScalarModel:
         known = scalar_model(name, given, source, base.runs_on, base.vocab_size, decoder.tokenizer, fuse)
         for one, training in modes:  # reading it is no reason to end its training
             one.training = training
-        _tell_of_padding(decoder, known)
+        known = _read_before_the_end(decoder, known)
         kept[key] = known, parts
     return known
 
 
-def _tell_of_padding(decoder: GuidedDecoder, scorer: ScalarModel) -> None:
-    """Warn of a trajectory RM that was trained to be read before the token that ends a text. Value heads were trained
-    at every token."""
-    pad = getattr(scorer.model.config, "pad_token_id", None)
-    if scorer.name.endswith("_rm") and pad in decoder.facts().eos_ids:
-        warnings.warn(
-            f"{scorer.name} pads with id {pad}, which ends a text too: transformers reads a text's score before "
-            "trailing padding, so before its end, and decoding behind the end, where such a model was not trained; "
-            "train one with a padding token of its own",
-            stacklevel=4,
-        )
+def _read_before_the_end(decoder: GuidedDecoder, scorer: ScalarModel) -> ScalarModel:
+    """A trajectory RM whose padding ends a text too is read before that, as transformers reads it, in training as well.
+    Value heads are read at every token."""
+    ends = scorer.name.endswith("_rm") and scorer.silent in decoder.facts().eos_ids
+    return scorer if ends else replace(scorer, silent=None)
 
 
 def _parts(given: Scorer) -> list[tuple[Any, int]]:
@@ -132,5 +126,7 @@ def text_scores(scorer: ScalarModel, texts: Sequence[Sequence[int]], decoder: Gu
         rows = order[start : start + decoder.max_batch_size]
         longest = max(len(texts[row]) for row in rows)
         with reading(scorer.models, scorer.backbones, len(rows), longest, longest) as reader:
-            scores[rows] = reader.prefill([texts[row] for row in rows])[0][:, 0].float().cpu()
+            read = [[*texts[row]] for row in rows]
+            read = [text[:-1] if len(text) > 1 and text[-1] == scorer.silent else text for text in read]
+            scores[rows] = reader.prefill(read)[0][:, 0].float().cpu()
     return scores

@@ -21,7 +21,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from ..errors import InvalidArgumentError, LoadingError, UnsupportedModelError
 from .backbone import Backbone
 from .causal import CausalModel, inner_model, make_model
-from .files import adapter_folder, is_adapter, read_json, read_safetensors
+from .files import HubOptions, adapter_folder, is_adapter, read_json, read_safetensors
 from .loading import load_scorer, load_tokenizer
 from .options import Source
 from .plan import Plan
@@ -33,10 +33,14 @@ HEADS = ("score", "classifier")
 
 @dataclass(frozen=True, slots=True)
 class ScalarModel:
-    """A model of one number per text: its logits are [R, 1], the number after each token."""
+    """A model of one number per text: its logits are [R, 1], the number after each token.
+
+    ``silent``: the id at the end of a text before which a trajectory RM was trained to be read, if there is one.
+    """
 
     model: CausalModel
     plan: Plan
+    silent: int | None = None
 
     @property
     def name(self) -> str:
@@ -73,20 +77,30 @@ def scalar_model(
         LoadingError, UnsupportedModelError, VocabularyMismatchError: it is not one, or not of this vocabulary.
     """
     if isinstance(given, nn.Module):
-        module, beside = given, None
+        module, beside, pad = given, None, None
         if isinstance(module, PeftModel):
             module = copy.deepcopy(module).merge_and_unload()
     else:
         scorer, place = load_trajectory_rm(name, str(given), source, base_name)
         module = scorer.merge_and_unload() if isinstance(scorer, PeftModel) else scorer
         beside = load_tokenizer(place, source.trust_remote_code, source.hub)
+        pad = trained_padding(str(given), source.hub, beside)
     model = make_model(name, as_causal(name, module).eval())
     check_vocabularies(vocab_size, model.input_vocab_size, tokenizer, beside, name)
     if model.device != source.device:
         raise InvalidArgumentError(f"{name} is on {model.device}, the base on {source.device}: move one with .to()")
     runs_on = type(inner_model(module)).__name__ if isinstance(given, nn.Module) else str(given)
     found = replace(model, runs_on=runs_on)
-    return ScalarModel(found, Plan([found], fuse=fuse))
+    own = getattr(found.config, "pad_token_id", None)
+    return ScalarModel(found, Plan([found], fuse=fuse), pad if own is None else own)
+
+
+def trained_padding(path: str, hub: HubOptions, tokenizer: Any) -> int | None:
+    """The padding of an adapter's training, which its base's configuration does not name: the tokenizer's, and the end
+    of a sequence where that has none (as `genarm train` and TRL take it)."""
+    if tokenizer is None or not is_adapter(path, hub):
+        return None
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # type: ignore[no-any-return]
 
 
 def as_causal(name: str, classifier: Any) -> nn.Module:

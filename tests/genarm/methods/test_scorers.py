@@ -15,7 +15,7 @@ from torch import nn
 from genarm import GuidedDecoder, methods
 from genarm.errors import GenARMError, NumericalError, PromptError
 from genarm.evaluation.tabular_models import lm_from_tables, scorer_from_values
-from genarm.methods.scoring import scalar, text_scores
+from genarm.methods.scoring import response_scores, scalar, text_scores
 
 TEXT = [5, 6, 7, 8]
 
@@ -56,12 +56,43 @@ def test_a_scorer_runs_as_its_decoder_does():
     assert kinds[0] == "fused" and kinds[1] != "fused"
 
 
-def test_a_trajectory_rm_that_pads_with_the_end_of_texts_is_told_of():
-    decoder, scorer = GuidedDecoder(make_model("llama")), make_scorer("llama", seed=7)
-    scorer.config.pad_token_id = 2
-    with pytest.warns(UserWarning, match="trajectory_rm pads with id 2, which ends a text too"):
-        scalar(decoder, scorer, "trajectory_rm")
-    scalar(decoder, scorer, "value_head")  # which warns of nothing
+def of_transformers(scorer, text):
+    """What its own forward pass says of a text in a padded batch."""
+    pad = scorer.config.pad_token_id
+    with torch.no_grad():
+        return float(scorer(input_ids=torch.tensor([[*text, pad, pad], [5] * (len(text) + 2)])).logits[0, 0])
+
+
+SILENT = {
+    "args": {"candidates": 97, "choice": "stochastic"},
+    "best_of_n": {"draws": 4},
+    "cards": {"target": 1.0, "shortest": 1, "temperature": 1.0},
+    "transfer_q": {"candidates": 20, "choice": "stochastic", "lookahead": 2},
+}
+
+
+@pytest.mark.parametrize("name", sorted(SILENT))
+def test_a_trajectory_rm_that_pads_with_the_end_of_texts_is_read_before_it(name):
+    scorer = make_scorer("llama", seed=7)
+    prompts, bias = random_prompts([5, 3, 4, 6]), torch.zeros(97)
+    bias[2] = 3.0  # so that answers end
+    found = {}
+    for pad in (0, 2):
+        scorer.config.pad_token_id = pad
+        decoder = GuidedDecoder(make_model("llama"))
+        policy = {"policy": make_model("llama", seed=5)} if name == "transfer_q" else {}
+        settings = {"trajectory_rm": scorer, **policy, **SILENT[name]}
+        out = methods[name].generate(decoder, prompts, **settings, logit_bias=bias, max_new_tokens=6, seed=4)
+        texts = [[*prompt.tolist(), *row.tolist()] for prompt, row in zip(prompts, out.tokens, strict=True)]
+        assert "eos" in out.finish_reasons
+        expected = [of_transformers(scorer, text) for text in texts]
+        assert out.scores.tolist() == pytest.approx(expected, abs=1e-3)
+        found[pad] = out.scores.tolist()
+        given = [row.tolist() for row in out.tokens]
+        judged = response_scores(decoder, scalar(decoder, scorer, "trajectory_rm"), prompts, given)
+        assert judged.tolist() == pytest.approx(expected, abs=1e-3)
+    assert found[0] != pytest.approx(found[2], abs=1e-3)
+    assert scalar(decoder, scorer, "value_head").silent is None  # which was trained at every token
 
 
 NARROW = {
