@@ -79,4 +79,4 @@ def machine(record: dict[str, Any]) -> str:
     """What it was measured on."""
     here = environment()
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    return f"Measured by `make compare` on {here['device']}, python {here['python']}, {versions}."
+    return f"Measured by `make compare` on {here['device']}, {versions}."
