@@ -88,6 +88,7 @@ class Cli:
 def own_process(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Outcome]]:
     """`genarm generate` with the tiny models as the process's own command, signals and standard streams included."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["genarm", *cli.guided, *map(str, arguments)])

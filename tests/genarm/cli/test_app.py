@@ -90,7 +90,7 @@ def test_every_option_arrives(cli, options):
     models = ModelOptions("b", ["a=b:1", "c"], 2, 99, "float16", "cpu", True, ["a=own"], check_vocabulary=False)
     given = {"models": models, "prompts": ["r", "p", "q"], "output": Path("o"), "decoding": decoding, "samples": 3}
     flags = dict.fromkeys(("chat", "json", "stats", "as_completed", "retry_failed", "overwrite"), True)
-    assert options == [GenerateOptions(**given, seed=4, system="s", **flags)]
+    assert options == [GenerateOptions(**given, seed=4, system="s", chosen=frozenset(decoding), **flags)]
 
 
 def test_the_defaults_are_the_plain_distribution_and_no_remote_code(cli, options):
