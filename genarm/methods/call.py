@@ -20,7 +20,7 @@ from ..engine.run import paths
 from ..errors import GenARMError, InvalidArgumentError
 from ..models.backbone import Backbone
 from ..models.causal import CausalModel
-from ..request.detokenize import RowText
+from ..request.detokenize import RowText, text_before_stop
 from ..request.inputs import PromptInput
 from ..request.output import FinishReason, GenerationOutput, GenerationStats
 
@@ -251,16 +251,14 @@ class Call:
         )
 
     def _texts(self, generated: Sequence[Sequence[int]]) -> list[str] | None:
-        request = self.request
-        if request.decode is None:
+        decode, stops = self.request.decode, self.request.stop_texts
+        if decode is None:
             return None
-        found = []
-        for prompt, ids in zip(request.streams[0].host, generated, strict=True):
-            text = RowText(request.decode, prompt.tolist(), request.stop_texts)
-            for token in ids:
-                text.push(token)
-            found.append(text.end())
-        return found
+        prompts = self.request.streams[0].host
+        return [
+            text_before_stop(decode, prompt.tolist(), ids, stops)
+            for prompt, ids in zip(prompts, generated, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,16 @@ class RowText:
         return self.text
 
 
+def text_before_stop(decode: Decode, prompt: Sequence[int], tokens: Sequence[int], stops: Sequence[str]) -> str:
+    """The text that ``tokens`` add to a prompt, cut where a stop string begins."""
+    if not stops:
+        return new_text(decode, prompt, tokens)
+    text = RowText(decode, prompt, stops)
+    for token in tokens:
+        text.push(token)
+    return text.end()
+
+
 def _context(decode: Decode, prompt: Sequence[int]) -> list[int]:
     """The last tokens of a prompt, beginning with a character where it can be seen."""
     count = CONTEXT
