@@ -27,11 +27,11 @@ from ..errors import GenARMError, InvalidArgumentError
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
+from ..scalars import Scorer, scalar
 from .admission import admit
 from .call import Call, MethodRow
 from .dpo import PLAIN
 from .draws import attempt_seeds
-from .scoring import Scorer, scalar
 
 TAKEN = tuple(name for name in PLAIN if name != "streamer")
 

@@ -33,10 +33,11 @@ from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
 from ..request.responses import Responses
+from ..scalars import Scorer, scalar
 from .admission import admit
 from .call import Call, MethodRow
 from .draws import attempt_seed, drawn
-from .scoring import Scorer, response_scores, scalar
+from .scoring import response_scores
 
 DRAWS: dict[str, Any] = {"top_k": 40, "temperature": 0.7}
 

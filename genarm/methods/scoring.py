@@ -1,85 +1,16 @@
-"""The models of one number that a method is given: trajectory RMs and value heads, loaded once per decoder."""
+"""What a trajectory RM or a value head says of given responses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
-
-import torch
-from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..decoder import GuidedDecoder
-from ..engine.reader import reading
-from ..errors import InvalidArgumentError, NumericalError, PromptError
-from ..models.scalar import HEADS, ScalarModel, scalar_model
+from ..errors import InvalidArgumentError, NumericalError
+from ..models.scalar import ScalarModel
 from ..request.inputs import PromptInput
 from ..request.responses import Responses, count_responses, read_responses
+from ..scalars import text_scores
 from ..scoring import response_errors, score_options
-
-# A path or hub id, a loaded classifier, or one that `scalar` has made.
-Scorer = str | Path | nn.Module | ScalarModel
-# {a base: {what was given: the model it came to, and what it was made of, to see whether that has changed}}
-_LOADED: WeakKeyDictionary[Any, dict[Any, tuple[ScalarModel, list[tuple[Any, int]]]]] = WeakKeyDictionary()
-
-
-def scalar(decoder: GuidedDecoder, given: Scorer, name: str) -> ScalarModel:
-    """The model that setting ``name`` of a method means, on the decoder's device and in its dtype; what was loaded
-    from a path, or put together from a module, is kept as long as the base, a module's until it has another head, or
-    other weights in the adapters around it.
-
-    Raises:
-        GenARMError: it is none, or none of the decoder's vocabulary.
-    """
-    if isinstance(given, ScalarModel):
-        return given
-    if not isinstance(given, str | Path | nn.Module) or given == "":
-        raise InvalidArgumentError(
-            f"{name} is {given!r}: pass the path of a trajectory RM (genarm train trajectory-rm makes one) or a loaded "
-            "sequence classifier"
-        )
-    base, fuse = decoder.models[0], decoder.settings.engine != "hf"
-    kept = _LOADED.setdefault(base.module, {})
-    key = (name, fuse, given if isinstance(given, nn.Module) else str(given))
-    parts = _parts(given)
-    known, made_of = kept.get(key) or (None, [])
-    if known is None or not _are_same(made_of, parts):
-        modes = [(one, one.training) for one in given.modules()] if isinstance(given, nn.Module) else []
-        source = decoder.source
-        known = scalar_model(name, given, source, base.runs_on, base.vocab_size, decoder.tokenizer, fuse)
-        for one, training in modes:  # reading it is no reason to end its training
-            one.training = training
-        known = _read_before_the_end(decoder, known)
-        kept[key] = known, parts
-    return known
-
-
-def _read_before_the_end(decoder: GuidedDecoder, scorer: ScalarModel) -> ScalarModel:
-    """A trajectory RM whose padding ends a text too is read before that, as transformers reads it, in training as well.
-    Value heads are read at every token."""
-    ends = scorer.name.endswith("_rm") and scorer.silent in decoder.facts().eos_ids
-    return scorer if ends else replace(scorer, silent=None)
-
-
-def _parts(given: Scorer) -> list[tuple[Any, int]]:
-    """What a loaded scorer is made of, other than weights that are read where they are."""
-    if isinstance(given, PeftModel):  # a merged copy is decoded
-        weights = [(one, 0 if one.is_inference() else one._version) for one in given.parameters()]
-        return [*weights, *((one, 0) for one in given.active_adapters)]
-    if isinstance(given, nn.Module):
-        body = getattr(given, getattr(given, "base_model_prefix", "") or "model", None)
-        return [(one, 0) for one in (body, *(getattr(given, head, None) for head in HEADS))]
-    return []
-
-
-def _are_same(before: Sequence[tuple[Any, int]], now: Sequence[tuple[Any, int]]) -> bool:
-    return len(before) == len(now) and all(
-        (old is new or (isinstance(old, str) and old == new)) and version == current
-        for (old, version), (new, current) in zip(before, now, strict=True)
-    )
 
 
 def response_scores(
@@ -106,27 +37,4 @@ def response_scores(
     scores = text_scores(scorer, [[*prompt_ids[row].tolist(), *own] for row, own in enumerate(found)], plain)
     if bad := (~scores.isfinite()).nonzero().flatten().tolist():
         raise NumericalError(f"row {bad[0]}: {scorer.name} gives {float(scores[bad[0]])}: check its weights and dtype")
-    return scores
-
-
-def text_scores(scorer: ScalarModel, texts: Sequence[Sequence[int]], decoder: GuidedDecoder) -> Tensor:
-    """What a model of one number says of each text of tokens, [N] float32 on the CPU, read in batches of one length
-    about, of the decoder's ``max_batch_size``.
-
-    Raises:
-        PromptError: a text holds an id that the model lacks.
-    """
-    known = scorer.model.input_vocab_size
-    for row, text in enumerate(texts):
-        if max(text, default=0) >= known:
-            raise PromptError(f"text {row} holds token id {max(text)}, and {scorer.name} has {known} ids")
-    scores = torch.empty(len(texts))
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    for start in range(0, len(order), decoder.max_batch_size):
-        rows = order[start : start + decoder.max_batch_size]
-        longest = max(len(texts[row]) for row in rows)
-        with reading(scorer.models, scorer.backbones, len(rows), longest, longest) as reader:
-            read = [[*texts[row]] for row in rows]
-            read = [text[:-1] if len(text) > 1 and text[-1] == scorer.silent else text for text in read]
-            scores[rows] = reader.prefill(read)[0][:, 0].float().cpu()
     return scores

@@ -48,11 +48,11 @@ from ..errors import InvalidArgumentError
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
+from ..scalars import Scorer, scalar
 from .admission import admit
 from .call import Call, MethodRow, models_of
 from .draws import drawn
 from .genarm import chosen_reward
-from .scoring import Scorer, scalar
 from .search_beam import Beam, Select, beam_search, best
 from .search_children import Objective, Prior
 from .search_puct import tree_search

@@ -35,11 +35,11 @@ from ..models.scalar import ScalarModel
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
+from ..scalars import Scorer, scalar
 from .admission import admit
 from .call import Call, MethodRow
 from .draws import choices, top_candidates
 from .policies import Policy, policy_decoder
-from .scoring import Scorer, scalar
 
 LOOKAHEAD = {"direct": 20, "indirect": 5}
 

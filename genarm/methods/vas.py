@@ -24,10 +24,10 @@ from ..errors import InvalidArgumentError
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
+from ..scalars import Scorer, scalar
 from .admission import admit
 from .call import Call
 from .candidates import write_by_candidates
-from .scoring import Scorer, scalar
 
 
 def value_log_probs(log_probs: Tensor, values: Tensor, beta: float) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 
 from ..decoder import GuidedDecoder
 from ..errors import NumericalError
-from ..methods.scoring import scalar, text_scores
 from ..models.options import LoadOptions
+from ..scalars import scalar, text_scores
 from .models import four_bits
 from .prompts import PromptSets
 from .settings import TrainingSettings

@@ -11,7 +11,7 @@ from method_cases import make_scorer, next_logits, score_of
 
 from genarm import GuidedDecoder
 from genarm.engine.reader import TextReader, reading
-from genarm.methods.scoring import scalar
+from genarm.scalars import scalar
 
 
 def assert_reads(logits: list[torch.Tensor], models: list[Any], texts: list[list[int]], rows: list[int]) -> None:

@@ -15,7 +15,8 @@ from torch import nn
 from genarm import GuidedDecoder, methods
 from genarm.errors import GenARMError, NumericalError, PromptError
 from genarm.evaluation.tabular_models import lm_from_tables, scorer_from_values
-from genarm.methods.scoring import response_scores, scalar, text_scores
+from genarm.methods.scoring import response_scores
+from genarm.scalars import scalar, text_scores
 
 TEXT = [5, 6, 7, 8]
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from genarm import GuidedDecoder
 from genarm.engine.reader import reading
 from genarm.errors import InvalidArgumentError, LoadingError, UnsupportedModelError, VocabularyMismatchError
-from genarm.methods.scoring import scalar
+from genarm.scalars import scalar
 
 TEXT = [5, 9, 11, 30, 4]
 

@@ -11,9 +11,9 @@ from training_cases import run_settings, write_pairs
 from genarm import GuidedDecoder, methods
 from genarm.cli.train_report import summary
 from genarm.errors import InvalidArgumentError
-from genarm.methods.scoring import scalar
 from genarm.preferences.chat import pair_tokenizer
 from genarm.preferences.reading import PairReading
+from genarm.scalars import scalar
 from genarm.training.answers import ScoredAnswer
 from genarm.training.prompts import load_prompts
 from genarm.training.run import train
