@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from interpreted_loads import addresses_read, elements_read
-from kernel_cases import assert_same_bits, assert_sample_agrees, at, make_logits, make_weights
+from kernel_cases import assert_same_bits, assert_sample_agrees, at, make_logits, make_weights, rows_of
 
-from genarm_kernels import GuidedSample, guided_log_probs, guided_sample, reference, row_seeds
+from genarm_kernels import guided_log_probs, guided_sample, reference, row_seeds
 from genarm_kernels.sampling import combine
 
 NAN, INF = torch.nan, torch.inf
@@ -134,9 +134,9 @@ def a_row_does_not_depend_on_bad_or_filtered_neighbours(device: str = "cpu") -> 
     for b in range(B):
         cut = {name: value[b : b + 1] for name, value in options.items()}
         alone = guided_sample([z[b : b + 1] for z in logits], [1.0, -0.5], return_logprobs=True, **cut)
-        assert_same_bits(alone, GuidedSample(*(x[b : b + 1] for x in whole)))
+        assert_same_bits(alone, rows_of(whole, slice(b, b + 1)))
     plain = guided_sample([z[2:3] for z in logits], [1.0, -0.5], seed=options["seed"][2:3], return_logprobs=True)
-    assert_same_bits(plain, GuidedSample(*(x[2:3] for x in whole)))
+    assert_same_bits(plain, rows_of(whole, slice(2, 3)))
 
 
 # In the interpreter alone, which notes what is loaded, and where a split of few groups is a split too.

@@ -69,13 +69,15 @@ def assert_sample_agrees(
     logits: Sequence[Tensor], weights: object, seed: object = 7, **options: object
 ) -> genarm_kernels.GuidedSample:
     """guided_sample gives what the oracle gives: the same tokens, log-probs to float32's accuracy."""
-    ours = genarm_kernels.guided_sample(logits, weights, seed=seed, return_logprobs=True, **options)
-    theirs = reference.guided_sample(logits, weights, seed=seed, return_logprobs=True, **options)
+    everything = {"seed": seed, "return_logprobs": True, "return_normalizers": True, **options}
+    ours = genarm_kernels.guided_sample(logits, weights, **everything)
+    theirs = reference.guided_sample(logits, weights, **everything)
     assert ours.tokens.dtype == torch.int64 and ours.status.dtype == torch.int32
     torch.testing.assert_close(ours.status, theirs.status)
     torch.testing.assert_close(ours.tokens, theirs.tokens)
     torch.testing.assert_close(ours.logprobs, theirs.logprobs, rtol=1e-5, atol=3e-5, equal_nan=True)
     torch.testing.assert_close(ours.model_logprobs, theirs.model_logprobs, rtol=1e-5, atol=3e-5, equal_nan=True)
+    torch.testing.assert_close(ours.log_normalizers, theirs.log_normalizers, rtol=1e-5, atol=1e-4, equal_nan=True)
     return ours
 
 
@@ -83,7 +85,7 @@ def assert_agrees(logits: Sequence[Tensor], weights: object, seed: object = 7, *
     """And without log-probs the same tokens, and the oracle's distribution."""
     ours = assert_sample_agrees(logits, weights, seed, **options)
     plain = genarm_kernels.guided_sample(logits, weights, seed=seed, **options)
-    assert plain.logprobs is None and plain.model_logprobs is None
+    assert plain.logprobs is None and plain.model_logprobs is None and plain.log_normalizers is None
     assert torch.equal(plain.tokens[ours.status == 0], ours.tokens[ours.status == 0])
     options.pop("position", None)
     log_probs = genarm_kernels.guided_log_probs(logits, weights, **options)
@@ -93,10 +95,17 @@ def assert_agrees(logits: Sequence[Tensor], weights: object, seed: object = 7, *
 
 
 def assert_same_bits(left: genarm_kernels.GuidedSample, right: genarm_kernels.GuidedSample) -> None:
+    assert [x is None for x in left] == [x is None for x in right]
     for one, other in zip(left, right, strict=True):
-        assert one is not None and other is not None
+        if one is None or other is None:
+            continue
         one, other = (x.view(torch.int32) if x.dtype == torch.float32 else x for x in (one, other))
         assert torch.equal(one, other)
+
+
+def rows_of(sample: genarm_kernels.GuidedSample, rows: Tensor | slice) -> genarm_kernels.GuidedSample:
+    """What some rows drew."""
+    return genarm_kernels.GuidedSample(*(None if x is None else x[rows] for x in sample))
 
 
 def assert_distributed(tokens: Tensor, log_probs: Tensor) -> None:

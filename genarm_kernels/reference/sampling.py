@@ -25,24 +25,26 @@ def guided_sample(
     position: int | Tensor = 0,
     return_logprobs: bool = False,
     vocab_size: int | None = None,
+    return_normalizers: bool = False,
 ) -> GuidedSample:
     """The oracle of genarm_kernels.guided_sample, one row after the other."""
-    inputs = settle(
-        prepare(
-            logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, seed, position, vocab_size
-        )
+    inputs = prepare(
+        logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, seed, position, vocab_size
     )
-    rows = [_Row(inputs, b, return_logprobs) for b in range(inputs.batch_size)]
+    return sample(inputs, return_logprobs, return_normalizers)
+
+
+def sample(inputs: Inputs, return_logprobs: bool, return_normalizers: bool = False) -> GuidedSample:
+    """The oracle of a call that was checked already."""
+    inputs = settle(inputs)
+    rows = [_Row(inputs, b, return_logprobs, return_normalizers) for b in range(inputs.batch_size)]
     M, like = len(inputs.logits), inputs.weights
-    tokens = torch.tensor([row.token for row in rows], dtype=torch.int64, device=like.device)
-    status = torch.tensor([row.status for row in rows], dtype=torch.int32, device=like.device)
-    if not return_logprobs:
-        return GuidedSample(tokens, None, None, status)
     return GuidedSample(
-        tokens,
-        like.new_tensor([row.logprob() for row in rows]),
-        like.new_tensor([row.model_logprobs() for row in rows]).view(-1, M),
-        status,
+        torch.tensor([row.token for row in rows], dtype=torch.int64, device=like.device),
+        like.new_tensor([row.logprob() for row in rows]) if return_logprobs else None,
+        like.new_tensor([row.model_logprobs() for row in rows]).view(-1, M) if return_logprobs else None,
+        torch.tensor([row.status for row in rows], dtype=torch.int32, device=like.device),
+        like.new_tensor([row.log_normalizer() for row in rows]) if return_normalizers else None,
     )
 
 
@@ -62,17 +64,18 @@ def guided_log_probs(
     inputs = settle(
         prepare(logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, 0, 0, vocab_size)
     )
-    rows = [_Row(inputs, b, False).log_probs() for b in range(inputs.batch_size)]
+    rows = [_Row(inputs, b).log_probs() for b in range(inputs.batch_size)]
     return torch.stack(rows).float() if rows else inputs.weights.new_empty(0, inputs.vocab_size)
 
 
 class _Row:
     """Everything about one row, in float64: z [M, V], scores [V], kept [V] (the scores after the filters)."""
 
-    def __init__(self, inputs: Inputs, b: int, examine_all: bool) -> None:
+    def __init__(self, inputs: Inputs, b: int, examine_all: bool = False, normalizers: bool = False) -> None:
         V = inputs.vocab_size
         self.z = torch.stack([z[b, :V].double() for z in inputs.logits])
         self.weights = [float(w) for w in inputs.weights[b]]
+        self.shares = [float(w) for w in inputs.shares[b]]
         self.temperature = float(inputs.temperature[b])
         self.seed, self.position = inputs.seeds[b : b + 1], inputs.positions[b : b + 1]
         base_min_p, base_top_p = _value(inputs.base_min_p, b, 0.0), _value(inputs.base_top_p, b, 1.0)
@@ -83,7 +86,8 @@ class _Row:
             if weight != 0:
                 self.scores = self.scores + weight * z
             base_filtered = m == 0 and (base_min_p > 0 or base_top_p < 1)
-            if (weight != 0 or examine_all or base_filtered) and bool((z.isnan() | (z == torch.inf)).any()):
+            examined = weight != 0 or examine_all or base_filtered or (normalizers and self.shares[m] != 0)
+            if examined and bool((z.isnan() | (z == torch.inf)).any()):
                 self.status |= 1 << m
         # What does not fit float32 is no score either.
         allowed = self.scores.float().isfinite() & (self.z[0] != -torch.inf)
@@ -136,6 +140,15 @@ class _Row:
         if self.status == 0 and self.temperature == 0:
             return float(self.scores.log_softmax(0)[self.token])
         return float(self.log_probs()[self.token])
+
+    def log_normalizer(self) -> float:
+        """log of the mass that is left of the product of the models' distributions."""
+        if self.status:
+            return -torch.inf if self.status == NOTHING_LEFT else torch.nan
+        temperature = self.temperature or 1.0
+        scores = self.kept if self.temperature else self.scores
+        own = sum(share * z.logsumexp(0) for share, z in zip(self.shares, self.z, strict=True) if share != 0)
+        return float((scores / temperature).logsumexp(0) - own / temperature)
 
     def model_logprobs(self) -> list[float]:
         if self.status:

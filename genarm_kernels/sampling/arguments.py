@@ -35,6 +35,7 @@ class GuidedSample(NamedTuple):
     logprobs: Tensor | None  # [B] float32
     model_logprobs: Tensor | None  # [B, M] float32
     status: Tensor  # [B] int32: 0 fine; bit m NaN or +inf in model m's row; bit 8 nothing left to draw
+    log_normalizers: Tensor | None = None  # [B] float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Inputs:
     positions: Tensor  # [B] int64
     vocab_size: int
     greedy: bool | None
+    # [B, M] float32: whose normalisers log_normalizers is without, where the scores come as a bias; else the weights
+    normalizer_weights: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -65,6 +68,11 @@ class Inputs:
     @property
     def groups(self) -> int:
         return -(-self.vocab_size // GROUP_SIZE)
+
+    @property
+    def shares(self) -> Tensor:
+        """[B, M] what log_normalizers weighs the models' own normalisers with."""
+        return self.weights if self.normalizer_weights is None else self.normalizer_weights
 
     @property
     def has_base_filter(self) -> bool:

@@ -4,23 +4,21 @@ those kernels run (native/library.py).
 A row's result is bitwise the same alone and in any batch. Torch gives other last bits to the final few elements of a
 tensor than to whole vectors, and cuts tensors of more than 32,768 elements into one chunk per thread. So rows are
 padded with −inf to whole groups, a block of rows stays within one chunk or is a single row, and sums are a fixed tree
-of element-wise additions.
+of element-wise additions (cpu_masses.py).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from genarm_kernels import noise
 from genarm_kernels.native import sampling as native
 from genarm_kernels.sampling import cpu_filters as filters
 from genarm_kernels.sampling.arguments import GROUP_SIZE, NOTHING_LEFT, GuidedSample, Inputs
+from genarm_kernels.sampling.cpu_masses import Masses, group_masses, log_normalizers, model_log_probs, model_masses
 
 _BLOCK_ELEMENTS = 32768
-_LOWEST = torch.finfo(torch.float32).min
-_MIN_GROUPS = 64
 
 
 class _Combined(NamedTuple):
@@ -30,29 +28,13 @@ class _Combined(NamedTuple):
     status: Tensor  # [R] int32
 
 
-class _Masses(NamedTuple):
-    """exp((value − peak) / T) summed over each group; groups padded with empty ones to a power of two."""
-
-    peaks: Tensor  # [R, G]
-    sums: Tensor  # [R, G]
-    top: Tensor  # [R, 1] the largest peak
-    inverse_temperature: Tensor  # [R, 1]
-
-    def log_total(self) -> Tensor:
-        """log Σ exp((value − top) / T) -> [R]."""
-        total = _tree_sum(self.sums * ((self.peaks - self.top) * self.inverse_temperature).exp())
-        return filters.row_log(total)
-
-
-def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
+def guided_sample(inputs: Inputs, return_logprobs: bool, return_normalizers: bool = False) -> GuidedSample:
     """Draw one token per row."""
-    parts = [_sample_block(block, return_logprobs) for block in _blocks(inputs)]
+    parts = [_sample_block(block, return_logprobs, return_normalizers) for block in _blocks(inputs)]
     if len(parts) == 1:
         return parts[0]
-    tokens, logprobs, model_logprobs, status = zip(*parts, strict=True)
-    if not return_logprobs:
-        return GuidedSample(torch.cat(tokens), None, None, torch.cat(status))
-    return GuidedSample(torch.cat(tokens), torch.cat(logprobs), torch.cat(model_logprobs), torch.cat(status))
+    joined: list[Any] = [None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)]
+    return GuidedSample(*joined)
 
 
 def guided_log_probs(inputs: Inputs) -> Tensor:
@@ -68,8 +50,8 @@ def _blocks(inputs: Inputs) -> list[Inputs]:
     return [inputs.rows(start, min(start + rows, B)) for start in range(0, B, rows)]
 
 
-def _sample_block(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
-    combined = _combine(inputs, return_logprobs)
+def _sample_block(inputs: Inputs, return_logprobs: bool, return_normalizers: bool) -> GuidedSample:
+    combined = _combine(inputs, return_logprobs, return_normalizers)
     masses = None
     if inputs.greedy:
         tokens = combined.kept.argmax(1)
@@ -82,22 +64,28 @@ def _sample_block(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
     any_bad = bool(bad.any())
     if any_bad:
         tokens = torch.where(bad, _fallback(inputs), tokens)
-    if not return_logprobs:
-        return GuidedSample(tokens, None, None, status)
+    sample = GuidedSample(tokens, None, None, status)
+    if not return_logprobs and not return_normalizers:
+        return sample
     if masses is None or inputs.greedy is None:
-        masses = _group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
-    score = combined.scores.gather(1, tokens[:, None])
-    logprobs = ((score - masses.top) * masses.inverse_temperature)[:, 0] - masses.log_total()
-    model_logprobs = torch.stack([_model_logprobs(z, tokens, inputs.vocab_size) for z in inputs.logits], 1)
-    if any_bad:
-        logprobs = torch.where(bad, torch.nan, logprobs)
-        model_logprobs = torch.where(bad[:, None], torch.nan, model_logprobs)
-    return GuidedSample(tokens, logprobs, model_logprobs, status)
+        masses = group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
+    models = model_masses(inputs, (inputs.shares != 0).any(0) | return_logprobs)
+    if return_logprobs:
+        score = combined.scores.gather(1, tokens[:, None])
+        logprobs = ((score - masses.top) * masses.inverse_temperature)[:, 0] - masses.log_total()
+        model_logprobs = model_log_probs(inputs, tokens, models)
+        if any_bad:
+            logprobs = torch.where(bad, torch.nan, logprobs)
+            model_logprobs = torch.where(bad[:, None], torch.nan, model_logprobs)
+        sample = sample._replace(logprobs=logprobs, model_logprobs=model_logprobs)
+    if return_normalizers:
+        sample = sample._replace(log_normalizers=log_normalizers(masses, models, status, inputs))
+    return sample
 
 
 def _log_probs_block(inputs: Inputs) -> Tensor:
-    combined = _combine(inputs, examine_all=False)
-    masses = _group_masses(combined.kept, combined.inverse_temperature)
+    combined = _combine(inputs)
+    masses = group_masses(combined.kept, combined.inverse_temperature)
     log_probs = (combined.kept - masses.top) * masses.inverse_temperature - masses.log_total()[:, None]
     if inputs.greedy is not False:
         best = torch.full_like(log_probs, -torch.inf).scatter_(1, combined.kept.argmax(1, keepdim=True), 0.0)
@@ -106,14 +94,14 @@ def _log_probs_block(inputs: Inputs) -> Tensor:
     return torch.where(combined.status[:, None] != 0, torch.nan, log_probs)
 
 
-def _combine(inputs: Inputs, examine_all: bool) -> _Combined:
+def _combine(inputs: Inputs, logprobs: bool = False, normalizers: bool = False) -> _Combined:
     """s = bias + Σ w_m z_m by the rules on masks, weights of 0 and bad values, then the filters."""
-    used = inputs.weights != 0
+    examined = _examined(inputs, logprobs, normalizers)
     kernels = native.library_for(inputs)
     if kernels is not None:
-        scores, status = native.combine(kernels, inputs, _examined(inputs, used, examine_all))
+        scores, status = native.combine(kernels, inputs, examined)
     else:
-        scores, status = _weighted_sum(inputs, used, examine_all)
+        scores, status = _weighted_sum(inputs, examined)
         scores = filters.pad_groups(scores.nan_to_num_(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf))
     inverse = filters.inverse_temperature(inputs)
     kept = scores
@@ -127,19 +115,20 @@ def _combine(inputs: Inputs, examine_all: bool) -> _Combined:
     return _Combined(scores, kept, inverse, status + nothing.to(torch.int32) * NOTHING_LEFT)
 
 
-def _examined(inputs: Inputs, used: Tensor, examine_all: bool) -> Tensor:
+def _examined(inputs: Inputs, logprobs: bool, normalizers: bool) -> Tensor:
     """[R, M]: whether NaN and +inf among a model's logits are the row's fault."""
-    examined = torch.ones_like(used) if examine_all else used
+    examined = torch.ones_like(inputs.weights, dtype=torch.bool) if logprobs else inputs.weights != 0
+    if normalizers:
+        examined |= inputs.shares != 0
     if inputs.has_base_filter:
-        examined = examined.clone()
         examined[:, 0] |= filters.base_filter_on(inputs)
     return examined
 
 
-def _weighted_sum(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tensor, Tensor]:
+def _weighted_sum(inputs: Inputs, examined: Tensor) -> tuple[Tensor, Tensor]:
     """-> scores [R, V], still with NaN and infinities, and status [R] int32."""
     V = inputs.vocab_size
-    examined = _examined(inputs, used, examine_all)
+    used = inputs.weights != 0
     all_used = bool(used.all())
     scores: Tensor | None = None
     status = torch.zeros(inputs.batch_size, dtype=torch.int32)
@@ -159,16 +148,16 @@ def _weighted_sum(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tens
     return scores if inputs.bias is None else scores.add_(inputs.bias), status
 
 
-def _draw(combined: _Combined, inputs: Inputs) -> tuple[Tensor, _Masses | None]:
+def _draw(combined: _Combined, inputs: Inputs) -> tuple[Tensor, Masses | None]:
     """One token per row, of those that were kept -> [R] int64, and the groups' masses where they were made as well."""
     kernels = native.library_for(inputs)
     if kernels is not None:
         return native.race(kernels, combined.kept, combined.inverse_temperature, inputs), None
-    masses = _group_masses(combined.kept, combined.inverse_temperature)
+    masses = group_masses(combined.kept, combined.inverse_temperature)
     return _race(combined.kept, masses, inputs), masses
 
 
-def _race(kept: Tensor, masses: _Masses, inputs: Inputs) -> Tensor:
+def _race(kept: Tensor, masses: Masses, inputs: Inputs) -> Tensor:
     """Two exponential races: a group by its mass, then a token of it -> [R] int64."""
     G = masses.peaks.shape[1]
     inverse = masses.inverse_temperature
@@ -185,33 +174,8 @@ def _exponentials(inputs: Inputs, ids: Tensor, purpose: int) -> Tensor:
     return noise.exponential(noise.noise_words(inputs.seeds, inputs.positions, ids, purpose))
 
 
-def _group_masses(values: Tensor, inverse_temperature: Tensor) -> _Masses:
-    groups = values.view(values.shape[0], values.shape[1] // GROUP_SIZE, GROUP_SIZE)
-    G = groups.shape[1]
-    inverse = inverse_temperature[:, None]
-    # An empty group has a finite peak, so that nothing below is −inf − (−inf).
-    peaks = groups.amax(2).clamp_min_(_LOWEST)
-    sums = _tree_sum(((groups - peaks[:, :, None]) * inverse[:, :, None]).exp_())
-    missing = max(_MIN_GROUPS, 1 << (G - 1).bit_length()) - G
-    peaks, sums = pad(peaks, (0, missing), value=_LOWEST), pad(sums, (0, missing))
-    return _Masses(peaks, sums, peaks.amax(1, keepdim=True), inverse)
-
-
-def _tree_sum(values: Tensor) -> Tensor:
-    """The sum over the last dimension, a power of two, in one fixed order."""
-    while (half := values.shape[-1] // 2) > 0:
-        values = values[..., :half] + values[..., half:]
-    return values[..., 0]
-
-
 def _unfiltered_where_greedy(combined: _Combined, inputs: Inputs) -> Tensor:
     return torch.where(inputs.temperature[:, None] == 0, combined.scores, combined.kept)
-
-
-def _model_logprobs(z: Tensor, tokens: Tensor, V: int) -> Tensor:
-    padded = filters.pad_groups(z[:, :V].to(torch.float32))
-    masses = _group_masses(padded, padded.new_ones(padded.shape[0]))
-    return (padded.gather(1, tokens[:, None]) - masses.top)[:, 0] - masses.log_total()
 
 
 def _fallback(inputs: Inputs) -> Tensor:

@@ -7,8 +7,10 @@ from genarm_kernels.sampling.arguments import GuidedSample, Inputs
 from genarm_kernels.sampling.groups import Partials
 
 
-def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
+def guided_sample(inputs: Inputs, return_logprobs: bool, return_normalizers: bool = False) -> GuidedSample:
     """Draw one token per row."""
+    if return_normalizers:
+        raise NotImplementedError("return_normalizers has no kernel yet: draw on a CPU")
     partials, thresholds = _partials(inputs, return_logprobs)
     return draw.draw(inputs, return_logprobs, partials, thresholds)
 

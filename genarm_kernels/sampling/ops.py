@@ -17,20 +17,25 @@ from genarm_kernels.sampling.arguments import GuidedSample, Inputs
 from genarm_kernels.sampling.values import settle
 
 
-def guided_sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
+def guided_sample(inputs: Inputs, return_logprobs: bool, return_normalizers: bool = False) -> GuidedSample:
     """Draw one token per row."""
-    tokens, logprobs, model_logprobs, status = _SAMPLE(*_fields(inputs), bool(return_logprobs))
-    if not return_logprobs:
-        return GuidedSample(tokens, None, None, status)
-    return GuidedSample(tokens, logprobs, model_logprobs, status)
+    asked = bool(return_logprobs), bool(return_normalizers)
+    tokens, logprobs, model_logprobs, status, log_normalizers = _SAMPLE(*_fields(inputs), *asked)
+    return GuidedSample(
+        tokens,
+        logprobs if return_logprobs else None,
+        model_logprobs if return_logprobs else None,
+        status,
+        log_normalizers if return_normalizers else None,
+    )
 
 
-def sample(inputs: Inputs, return_logprobs: bool) -> GuidedSample:
+def sample(inputs: Inputs, return_logprobs: bool, return_normalizers: bool = False) -> GuidedSample:
     """The same for a settled call, straight to what runs it: for loops that draw again and again."""
     path: Any = kernels if _on_kernels(inputs) else cpu
     inputs = replace(inputs, logits=tuple(_unit_stride(z) for z in inputs.logits))
     with on_device(inputs.logits[0].device):
-        drawn: GuidedSample = path.guided_sample(inputs, return_logprobs)
+        drawn: GuidedSample = path.guided_sample(inputs, return_logprobs, return_normalizers)
     return drawn
 
 
@@ -55,6 +60,7 @@ def _fields(inputs: Inputs) -> tuple[Any, ...]:
         inputs.positions,
         inputs.vocab_size,
         inputs.greedy,
+        inputs.normalizer_weights,
     )
 
 
@@ -83,10 +89,10 @@ def _on_kernels(inputs: Inputs) -> bool:
 
 
 def _sample(*arguments: Any) -> tuple[Tensor, ...]:
-    inputs, return_logprobs = _inputs(*arguments[:-1]), arguments[-1]
+    inputs = _inputs(*arguments[:-2])
     if inputs.batch_size == 0:
         return _empty_sample(*arguments)
-    drawn = sample(inputs, return_logprobs)
+    drawn = sample(inputs, *arguments[-2:])
     return tuple(inputs.temperature.new_empty(0) if result is None else result for result in drawn)
 
 
@@ -102,18 +108,19 @@ def _log_probs(*arguments: Any) -> Tensor:
 
 def _empty_sample(*arguments: Any) -> tuple[Tensor, ...]:
     """Tensors of the results' shapes and dtypes, nothing in them."""
-    logits, weights, return_logprobs = arguments[0], arguments[1], arguments[-1]
+    logits, weights, return_logprobs, return_normalizers = *arguments[:2], *arguments[-2:]
     B, M = logits[0].shape[0], len(logits)
     return (
         weights.new_empty(B, dtype=torch.int64),
         weights.new_empty(B if return_logprobs else 0),
         weights.new_empty((B, M) if return_logprobs else 0),
         weights.new_empty(B, dtype=torch.int32),
+        weights.new_empty(B if return_normalizers else 0),
     )
 
 
 def _empty_log_probs(*arguments: Any) -> Tensor:
-    weights, vocab_size = arguments[1], arguments[-2]
+    weights, vocab_size = arguments[1], arguments[_VOCAB_SIZE]
     log_probs: Tensor = weights.new_empty(weights.shape[0], vocab_size)
     return log_probs
 
@@ -121,9 +128,13 @@ def _empty_log_probs(*arguments: Any) -> Tensor:
 _FIELDS = (
     "Tensor[] logits, Tensor weights, Tensor? bias, Tensor temperature, Tensor? top_k, Tensor? top_p, Tensor? min_p, "
     "Tensor? base_min_p, Tensor? base_top_p, Tensor seeds, Tensor positions, SymInt vocab_size, "
-    "bool? greedy"
+    "bool? greedy, Tensor? normalizer_weights"
 )
+_VOCAB_SIZE = 11
 _SAMPLE = register(
-    f"guided_sample({_FIELDS}, bool return_logprobs) -> (Tensor, Tensor, Tensor, Tensor)", _sample, _empty_sample
+    f"guided_sample({_FIELDS}, bool return_logprobs, bool return_normalizers) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _sample,
+    _empty_sample,
 )
 _LOG_PROBS = register(f"guided_log_probs({_FIELDS}) -> Tensor", _log_probs, _empty_log_probs)

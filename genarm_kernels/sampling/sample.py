@@ -31,6 +31,7 @@ def guided_sample(
     position: int | Tensor = 0,
     return_logprobs: bool = False,
     vocab_size: int | None = None,
+    return_normalizers: bool = False,
 ) -> GuidedSample:
     """Draw one token per row from softmax((bias + Σ w_m z_m) / temperature), filtered.
 
@@ -48,6 +49,7 @@ def guided_sample(
         position: the index of the drawn token in its sequence, int64.
         return_logprobs: also return log-probabilities of the tokens.
         vocab_size: use only the first so many ids.
+        return_normalizers: also return how much mass the product of the models' own distributions has.
 
     Temperature, the filters, seed and position are scalars or tensors [B] on the logits' device. Nothing on a GPU is
     waited for; weights in a list are copied there, so pass a tensor to capture a graph. torch.compile takes a call as
@@ -58,7 +60,10 @@ def guided_sample(
         distribution at temperature 1); model_logprobs [B, M], each model's own at temperature 1, unfiltered; status [B]
         int32, 0 where all is well, bit m for NaN or +inf in model m's row (examined if its weight is not 0 or
         log-probs are asked for), bit 8 where nothing is left to draw. A row whose status is not 0 has the argmax of the
-        base's finite logits as its token, or 0, and NaN log-probs.
+        base's finite logits as its token, or 0, and NaN log-probs. log_normalizers [B], of what the token was drawn
+        from: log Σ_v exp((bias_v + Σ_m w_m log p_m,v) / T) over the ids v that the filters keep, with p_m as in
+        model_logprobs (at temperature 0: over all ids at temperature 1); −inf where nothing is left to draw, NaN where
+        the status has another bit.
 
     Raises:
         TypeError, ValueError: for an argument of the wrong kind, shape, device or range.
@@ -66,7 +71,7 @@ def guided_sample(
     inputs = prepare(
         logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, seed, position, vocab_size
     )
-    return ops.guided_sample(inputs, return_logprobs)
+    return ops.guided_sample(inputs, return_logprobs, return_normalizers)
 
 
 def guided_log_probs(

@@ -17,7 +17,7 @@ from genarm_kernels.sampling import cpu_filters as filters
 from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 
 pad_groups, noise_words, prepare = filters.pad_groups, noise.noise_words, sample.prepare
-race, group_masses, weighted_sum, combine = cpu._race, cpu._group_masses, cpu._weighted_sum, cpu._combine
+race, group_masses, weighted_sum, combine = cpu._race, cpu.group_masses, cpu._weighted_sum, cpu._combine
 
 pytestmark = [pytest.mark.mutants, pytest.mark.usefixtures("torch_path")]
 
@@ -59,12 +59,12 @@ def purpose_left_out(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int
     return noise_words(seeds, positions, ids, noise.TOKEN.value)
 
 
-def weights_swapped(inputs: Inputs, used: Tensor, examine_all: bool) -> tuple[Tensor, Tensor]:
-    return weighted_sum(replace(inputs, weights=inputs.weights.roll(1, 1)), used, examine_all)
+def weights_swapped(inputs: Inputs, examined: Tensor) -> tuple[Tensor, Tensor]:
+    return weighted_sum(replace(inputs, weights=inputs.weights.roll(1, 1)), examined)
 
 
 def mass_before_the_filter(kept: Tensor, masses: object, inputs: Inputs) -> Tensor:
-    whole = combine(inputs, False)
+    whole = combine(inputs)
     return race(kept, group_masses(whole.scores, whole.inverse_temperature), inputs)
 
 
@@ -118,7 +118,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "group mass taken before the filter":
         (swap(cpu, "_race", mass_before_the_filter), checks.check_groups_race_with_their_filtered_mass),
     "all-masked group giving NaN":
-        (swap(cpu, "_group_masses", empty_group_gives_nan), checks.check_an_excluded_group_is_passed_over),
+        (swap(cpu, "group_masses", empty_group_gives_nan), checks.check_an_excluded_group_is_passed_over),
     "24-bit uniforms": (swap(noise, "exponential", uniforms_of_24_bits), exponentials_keep_every_bit),
     "24-bit uniforms, by their tail": (swap(noise, "exponential", uniforms_of_24_bits), exponentials_have_their_tail),
     "seed and position hashed to 32 bits": (swap(noise, "noise_words", pair_hashed_to_32_bits), pairs_share_no_noise),
@@ -139,7 +139,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         edited(cpu._weighted_sum, "part = part.masked_fill_(z == -torch.inf, -torch.inf)", "pass"),
         group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own),
     "a group summed with its neighbour's ids": (
-        edited(cpu._group_masses, "GROUP_SIZE, GROUP_SIZE)", "GROUP_SIZE, GROUP_SIZE).roll(1, 1)"),
+        edited(cpu.group_masses, "GROUP_SIZE, GROUP_SIZE)", "GROUP_SIZE, GROUP_SIZE).roll(1, 1)"),
         group_cases.scores_are_those_of_their_ids),
     "greedy log-probs after the base's filter": (
         edited(cpu._unfiltered_where_greedy, "combined.scores, combined.kept", "combined.kept, combined.kept"),

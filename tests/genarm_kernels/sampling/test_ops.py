@@ -60,7 +60,7 @@ def nothing_compiled() -> Iterator[None]:
 def draw(**changes: object) -> tuple[GuidedSample, Tensor]:
     """A sample and its distribution, of arguments by name."""
     arguments = {"logits": LOGITS, "weights": WEIGHTS, **changes}
-    sample = guided_sample(**arguments, return_logprobs=True)
+    sample = guided_sample(**arguments, return_logprobs=True, return_normalizers=True)
     return sample, guided_log_probs(**{k: v for k, v in arguments.items() if k not in ("seed", "position")})
 
 
@@ -157,8 +157,8 @@ def test_one_graph_serves_every_batch_and_vocabulary() -> None:
 def test_the_library_s_own_checks_pass(form: str, with_grad: bool) -> None:
     fields = ops._fields(prepared(**FORMS[form]))
     logits = tuple(z.detach().clone().requires_grad_(with_grad) for z in fields[0])
-    for return_logprobs in (False, True):
-        check(ops._SAMPLE, (logits, *fields[1:], return_logprobs))
+    for asked in ((False, False), (True, False), (False, True)):
+        check(ops._SAMPLE, (logits, *fields[1:], *asked))
     check(ops._LOG_PROBS, (logits, *fields[1:]))
 
 
@@ -187,11 +187,12 @@ def test_fake_tensors_have_the_results_shapes_and_dtypes(device: str) -> None:
     with FakeTensorMode():
         logits = [torch.empty(4, size, device=device) for size in (60, 50, 70)]
         options = {"temperature": torch.tensor(0.5), "top_k": torch.ones(4, dtype=torch.int64, device=device)}
-        sample = guided_sample(logits, [1.0, 0.5, 2.0], seed=torch.tensor(3), return_logprobs=True, **options)
+        asked = {"return_logprobs": True, "return_normalizers": True}
+        sample = guided_sample(logits, [1.0, 0.5, 2.0], seed=torch.tensor(3), **asked, **options)
         plain = guided_sample(logits, torch.ones(4, 3, device=device), seed=2**64)
         log_probs = guided_log_probs(logits, [1.0, 0.5, 2.0], vocab_size=40, **options)
-    assert [tuple(x.shape) for x in sample] == [(4,), (4,), (4, 3), (4,)]
-    assert [x.dtype for x in sample] == [torch.int64, torch.float32, torch.float32, torch.int32]
+    assert [tuple(x.shape) for x in sample] == [(4,), (4,), (4, 3), (4,), (4,)]
+    assert [x.dtype for x in sample] == [torch.int64, torch.float32, torch.float32, torch.int32, torch.float32]
     assert {x.device.type for x in (*sample, log_probs)} == {device}
     assert plain.logprobs is None and plain.model_logprobs is None and plain.tokens.shape == (4,)
     assert log_probs.shape == (4, 40) and log_probs.dtype == torch.float32
@@ -200,7 +201,8 @@ def test_fake_tensors_have_the_results_shapes_and_dtypes(device: str) -> None:
 def test_an_exported_program_draws_the_same_tokens() -> None:
     class Draw(torch.nn.Module):
         def forward(self, logits: list[Tensor], weights: Tensor, temperature: Tensor, seed: Tensor) -> tuple[Tensor]:
-            return tuple(guided_sample(logits, weights, temperature, top_k=5, seed=seed, return_logprobs=True))
+            asked = {"return_logprobs": True, "return_normalizers": True}
+            return tuple(guided_sample(logits, weights, temperature, top_k=5, seed=seed, **asked))
 
     rows = torch.export.Dim("rows", min=1, max=64)
     program = torch.export.export(
@@ -257,7 +259,7 @@ def test_logits_that_require_grad_are_drawn_from_and_results_carry_none() -> Non
 def test_an_operation_works_on_rows_that_lie_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Inputs] = []
     sound = cpu.guided_sample
-    monkeypatch.setattr(cpu, "guided_sample", lambda inputs, logprobs: seen.append(inputs) or sound(inputs, logprobs))
+    monkeypatch.setattr(cpu, "guided_sample", lambda *call: seen.append(call[0]) or sound(*call))
     table = torch.stack([value.double() for value in ROWS.values()], 1)
     apart = {name: column.to(ROWS[name].dtype) for name, column in zip(ROWS, table.unbind(1), strict=True)}
     apart = {name: torch.stack([value, value], 1)[:, 0] for name, value in apart.items()}
@@ -265,5 +267,5 @@ def test_an_operation_works_on_rows_that_lie_side_by_side(monkeypatch: pytest.Mo
     for form in (FORMS["columns first"], apart, apart | {"temperature": parameter}):
         draw(**form)
     for inputs in seen:
-        rows = [value for value in (*inputs.logits, *ops._fields(inputs)[2:-2]) if isinstance(value, Tensor)]
+        rows = [value for value in (*inputs.logits, *ops._fields(inputs)[2:]) if isinstance(value, Tensor)]
         assert len(rows) >= 5 and {value.stride(-1) for value in rows} == {1}

@@ -28,13 +28,13 @@ noise_words, sound_noise = philox.noise_words, philox.noise_kernel
 def races(logits: Tensor, draws: int, seed: int = 1, damage: Callable[[Tensor], Tensor] = lambda sums: sums) -> Tensor:
     """Tokens [draws] of one row [1, N]; `damage` is done to the groups' sums first."""
     inputs = prepare([logits], [1.0], 1.0, 0, 1.0, 0.0, 0.0, 1.0, None, 0, 0, None)
-    combined = cpu._combine(inputs, False)
-    masses = cpu._group_masses(combined.kept, combined.inverse_temperature)
+    combined = cpu._combine(inputs)
+    masses = cpu.group_masses(combined.kept, combined.inverse_temperature)
     masses = masses._replace(sums=damage(masses.sums))
     tokens = []
     for seeds in row_seeds(seed, draws).split(64):
         rows = len(seeds)
-        many = cpu._Masses(*(x.expand(rows, -1) for x in masses))
+        many = masses._make(x.expand(rows, -1) for x in masses)
         call = replace(inputs, seeds=seeds, positions=torch.zeros_like(seeds))
         tokens.append(cpu._race(combined.kept.expand(rows, -1), many, call))
     return torch.cat(tokens)

@@ -174,8 +174,8 @@ def test_a_scalar_setting_is_the_same_as_a_column_of_it(torch_path: None) -> Non
 
 def test_an_empty_batch_has_empty_results(torch_path: None) -> None:
     logits = [torch.zeros(0, 9), torch.zeros(0, 9)]
-    sample = guided_sample(logits, [1.0, 1.0], return_logprobs=True, top_k=2)
-    assert [tuple(x.shape) for x in sample] == [(0,), (0,), (0, 2), (0,)]
+    sample = guided_sample(logits, [1.0, 1.0], return_logprobs=True, return_normalizers=True, top_k=2)
+    assert [tuple(x.shape) for x in sample] == [(0,), (0,), (0, 2), (0,), (0,)]
     assert guided_log_probs(logits, [1.0, 1.0]).shape == (0, 9)
     assert reference.guided_log_probs(logits, [1.0, 1.0]).shape == (0, 9)
 
