@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from genarm_kernels.layer.rotary import rotary_store
     from genarm_kernels.logprobs.logprobs import token_logprobs
     from genarm_kernels.noise import row_seeds
+    from genarm_kernels.particles.follow import follow_rows
+    from genarm_kernels.particles.resample import Resampled, resample
     from genarm_kernels.sampling.arguments import GuidedSample
     from genarm_kernels.sampling.sample import guided_log_probs, guided_sample
 
@@ -26,6 +28,9 @@ _LAZY = {
     "rotary_store": "layer.rotary",
     "token_logprobs": "logprobs.logprobs",
     "row_seeds": "noise",
+    "follow_rows": "particles.follow",
+    "Resampled": "particles.resample",
+    "resample": "particles.resample",
     "GuidedSample": "sampling.arguments",
     "guided_log_probs": "sampling.sample",
     "guided_sample": "sampling.sample",
@@ -50,11 +55,14 @@ def __dir__() -> list[str]:
 __all__ = [
     "GuidedSample",
     "Lora",
+    "Resampled",
     "add_rms_norm",
     "decode_attention",
+    "follow_rows",
     "guided_log_probs",
     "guided_sample",
     "reference",
+    "resample",
     "rotary_store",
     "row_seeds",
     "skinny_linear",

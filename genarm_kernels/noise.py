@@ -25,9 +25,12 @@ from torch import Tensor
 
 from genarm_kernels.dispatch import register
 
-# The last counter word: one noise for the race among groups, another for the race among a group's tokens.
+# The last counter word: one noise for the race among groups, another for the race among a group's tokens; then those of
+# uniforms: the resampling of particles, and the choice of an answer among them.
 GROUP = tl.constexpr(1)
 TOKEN = tl.constexpr(2)
+RESAMPLE = 3
+ANSWER = 4
 
 _MULTIPLIERS = torch.tensor([0xD2511F53, 0xCD9E8D57])[:, None, None]
 _WEYL = torch.tensor([0xBB67AE85, 0x9E3779B9])[:, None, None]
@@ -58,6 +61,11 @@ def noise_words(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> 
     last = torch.full_like(seeds, purpose)
     counter = (ids, positions & _LOW, (positions >> _HALF) & _LOW, last)
     return philox4x32(counter, (seeds & _LOW, (seeds >> _HALF) & _LOW))[0]
+
+
+def uniforms(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+    """Uniforms (word + ½)·2⁻³² of the words of `noise_words`: [R, N] float64, all of them within (0, 1)."""
+    return (noise_words(seeds, positions, ids, purpose).double() + 0.5) * 2.0**-32
 
 
 def exponential(words: Tensor) -> Tensor:

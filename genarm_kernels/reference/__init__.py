@@ -2,13 +2,16 @@
 
 from genarm_kernels.reference.layer import add_rms_norm, decode_attention, rotary_store, skinny_linear, swiglu
 from genarm_kernels.reference.logprobs import token_logprobs
+from genarm_kernels.reference.particles import follow_rows, resample
 from genarm_kernels.reference.sampling import guided_log_probs, guided_sample
 
 __all__ = [
     "add_rms_norm",
     "decode_attention",
+    "follow_rows",
     "guided_log_probs",
     "guided_sample",
+    "resample",
     "rotary_store",
     "skinny_linear",
     "swiglu",

@@ -21,7 +21,7 @@ EXPONENTIALS = (
     check_exponentials_have_their_tail,
     check_exponentials_keep_every_bit,
 )
-PURPOSES = (noise.GROUP.value, noise.TOKEN.value)
+PURPOSES = (noise.GROUP.value, noise.TOKEN.value, noise.RESAMPLE, noise.ANSWER)
 # Random123's kat_vectors for philox4x32-10: counter, key, words.
 KNOWN_ANSWERS = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -51,7 +51,7 @@ def test_a_word_is_that_of_its_seed_position_id_and_purpose() -> None:
 
     seeds, positions = torch.tensor([3, -1, 2**62 + 5]), torch.tensor([0, 2**40 + 1, -7])
     ids = torch.tensor([[0, 1023, 1048575]])
-    assert len(set(PURPOSES)) == 2
+    assert PURPOSES == (1, 2, 3, 4)
     for purpose in PURPOSES:
         expected = [
             [word(s, p, i, purpose) for i in ids[0].tolist()]
@@ -116,6 +116,17 @@ def test_neighbouring_seeds_rows_and_positions_are_uncorrelated() -> None:
             assert float(correlation.abs().max()) < 6 / math.sqrt(4096)
             shifted = torch.stack([values[0, :-1], values[0, 1:], values[0].roll(7)[1:]])
             assert float((torch.corrcoef(shifted) - torch.eye(3)).abs().max()) < 6 / math.sqrt(4096)
+
+
+@pytest.mark.parametrize("purpose", [noise.RESAMPLE, noise.ANSWER])
+def test_uniforms_are_the_middles_of_their_words(purpose: int, kernel_device: str) -> None:
+    seeds, positions = torch.tensor([3, -1, 2**62 + 5]), torch.tensor([0, 2**40 + 1, -7])
+    for ids in (torch.tensor([[0, 5, 1048575]]), torch.arange(12).view(3, 4), torch.tensor([[0]])):
+        expected = (noise.noise_words(seeds, positions, ids, purpose).double() + 0.5) / 2**32
+        for one in (ids, ids.expand(3, -1)):
+            found = noise.uniforms(*(x.to(kernel_device) for x in (seeds, positions, one)), purpose)
+            assert found.dtype == torch.float64 and torch.equal(found.cpu(), expected)
+            assert bool((found > 0).all() and (found < 1).all())
 
 
 def test_row_seeds_do_not_depend_on_the_batch_size_and_are_all_distinct() -> None:
