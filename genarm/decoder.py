@@ -10,12 +10,13 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor, nn
 
+from .answers import whole_answers
 from .checks import EngineName, check_base, check_limits, check_name, check_paths
 from .engine.batch import Batch, Steps
 from .engine.build import EngineSettings, build_engine
 from .errors import InvalidArgumentError
-from .facts import chosen_models, descriptions, model_facts, one_line
-from .models.causal import CausalModel, inner_model
+from .facts import Described, chosen_models
+from .models.causal import CausalModel
 from .models.fused.attention import AttentionName
 from .models.loading import load_model, load_tokenizer
 from .models.options import LoadOptions, Source, make_source
@@ -23,7 +24,6 @@ from .models.placement import compute_dtype, execution_device
 from .models.reward_bases import RewardBases
 from .models.rewards import RewardModels, build_models, held_weakly, name_rewards
 from .models.vocabulary import ExcludedIds
-from .request.facts import ModelFacts
 from .request.inputs import PromptInput
 from .request.options import Options, Request, ScoreOptions, prepare
 from .request.output import GenerationOutput, ScoreOutput
@@ -32,7 +32,7 @@ from .scoring import score, score_options
 from .streamers import feed
 
 
-class GuidedDecoder:
+class GuidedDecoder(Described):
     """A frozen base model and K autoregressive reward models over one vocabulary.
 
     Args:
@@ -137,37 +137,6 @@ class GuidedDecoder:
             _hub=source.of_rewards().options,
         )
 
-    @property
-    def base_model(self) -> nn.Module:
-        module: nn.Module = self.models[0].module
-        return module
-
-    @property
-    def reward_names(self) -> tuple[str, ...]:
-        return tuple(model.name for model in self.models[1:])
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids that can be drawn: the base's, as its head is now."""
-        return self.models[0].vocab_size
-
-    @property
-    def device(self) -> torch.device:
-        return self.models[0].device
-
-    def describe(self) -> list[dict[str, str]]:
-        """What runs where: {"name", "runs on", "path"} of the base and each reward model. "path" is the way its passes
-        are made: "fused", "hf" (transformers' forward on a static cache) or "hf-padded"."""
-        return descriptions(self.models, self.engine.backbones)
-
-    def __repr__(self) -> str:
-        return one_line(self.models, self.max_length)
-
-    @property
-    def generation_config(self) -> Any:
-        """The base's own generation config, which names its EOS and padding ids."""
-        return getattr(inner_model(self.base_model), "generation_config", None)
-
     def generate(
         self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
     ) -> GenerationOutput:
@@ -198,14 +167,25 @@ class GuidedDecoder:
             stop: strings and sequences of token ids that end a row once it has generated one of them; a string is
                 looked for in the decoded text, across tokens. ``tokens`` include what completed it, ``texts`` are cut
                 before a string.
-            num_return_sequences: sequences per prompt, N: row b·N + j is the j-th of prompt b. What is given per prompt
+            num_return_sequences: sequences per prompt, m: row b·m + j is the j-th of prompt b. What is given per prompt
                 is repeated; seeds are one per row.
             streamer, return_logprobs: a Hugging Face streamer; fill ``logprobs`` and ``model_logprobs``.
+            return_normalizers: fill ``log_normalizers``.
+            particles: N, draw answers from the product over whole answers rather than token by token: N rows of each
+                prompt, weighed by their normalisers and resampled as they go, of which an answer is drawn by weight
+                (m of them for ``num_return_sequences``; seeds are one per prompt then). Fills ``log_evidence``. They
+                are decoded together, more than ``max_batch_size`` too. With them:
+            resample_below, resample_every: resample where the effective sample size is under that share of N (0 never,
+                1 always), looked at every so many tokens.
+            terminal: a reward r on finished answers multiplies their weights by exp(r / beta): a trajectory RM, as a
+                path or loaded, or a function from texts (or texts and prompts) to numbers.
+            length_bonus: nats per token added to log-weights.
+            return_particles: fill ``particles``.
         Returns:
             GenerationOutput. A failed row costs no other row its result.
         Raises:
             GenARMError: the call itself is invalid, or every row failed.
-        Source: GenARM (ICLR 2025), equation for multi-objective decoding.
+        Source: GenARM (ICLR 2025), equation for multi-objective decoding; ``particles``: docs/particles.md.
         """
         streamer = options.pop("streamer", None)
         return self.run(self.prepare(input_ids, attention_mask, **options), streamer)
@@ -253,10 +233,6 @@ class GuidedDecoder:
         self._excluded.tell(request.guidance.weights, request.eos_ids)
         return request
 
-    def facts(self) -> ModelFacts:
-        """What a call's arguments are checked against, as the models are now."""
-        return model_facts(self.models, self.generation_config, self.tokenizer, self.max_length)
-
     def only(self, *names: str) -> GuidedDecoder:
         """A decoder of the same base with these reward models alone, in this order; without names, plain decoding. It
         shares the weights, reads no model that it does not have, has caches of its own, and is made once."""
@@ -289,10 +265,16 @@ class GuidedDecoder:
 
     def start(self, request: Request) -> Batch:
         """A prepared request as a batch: ``steps()`` as of ``stream``, then ``output()`` as of ``generate``."""
+        if request.particles is not None:
+            raise InvalidArgumentError(
+                "particles show nothing before their end, when an answer is drawn: leave stream() and streamer out"
+            )
         return Batch(self.engine, self.max_batch_size, request)
 
     def run(self, request: Request, streamer: Any = None) -> GenerationOutput:
         """Decode a prepared request to its end."""
+        if request.particles is not None and streamer is None:
+            return whole_answers(self, request)
         batch = self.start(request)
         if streamer is None:
             return batch.run()

@@ -5,13 +5,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import nn
+
+from .engine.engine import Engine
 from .errors import RewardNameError
 from .models.backbone import Backbone
-from .models.causal import CausalModel
+from .models.causal import CausalModel, inner_model
 from .models.preference_adapters import PreferenceAdapter
 from .request.facts import ModelFacts
 from .request.guidance import known_names
 from .request.stopping import token_ids
+
+
+class Described:
+    """What a decoder says of itself: its models, as they are now."""
+
+    models: list[CausalModel]
+    engine: Engine
+    tokenizer: Any
+    max_length: int
+
+    @property
+    def base_model(self) -> nn.Module:
+        module: nn.Module = self.models[0].module
+        return module
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        return tuple(model.name for model in self.models[1:])
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that can be drawn: the base's, as its head is now."""
+        return self.models[0].vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.models[0].device
+
+    def describe(self) -> list[dict[str, str]]:
+        """What runs where: {"name", "runs on", "path"} of the base and each reward model. "path" is the way its passes
+        are made: "fused", "hf" (transformers' forward on a static cache) or "hf-padded"."""
+        return descriptions(self.models, self.engine.backbones)
+
+    def __repr__(self) -> str:
+        return one_line(self.models, self.max_length)
+
+    @property
+    def generation_config(self) -> Any:
+        """The base's own generation config, which names its EOS and padding ids."""
+        return getattr(inner_model(self.base_model), "generation_config", None)
+
+    def facts(self) -> ModelFacts:
+        """What a call's arguments are checked against, as the models are now."""
+        return model_facts(self.models, self.generation_config, self.tokenizer, self.max_length)
 
 
 def model_facts(models: Sequence[CausalModel], config: Any, tokenizer: Any, max_length: int) -> ModelFacts:

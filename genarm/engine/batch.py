@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..errors import GenARMError
-from ..request.detokenize import RowText, new_text
+from ..request.detokenize import RowText, text_before_stop
 from ..request.options import Request
 from ..request.output import FinishReason, GenerationOutput, GenerationStats, StreamStep
 from .engine import Engine
 from .loop import Decoding
+from .particle_loop import SystemDecoding
 
 
 class Steps(Iterator[StreamStep]):
@@ -49,17 +50,19 @@ class Batch:
             raise all_failed(request.errors)
         self._engine = engine
         self._request = request
+        if request.particles is not None:  # a system's are decoded together, however many
+            largest = max(1, largest // request.particles.count) * request.particles.count
         groups = engine.groups(request, rows)
-        self._places = [own[start : start + largest] for own in groups for start in range(0, len(own), largest)]
-        self._chunks = [request.rows(places) for places in self._places]
+        self.places = [own[start : start + largest] for own in groups for start in range(0, len(own), largest)]
+        self._chunks = [request.rows(places) for places in self.places]
         if len(rows) < request.batch or len(self._chunks) > 1:
             tell_of_hooks(engine, len(self._chunks))
-        self._done: list[Decoding] = []
+        self.done: list[Decoding] = []
         self._texts: list[RowText] = []  # where text is wanted while the rows are decoded
 
     def run(self) -> GenerationOutput:
         """Decode to the end."""
-        if self._request.stop_texts:
+        if self._request.stop_texts and self._request.particles is None:
             self._texts = self._row_texts()
         for _ in self._decode():
             pass
@@ -87,18 +90,23 @@ class Batch:
         """Steps of one chunk after the other: the rows it has, and the token each got."""
         if len(self._chunks) > 1:  # one that would not fit is said before the others run
             self._engine.check(self._chunks)
-        for places, chunk in zip(self._places, self._chunks, strict=True):
-            self._done.append(Decoding(self._engine, chunk, self._watch if self._texts else None))
-            for emitted in self._done[-1].run():
-                yield places, self._done[-1], emitted
+        for places, chunk in zip(self.places, self._chunks, strict=True):
+            self.done.append(self._decoding(chunk))
+            for emitted in self.done[-1].run():
+                yield places, self.done[-1], emitted
         self._engine.positions.tell([self._longest(stream.lengths) for stream in self._request.streams])
         errors = self._errors()
         if len(errors) == self._request.batch:
             raise all_failed(errors)
 
+    def _decoding(self, chunk: Request) -> Decoding:
+        if chunk.particles is not None:
+            return SystemDecoding(self._engine, chunk)
+        return Decoding(self._engine, chunk, self._watch if self._texts else None)
+
     def _longest(self, prompts: list[int]) -> int:
         """Tokens of the longest text of a stream whose prompts have these lengths."""
-        rows = zip(self._places, self._done, strict=True)
+        rows = zip(self.places, self.done, strict=True)
         return max(prompts[row] + len(new) for places, one in rows for row, new in zip(places, one.tokens, strict=True))
 
     def _row_texts(self) -> list[RowText]:
@@ -126,13 +134,13 @@ class Batch:
             return None
         if self._texts:
             return [row.end() for row in self._texts]
-        prompts = self._request.streams[0].host
-        return [new_text(decode, prompt.tolist(), ids) for prompt, ids in zip(prompts, generated, strict=True)]
+        rows = zip(self._request.streams[0].host, generated, strict=True)
+        return [text_before_stop(decode, prompt.tolist(), ids, self._request.stop_texts) for prompt, ids in rows]
 
     def _errors(self) -> dict[int, GenARMError]:
         """The error of each failed row, prompts and decoding together."""
         errors = dict(self._request.errors)
-        for places, decoding in zip(self._places, self._done, strict=False):
+        for places, decoding in zip(self.places, self.done, strict=False):
             errors.update({places[index]: error for index, error in decoding.errors.items()})
         return dict(sorted(errors.items()))
 
@@ -141,13 +149,12 @@ class Batch:
         request, device = self._request, self._request.device
         generated: list[list[int]] = [[] for _ in range(request.batch)]
         reasons: list[FinishReason] = ["error"] * request.batch
-        for places, decoding in zip(self._places, self._done, strict=True):
+        for places, decoding in zip(self.places, self.done, strict=True):
             for row, own, reason in zip(places, decoding.tokens, decoding.reasons, strict=True):
                 generated[row], reasons[row] = own, reason or "error"
         tokens = [torch.tensor(row, dtype=torch.int64, device=device) for row in generated]
         width = max(map(len, tokens))
-        logprobs, model_logprobs = self._logprobs(width)
-        guided = self._guided(width)
+        guided = self._table("guided", width)
         return GenerationOutput(
             sequences=sequences(request, tokens),
             tokens=tokens,
@@ -155,66 +162,62 @@ class Batch:
             errors=self._errors(),
             texts=self._all_texts(generated),
             stats=self._stats(sum(len(row) for row in tokens), guided),
-            logprobs=logprobs,
-            model_logprobs=model_logprobs,
+            logprobs=self._table("logprobs", width),
+            model_logprobs=self._model_logprobs(width),
             guided=guided,
+            log_normalizers=self._table("log_normalizers", width),
             model_names=self._engine.names,
             decode=request.decode,
         )
 
-    def _logprobs(self, width: int) -> tuple[Tensor | None, Tensor | None]:
-        request = self._request
-        if not request.return_logprobs:
-            return None, None
-        shape = (request.batch, width)
-        logprobs = torch.full(shape, torch.nan, dtype=torch.float32, device=request.device)
-        model_logprobs = torch.full((*shape, len(request.streams)), torch.nan, device=request.device)
-        for places, decoding in zip(self._places, self._done, strict=True):
-            if decoding.logprobs is None or decoding.model_logprobs is None:
-                continue
-            for index, row in enumerate(places):
-                count = len(decoding.tokens[index])
-                logprobs[row, :count] = decoding.logprobs[index, :count]
-                model_logprobs[row, :count] = decoding.model_logprobs[index, :count]
-                for model, start in request.unread(row, decoding.tokens[index]):
-                    model_logprobs[row, start:, model] = torch.nan
-        return logprobs, model_logprobs
+    def _model_logprobs(self, width: int) -> Tensor | None:
+        """Each model's own, NaN where it does not know the text before."""
+        table = self._table("model_logprobs", width)
+        if table is not None:
+            for places, decoding in zip(self.places, self.done, strict=True):
+                for index, row in enumerate(places):
+                    for model, start in self._request.unread(row, decoding.tokens[index]):
+                        table[row, start:, model] = torch.nan
+        return table
 
-    def _guided(self, width: int) -> Tensor | None:
-        request = self._request
-        if request.guidance.gate is None:
+    def _table(self, name: str, width: int) -> Tensor | None:
+        """What the chunks kept under a name for each token, [B, width, …]: NaN, or False, behind a row's end. None
+        where they kept nothing."""
+        kept = [found for one in self.done if (found := getattr(one, name)) is not None]
+        if not kept:
             return None
-        guided = torch.zeros((request.batch, width), dtype=torch.bool, device=request.device)
-        for places, decoding in zip(self._places, self._done, strict=True):
+        empty = False if kept[0].dtype == torch.bool else torch.nan
+        shape = (self._request.batch, width, *kept[0].shape[2:])
+        table = torch.full(shape, empty, dtype=kept[0].dtype, device=kept[0].device)
+        for places, decoding in zip(self.places, self.done, strict=True):
+            found = getattr(decoding, name)
             for index, row in enumerate(places):
                 count = len(decoding.tokens[index])
-                if decoding.guided is not None:
-                    guided[row, :count] = decoding.guided[index, :count]
-        return guided
+                table[row, :count] = found[index, :count]
+        return table
 
     def _stats(self, new_tokens: int, guided: Tensor | None) -> GenerationStats:
         return GenerationStats(
             prompt_tokens=sum(sum(chunk.streams[0].lengths) for chunk in self._chunks),
             new_tokens=new_tokens,
-            steps=sum(decoding.steps for decoding in self._done),
-            prefill_seconds=sum(decoding.prefill_seconds for decoding in self._done),
-            decode_seconds=sum(decoding.decode_seconds for decoding in self._done),
+            steps=sum(decoding.steps for decoding in self.done),
+            prefill_seconds=sum(decoding.prefill_seconds for decoding in self.done),
+            decode_seconds=sum(decoding.decode_seconds for decoding in self.done),
             guided_tokens=None if guided is None else int(guided.sum()),
-            engine=next((one.kind for one in self._done if one.kind), "") or self._engine.kind,
+            engine=next((one.kind for one in self.done if one.kind), "") or self._engine.kind,
             forwarded=self._forwarded(),
         )
 
     def _forwarded(self) -> dict[str, int]:
         """Tokens that each model had to read: the distinct prompts of every chunk, and all but the last new token."""
         found = dict.fromkeys(self._engine.names, 0)
-        for chunk, decoding in zip(self._chunks, self._done, strict=True):
-            new = sum(max(0, len(row) - 1) for row in decoding.tokens)
+        for chunk, decoding in zip(self._chunks, self.done, strict=True):
             for place, (name, stream) in enumerate(zip(self._engine.names, chunk.streams, strict=True)):
                 rows = stream.host if chunk.max_new_tokens else []
                 # A prompt is read for each preference anew.
                 own = chunk.preferences.get(place, [()] * len(rows))
                 prompts = {(given, tuple(row.tolist())) for given, row in zip(own, rows, strict=False)}
-                found[name] += new + sum(len(prompt) for _, prompt in prompts)
+                found[name] += decoding.tokens_read + sum(len(prompt) for _, prompt in prompts)
         return found
 
 

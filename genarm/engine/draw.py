@@ -30,10 +30,17 @@ class Draw:
     ``captured``: their values may be others at the next replay, so none is read.
     """
 
-    def __init__(self, state: State, vocab_size: int, return_logprobs: bool, captured: bool = False) -> None:
+    def __init__(
+        self,
+        state: State,
+        vocab_size: int,
+        return_logprobs: bool,
+        return_normalizers: bool = False,
+        captured: bool = False,
+    ) -> None:
         self._state = state
         self._vocab_size = vocab_size
-        self._return_logprobs = return_logprobs
+        self._kept = return_logprobs, return_normalizers
         self._captured = captured
         self._settings: Inputs | None = None
         self._wide: dict[int, Tensor] = {}  # model -> its logits with what it lacks behind them
@@ -48,10 +55,15 @@ class Draw:
             inputs = replace(inputs, weights=weights)
         edits = state.seen is not None or edit is not None
         if edits:  # the edited scores stand for the whole combination
-            inputs = replace(inputs, weights=torch.zeros_like(weights), bias=self._edited(logits, weights, edit))
-        sample = (ops.guided_sample if self._captured else ops.sample)(inputs, self._return_logprobs)
+            bias = self._edited(logits, weights, edit)
+            inputs = replace(inputs, weights=torch.zeros_like(weights), bias=bias, normalizer_weights=weights)
+        sample = (ops.guided_sample if self._captured else ops.sample)(inputs, *self._kept)
         if edits:
-            sample = sample._replace(status=sample.status | bad_models(logits, weights, self._vocab_size))
+            bad = bad_models(logits, weights, self._vocab_size)
+            sample = sample._replace(status=sample.status | bad)
+            if sample.log_normalizers is not None:
+                found = torch.where(bad == 0, sample.log_normalizers, torch.nan)
+                sample = sample._replace(log_normalizers=found)
         return sample
 
     def _weights(self, base: Tensor) -> Tensor:

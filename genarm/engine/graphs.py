@@ -105,7 +105,8 @@ class CapturedRuns:
         request = replace(request, guidance=request.guidance.in_tensors())
         width = -(-request.max_new_tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
         state = new_state(request, width)
-        key = (state.shapes(), request.vocab_size, request.return_logprobs, request.interrupts)
+        kept = request.return_logprobs, request.wants_normalizers
+        key = (state.shapes(), request.vocab_size, *kept, request.interrupts)
         if key not in self._runs:
             if len(self._runs) == MOST_RUNS:
                 self._end_graphs()
@@ -261,7 +262,7 @@ class CapturedRun(Run):
 
     def _whole_step(self) -> None:
         self.decode()
-        self.draw(1)
+        self.settle(1)
 
     def _next(self, step: int) -> None:
         if self._replay is None:
@@ -270,7 +271,7 @@ class CapturedRun(Run):
         self._replay()
         if self.request.interrupts:
             self._logits = self._decoded
-            self.draw(step)
+            self.settle(step)
 
 
 def padded(request: Request, batch: int) -> Request:

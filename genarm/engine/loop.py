@@ -39,10 +39,16 @@ class Decoding:
     logprobs: Tensor | None = None  # [B, steps]
     model_logprobs: Tensor | None = None  # [B, steps, M]
     guided: Tensor | None = None  # [B, steps] bool
+    log_normalizers: Tensor | None = None  # [B, steps]
     steps: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     kind: str = ""  # the paths that ran
+
+    @property
+    def tokens_read(self) -> int:
+        """How many of the new tokens each model has to read: those that another one follows."""
+        return sum(max(0, len(row) - 1) for row in self.tokens)
 
     def run(self) -> Iterator[list[int | None]]:
         """Decode; after each step yield the token each row got, or None."""
@@ -102,7 +108,7 @@ class Decoding:
 
     def _keep(self, run: Run, stream: Any) -> None:
         """What the state holds of the steps beside their tokens."""
-        for name in ("logprobs", "model_logprobs", "guided"):
+        for name in ("logprobs", "model_logprobs", "guided", "log_normalizers"):
             found = getattr(run.state, name)
             if found is None:
                 continue

@@ -41,7 +41,8 @@ class Run:
         self.state: State = state or new_state(request)
         self._sides = sides
         self._is_beside = is_beside
-        self._draw = Draw(self.state, request.vocab_size, request.return_logprobs, self.captured)
+        kept = request.return_logprobs, request.wants_normalizers
+        self._draw = Draw(self.state, request.vocab_size, *kept, self.captured)
         self._logits: list[Tensor] = []
 
     @property
@@ -62,9 +63,7 @@ class Run:
                 self._next(step)
             else:
                 self._logits = self.prefill()
-                self.draw(0)
-        if self.request.halt is not None:
-            self.state.stop_rows(self.request.halt(self.state.generated[:, : step + 1]))
+                self.settle(0)
         return self.state.report
 
     def note_launched(self) -> None:
@@ -72,7 +71,23 @@ class Run:
 
     def _next(self, step: int) -> None:
         self.decode()
+        self.settle(step)
+
+    def settle(self, step: int) -> None:
+        """What comes behind a step's logits: the draw, the caller's criteria, and what particles go on."""
         self.draw(step)
+        if self.request.halt is not None:
+            self.state.stop_rows(self.request.halt(self.state.generated[:, : step + 1]))
+        if self.state.population is not None:
+            with annotated("resample"):
+                self.resample()
+
+    def resample(self) -> None:
+        """Rows and their caches go on from where the particles that stay have come to."""
+        origins = self.state.resample(self.captured)
+        if origins is not None:
+            for session in self.sessions:
+                session.follow(origins)
 
     def decode(self) -> None:
         """Every stream's logits after the last tokens."""

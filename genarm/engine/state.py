@@ -16,6 +16,7 @@ from genarm_kernels import GuidedSample
 
 from ..request.guidance import Guidance
 from ..request.options import Request
+from .population import Population, new_population
 
 GOING_ON, EOS, STOP, ERROR = range(4)  # going on is 0, as a status without fault is
 # Ids that no model has: before the first token, whatever there is in a stop sequence, and filling that matches nothing.
@@ -43,10 +44,18 @@ class State:
     logprobs: Tensor | None  # [B, n] float32
     model_logprobs: Tensor | None  # [B, n, M] float32
     guided: Tensor | None  # [B, n] bool, kept under a gate
+    log_normalizers: Tensor | None  # [B, n] float32
+    population: Population | None  # with particles
 
     def advance(self, sample: GuidedSample) -> None:
         """Take a step's draw: write the tokens, see which rows have finished, count on."""
-        live = (self.reasons | sample.status) == 0
+        status = sample.status.long()
+        live = (self.reasons | status) == 0
+        if self.population is not None:
+            assert sample.log_normalizers is not None
+            going_on = self.reasons == GOING_ON
+            self.population.weigh(sample.log_normalizers, going_on, live)
+            status = status * going_on  # what a text that has ended goes on with is no fault
         kept = torch.where(live, sample.tokens, self.pad_id)
         # Not by index: in torch's deterministic mode that would look at the index, which no capture allows.
         now = self.columns == self.step
@@ -60,9 +69,31 @@ class State:
             assert sample.logprobs is not None and sample.model_logprobs is not None
             torch.where(now, sample.logprobs[:, None], self.logprobs, out=self.logprobs)
             torch.where(now[:, None], sample.model_logprobs[:, None], self.model_logprobs, out=self.model_logprobs)
-        torch.stack([self.tokens, self.reasons, sample.status.long()], out=self.report)
+        if self.log_normalizers is not None:
+            assert sample.log_normalizers is not None
+            torch.where(now, sample.log_normalizers[:, None], self.log_normalizers, out=self.log_normalizers)
+        torch.stack([self.tokens, self.reasons, status], out=self.report)
         self.positions += 1
         self.step += 1
+
+    def resample(self, captured: bool) -> Tensor | None:
+        """Let copies of heavy particles take the places of light ones, in uneven systems that go on -> where each row's
+        text comes from now, [B] int64; None where the host sees that every row keeps its own."""
+        assert self.population is not None
+        origins = self.population.resample(self.reasons == GOING_ON, self.step)
+        if not captured and origins.device.type == "cpu" and torch.equal(origins, torch.arange(len(origins))):
+            return None
+        for held in self._by_row():
+            held.copy_(held.index_select(0, origins))
+        self.report[1].copy_(self.reasons)
+        return origins
+
+    def _by_row(self) -> list[Tensor]:
+        """What belongs to the rows' texts so far."""
+        assert self.population is not None
+        held = [self.tokens, self.generated, self.reasons, self.population.counts]
+        kept = [self.seen, self.logprobs, self.model_logprobs, self.guided, self.log_normalizers]
+        return held + [one for one in kept if one is not None]
 
     def note_guided(self, guided: Tensor) -> None:
         """Whether the rows' next tokens, [B] bool, are guided; before ``advance``."""
@@ -84,7 +115,8 @@ class State:
 
     def copied(self) -> State:
         """The same in tensors of its own, the guidance's included."""
-        own: State = _copied(replace(self, guidance=_copied(self.guidance)))
+        population = None if self.population is None else _copied(self.population)
+        own: State = _copied(replace(self, guidance=_copied(self.guidance), population=population))
         return own
 
     def load(self, other: State) -> None:
@@ -100,9 +132,9 @@ class State:
         return (self.pad_id, fixed, present, tuple((tensor.shape, tensor.dtype) for tensor in self._tensors()))
 
     def _tensors(self) -> list[Tensor]:
-        own = [getattr(self, field.name) for field in fields(self)]
-        guidance = [getattr(self.guidance, field.name) for field in fields(self.guidance)]
-        return [value for value in (*own, *guidance) if isinstance(value, Tensor)]
+        holders = [holder for holder in (self, self.guidance, self.population) if holder is not None]
+        values = [getattr(holder, field.name) for holder in holders for field in fields(holder)]
+        return [value for value in values if isinstance(value, Tensor)]
 
     def stop_rows(self, stopped: Tensor) -> None:
         """End the rows, [B] bool, that a criterion of the caller has stopped."""
@@ -129,8 +161,8 @@ def new_state(request: Request, width: int | None = None) -> State:
     stops = _filled(stops, [NEVER] * longest)
     shape = (request.batch, width or request.max_new_tokens)
 
-    def unknown(*shape: int) -> Tensor | None:
-        return torch.full(shape, torch.nan, dtype=torch.float32, device=device) if request.return_logprobs else None
+    def unknown(wanted: bool, *shape: int) -> Tensor | None:
+        return torch.full(shape, torch.nan, dtype=torch.float32, device=device) if wanted else None
 
     reasons = torch.full_like(lengths, GOING_ON)
     reasons[len(request.row_ids) :] = EOS  # idle rows, there to fill a captured step's batch
@@ -148,10 +180,19 @@ def new_state(request: Request, width: int | None = None) -> State:
         tail=torch.arange(1 - longest, 1, device=device),
         pad_id=request.pad_id,
         seen=_seen(guidance, prompts, request.vocab_size),
-        logprobs=unknown(*shape),
-        model_logprobs=unknown(*shape, len(request.streams)),
+        logprobs=unknown(request.return_logprobs, *shape),
+        model_logprobs=unknown(request.return_logprobs, *shape, len(request.streams)),
         guided=None if guidance.gate is None else torch.zeros(shape, dtype=torch.bool, device=device),
+        log_normalizers=unknown(request.wants_normalizers, *shape),
+        population=_population(request, shape[1]),
     )
+
+
+def _population(request: Request, width: int) -> Population | None:
+    if request.particles is None:
+        return None
+    limit = request.max_new_tokens
+    return new_population(request.particles, request.guidance.seeds, len(request.row_ids), limit, width)
 
 
 def _filled(entries: list[Any], filling: Any) -> list[Any]:

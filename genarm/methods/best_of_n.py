@@ -5,7 +5,7 @@
 The first of equal scores is taken. The draws are plain decoding with the caller's options. A prompt is read once for
 its N draws, by the base and by the trajectory RM, and of an answer only the tokens beyond it are read.
 
-Draw n of a row has ``attempt_seed(row's own seed, n)``: the first is what plain decoding draws, and a row depends
+Draw n of a row has ``attempt_seeds(row's own seed, N)[n]``: the first is what plain decoding draws, and a row depends
 neither on its batch nor, in its first draws, on N.
 
 Source: Stiennon et al., "Learning to summarize from human feedback", NeurIPS 2020; Nakano et al., "WebGPT",
@@ -24,6 +24,7 @@ from torch import Tensor
 from ..decoder import GuidedDecoder
 from ..engine.batch import Batch, all_failed
 from ..errors import GenARMError, InvalidArgumentError
+from ..request.guidance import attempt_seeds
 from ..request.inputs import PromptInput
 from ..request.options import Options
 from ..request.output import GenerationOutput
@@ -31,7 +32,6 @@ from ..scalars import Scorer, scalar
 from .admission import admit
 from .call import Call, MethodRow
 from .dpo import PLAIN
-from .draws import attempt_seeds
 
 TAKEN = tuple(name for name in PLAIN if name != "streamer")
 

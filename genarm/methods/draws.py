@@ -9,6 +9,7 @@ from torch import Tensor
 
 import genarm_kernels
 
+from ..request.guidance import attempt_seeds
 from .call import MethodRow
 
 
@@ -47,11 +48,6 @@ def choices(scores: Tensor, rows: Sequence[MethodRow], temperature: float | Tens
     positions = torch.tensor([row.position for row in rows], device=scores.device)
     own = temperature[[row.index for row in rows]] if isinstance(temperature, Tensor) else temperature
     return drawn(scores, seeds, positions, own).tolist()
-
-
-def attempt_seeds(seed: int, count: int) -> list[int]:
-    """The row seeds of the first ``count`` tries of a row, the first being the row's own."""
-    return [seed, *genarm_kernels.row_seeds(seed, count)[1:].tolist()]
 
 
 def attempt_seed(seed: int, attempt: int) -> int:

@@ -49,6 +49,10 @@ class Session(Protocol):
                 where the host sees it.
         """
 
+    def follow(self, origins: Tensor) -> None:
+        """Let each row of every stream go on from what row ``origins`` [batch] int64 holds, which was read with the
+        same prompt and is as long. A row that others follow goes on from its own."""
+
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         """Keep the first so many tokens of each row: [B] for every stream alike, or [S, B].
 
@@ -131,6 +135,13 @@ def checked_lengths(lengths: Tensor | Sequence[int], held: Tensor) -> Tensor:
     if kept.device.type == "cpu" and held.device.type == "cpu" and bool(((kept < 0) | (kept > held)).any()):
         raise ValueError(f"lengths are {kept.tolist()}: expected from 0 to what each row holds, {held.tolist()}")
     return kept.to(held.device)
+
+
+def follow_by_copy(session: Session, origins: Tensor) -> None:
+    """``follow`` of a session whose rows the host knows: those that change are copied."""
+    targets = (origins != torch.arange(len(origins), device=origins.device)).nonzero()[:, 0]
+    if len(targets):
+        session.copy(origins[targets], targets)
 
 
 def copied_rows(held: Tensor, dim: int, origin: Tensor) -> None:

@@ -9,6 +9,7 @@ text that is returned in the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,11 @@ class Pieces:
         piece, self._shown = text[len(self._shown) :], text
         return piece
 
+    def __copy__(self) -> Pieces:
+        other = object.__new__(Pieces)
+        other.__dict__.update(self.__dict__, _ids=list(self._ids))
+        return other
+
     def _restart(self) -> None:
         self._ids, self._shown, self._whole = self._ids[self._whole :], "", 0
 
@@ -108,6 +114,12 @@ class RowText:
         if found:
             self.text, self.stopped = self.text[: min(found)], True
         return self.stopped
+
+    def fork(self) -> RowText:
+        """The same text, to be gone on with apart."""
+        other = copy(self)
+        other._pieces = copy(self._pieces)
+        return other
 
     def take(self, ended: bool) -> str:
         """What has become final since the last time. Before the row has ``ended``, what may be the beginning of a stop

@@ -163,6 +163,11 @@ def seed_rows(seed: int | Tensor | Sequence[int] | None, batch: int, device: tor
     return seeds.to(device, torch.int64)
 
 
+def attempt_seeds(seed: int, count: int) -> list[int]:
+    """The row seeds of the first ``count`` tries of a row, the first being the row's own."""
+    return [seed, *genarm_kernels.row_seeds(seed, count)[1:].tolist()]
+
+
 def token_bias(
     logit_bias: LogitBias, allowed_tokens: AllowedTokens, batch: int, vocab_size: int, device: torch.device
 ) -> Tensor | None:

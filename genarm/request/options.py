@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from ..errors import GenARMError, InvalidArgumentError, PromptError, RewardNameError
+from ..errors import GenARMError, InvalidArgumentError
 from .copies import expanded, expanded_bias, expanded_weights
 from .detokenize import Decode, TokenText
 from .facts import ModelFacts
@@ -22,17 +22,18 @@ from .guidance import (
     LogitBias,
     PerRow,
     Weights,
-    known_names,
     per_row,
     seed_rows,
     token_bias,
     top_k_rows,
     weight_matrix,
 )
-from .inputs import PromptInput, read_inputs
+from .inputs import PromptInput
+from .particles import Particles, check_warm, read_particles
 from .preferences import Preference, Preferences, preference_rows
-from .prompts import Prompts, prompt_errors
+from .prompts import Prompts
 from .stopping import Stop, read_stops, token_ids
+from .streams import read_streams, row_errors
 
 # (generated so far [B, t], combined scores s [B, V]) -> edited scores [B, V]
 Edit = Callable[[Tensor, Tensor], Tensor]
@@ -70,6 +71,13 @@ class Options(ScoreOptions, total=False):
     num_return_sequences: int
     streamer: Any
     return_logprobs: bool
+    return_normalizers: bool
+    particles: int | None
+    resample_below: float
+    resample_every: int
+    terminal: Any
+    length_bonus: float
+    return_particles: bool
 
 
 # name: (default, least, most)
@@ -91,6 +99,7 @@ class Request:
     the rows' numbers in the caller's batch. A batch that is padded with idle rows has fewer ids than rows.
     ``vocab_size`` and ``prompt_ids`` are those of the ``ModelFacts`` it was checked against; ``decode`` makes text of
     ids, where there is a tokenizer. ``preferences`` hold each row's, by the stream that is conditioned on them.
+    With ``particles`` a row is a prompt, and a system of them once it decodes.
     """
 
     streams: list[Prompts]
@@ -106,6 +115,8 @@ class Request:
     stop_texts: tuple[str, ...] = ()
     decode: Decode | None = None
     return_logprobs: bool = False
+    return_normalizers: bool = False
+    particles: Particles | None = None
     edit: Edit | None = None
     halt: Halt | None = None
     preferences: Mapping[int, tuple[Preference, ...]] = field(default_factory=dict)
@@ -127,6 +138,11 @@ class Request:
     def interrupts(self) -> bool:
         """Whether Python code of the caller runs in every step."""
         return self.edit is not None or self.halt is not None
+
+    @property
+    def wants_normalizers(self) -> bool:
+        """Whether each draw's normaliser is kept: particles are weighed by it."""
+        return self.return_normalizers or self.particles is not None
 
     def unread(self, row: int, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Models that do not know a token of a row's text, and the first new token after it: what they would say of
@@ -160,14 +176,19 @@ def prepare(
     pad_id = models.padding(eos_ids)
     stop, stop_texts = read_stops(options.get("stop"), models.tokenizer)
     max_new_tokens = _count("max_new_tokens", options.get("max_new_tokens", 128))
-    copies = _count("num_return_sequences", options.get("num_return_sequences", 1), 1)
-    streams, wrong = _streams(models, input_ids, attention_mask, options.get("reward_prompts"), pad_id, copies)
+    copies = answers = _count("num_return_sequences", options.get("num_return_sequences", 1), 1)
+    if options.get("particles") is not None:
+        copies = 1  # of one system all of a prompt's answers are drawn
+    streams, wrong = read_streams(models, input_ids, attention_mask, options.get("reward_prompts"), pad_id, copies)
     batch = len(streams[0].rows)
     guidance = _guidance(models, options, batch, copies)
+    particles = read_particles(options, answers, per_row("beta", options.get("beta", 1.0), batch, models.device))
+    if particles is not None:
+        check_warm(guidance.temperature)
     return Request(
         streams=streams,
         row_ids=list(range(batch)),
-        errors=_row_errors(models, streams, max_new_tokens, guidance.weights, wrong),
+        errors=row_errors(models, streams, max_new_tokens, guidance.weights, wrong),
         guidance=guidance,
         max_new_tokens=max_new_tokens,
         pad_id=pad_id,
@@ -178,6 +199,8 @@ def prepare(
         stop_texts=stop_texts,
         decode=None if models.tokenizer is None else TokenText(models.tokenizer),
         return_logprobs=bool(options.get("return_logprobs", False)),
+        return_normalizers=bool(options.get("return_normalizers", False)),
+        particles=particles,
         preferences=preference_rows(options.get("preferences"), models.conditioned, models.names, batch, copies),
     )
 
@@ -216,64 +239,6 @@ def _guidance(models: ModelFacts, options: Mapping[str, Any], batch: int, copies
         gate=gate,
         **filters,
     )
-
-
-def _streams(
-    models: ModelFacts,
-    input_ids: PromptInput,
-    mask: Tensor | None,
-    given: Mapping[str, PromptInput] | None,
-    pad_id: int,
-    copies: int,
-) -> tuple[list[Prompts], dict[int, str]]:
-    """Each model's prompts, and what is wrong with the text of which row."""
-    given = {} if given is None else given
-    if not isinstance(given, Mapping):
-        raise InvalidArgumentError(f"reward_prompts is a {type(given).__name__}: pass {{name: prompts}}")
-    for name in given:
-        if name not in models.reward_names:
-            known = known_names(name, models.reward_names)
-            raise RewardNameError(f"reward_prompts names {name!r}, which is not loaded: {known}")
-    prompts, errors = _repeated(read_inputs(models, input_ids, mask, pad_id), copies)
-    streams, batch = [prompts], len(prompts.rows)
-    for name in models.reward_names:
-        if name not in given:
-            streams.append(prompts)
-            continue
-        found = read_inputs(models, given[name], None, pad_id, f"reward_prompts[{name!r}]")
-        rows = len(found[0].rows)
-        own, wrong = _repeated(found, copies if rows * copies == batch else 1)
-        if len(own.rows) != batch:
-            raise InvalidArgumentError(
-                f"reward_prompts[{name!r}] has {rows} rows, input_ids {batch // copies}: give one per row"
-            )
-        errors = {**wrong, **errors}
-        streams.append(own)
-    return streams, errors
-
-
-def _repeated(found: tuple[Prompts, dict[int, str]], copies: int) -> tuple[Prompts, dict[int, str]]:
-    """Each row so many times, one behind the other."""
-    if copies == 1:
-        return found
-    prompts, errors = found
-    index = [row for row in range(len(prompts.rows)) for _ in range(copies)]
-    return prompts.select(index), {place: errors[row] for place, row in enumerate(index) if row in errors}
-
-
-def _row_errors(
-    models: ModelFacts, streams: list[Prompts], max_new_tokens: int, weights: Tensor, wrong: Mapping[int, str]
-) -> dict[int, GenARMError]:
-    errors: dict[int, GenARMError] = {row: PromptError(f"row {row}: {text}") for row, text in wrong.items()}
-    for index, (name, ids, stream) in enumerate(zip(models.names, models.prompt_ids, streams, strict=True)):
-        found = prompt_errors(stream, ids, models.max_length, max_new_tokens, name)
-        if found and ids < models.prompt_ids[0]:  # a model of weight 0 need not know the base's ids
-            without = prompt_errors(stream, models.prompt_ids[0], models.max_length, max_new_tokens, name)
-            used = (weights[:, index] != 0).tolist()
-            found = {row: error for row in found if (error := found[row] if used[row] else without.get(row))}
-        for row, error in found.items():
-            errors.setdefault(row, error)
-    return errors
 
 
 def _tell_of_strange_ids(eos_ids: Sequence[int], vocab_size: int) -> None:

@@ -48,6 +48,22 @@ class GenerationStats:
         return self.new_tokens / seconds if seconds > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class ParticleSet:
+    """The N particles of one prompt, in their places.
+
+    tokens, texts, finish_reasons: of each, as ``GenerationOutput`` has them of answers. "error": nothing was left to
+        draw for it, and its weight is 0.
+    log_weights: [N] float64, natural logarithms. The mean of exp(log_weights) is Ẑ, and their softmax is what answers
+        are drawn by.
+    """
+
+    tokens: list[Tensor]
+    texts: list[str] | None
+    finish_reasons: list[FinishReason]
+    log_weights: Tensor
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class GenerationOutput:
     """B generated sequences.
@@ -67,6 +83,13 @@ class GenerationOutput:
     guided: [B, n] bool, whether the reward models counted for each token under ``guide_when``; False after a row's end,
         None without such gates.
     decode: makes text of ids, where the decoder has a tokenizer.
+    log_normalizers: [B, n] float32, log Z_t of each token: the log of the sum, over the ids that it was drawn from, of
+        exp(score / temperature), where scores are sums of weighted log-probabilities (bias, penalties and edits in).
+        At temperature 0 of the unfiltered scores at temperature 1. NaN after a row's end; None unless
+        ``return_normalizers`` or ``particles`` was set.
+    log_evidence: [B] float64, log Ẑ of the prompt's particles: Ẑ estimates the sum of the product over all answers,
+        without bias. NaN for a failed row, None without particles.
+    particles: B, of each row the set its answer was drawn from; None unless ``return_particles`` was set.
     """
 
     sequences: Tensor
@@ -81,6 +104,9 @@ class GenerationOutput:
     model_names: tuple[str, ...] = field(default=())
     scores: Tensor | None = None
     decode: Decode | None = field(default=None, compare=False)
+    log_normalizers: Tensor | None = None
+    log_evidence: Tensor | None = None
+    particles: list[ParticleSet | None] | None = None
 
     def __repr__(self) -> str:
         return one_line(self)

@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from genarm_kernels import follow_rows
 from genarm_kernels.layer.cpu import attention as host_attention
 from genarm_kernels.native.linear import rows_linear
 from genarm_kernels.native.products import linear as native_linear
@@ -95,10 +96,9 @@ class FusedBackbone:
         return self._pass_bytes(batch * len(self.streams))
 
     def _pass_bytes(self, tokens: int) -> int:
-        parts = self.weights.parts
-        gate_up, intermediate = self.weights.gate_up_width(), parts.layers[0].linears["down_proj"].in_features
-        hidden, queries = parts.head.in_features, parts.heads * parts.head_dim
-        return fused_pass_bytes(tokens, hidden, queries, gate_up, intermediate, self.dtype.itemsize)
+        parts, size = self.weights.parts, self.dtype.itemsize
+        widths = self.weights.gate_up_width(), parts.layers[0].linears["down_proj"].in_features
+        return fused_pass_bytes(tokens, parts.head.in_features, parts.heads * parts.head_dim, *widths, size)
 
     def session(
         self,
@@ -144,11 +144,11 @@ class FusedSession:
         self.cache = self._slots.transpose(3, 4)
         self._keys_and_values = [(layer[0], layer[1]) for layer in self.cache]
         self._lengths = torch.zeros(rows, dtype=torch.int32, device=like.device)
+        self._prompts = torch.zeros_like(self._lengths)  # how much of it a row has in common with those it may follow
         self.cos, self.sin = rotary_tables(parts.rotary, length, like.device)
         self._adapter_of_row = backbone.slots.row_adapters(tensors.adapters, batch, given)
         self._row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
-        self._host = on_host(like.device)
-        self._longest, self._even = 0, True
+        self._host, self._longest, self._even = on_host(like.device), 0, True
         self._network = Network(parts, self._keys_and_values, self.cos, self.sin)
         self._rows: dict[int, PassRows] = {}
         self.attach(tensors)
@@ -216,9 +216,14 @@ class FusedSession:
         self._copy_rows(of, to, positions)
         self._measure()
 
+    def follow(self, origins: Tensor) -> None:
+        rows = torch.arange(self.streams, device=origins.device)[:, None] * self.batch + origins
+        follow_rows(self._slots, rows.flatten(), self._prompts, self._lengths)
+
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         kept = checked_lengths(lengths, self.lengths).reshape(-1)
         self._lengths.copy_(torch.minimum(self._lengths, kept))
+        self._prompts.copy_(torch.minimum(self._prompts, kept))
         self._measure()
 
     @torch.no_grad()
@@ -232,6 +237,7 @@ class FusedSession:
             logits = self._logits(last, [streams.count(stream) for stream in range(self.streams)])
         lengths = [len(unique.prompts[place]) for place in unique.source]
         self._lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
+        self._prompts.copy_(self._lengths)
         self._longest, self._even = max(lengths), min(lengths) == max(lengths)
         if len(unique.prompts) == len(unique.source):
             return list(logits.chunk(self.streams))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModelError
-from ..backbone import Rows, checked_lengths, checked_rows
+from ..backbone import Rows, checked_lengths, checked_rows, follow_by_copy
 from ..causal import CausalModel, inner_model
 from ..turns import turn
 from .padded import PaddedSession
@@ -94,6 +94,9 @@ class LengthwiseSession:
         for source, target in zip(*(rows.tolist() for rows in pair), strict=True):
             self._texts[target] = before[source]
         self._groups = {}
+
+    def follow(self, origins: Tensor) -> None:
+        follow_by_copy(self, origins)
 
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         kept = checked_lengths(lengths, self.lengths)[0].tolist()

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ...request.prompts import pad_left
-from ..backbone import Rows, checked_lengths, checked_rows
+from ..backbone import Rows, checked_lengths, checked_rows, follow_by_copy
 from ..causal import CausalModel
 from .forward import Forward, ShownNaN, is_compiled
 
@@ -56,6 +56,9 @@ class PaddedSession:
         for source, target in zip(*(rows.tolist() for rows in pair), strict=True):
             self._texts[target] = before[source]
         self._cache = None
+
+    def follow(self, origins: Tensor) -> None:
+        follow_by_copy(self, origins)
 
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         kept = checked_lengths(lengths, self.lengths)[0].tolist()

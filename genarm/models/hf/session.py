@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
 from ...errors import InvalidArgumentError
-from ..backbone import RowPreferences, Rows, checked_lengths, checked_rows, copied_rows, origins
+from ..backbone import RowPreferences, Rows, checked_lengths, checked_rows, copied_rows, follow_by_copy, origins
 from ..causal import CausalModel, inner_model
 from ..footprint import mask_bytes, module_pass_bytes
 from ..fused.prefill import distinct
@@ -217,6 +217,9 @@ class HFSession:
             self._sizes[target] = before[source]
         self._cache.cut(self._lengths, max(before))
         return None
+
+    def follow(self, origins: Tensor) -> None:
+        follow_by_copy(self, origins)
 
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         if self._padded is not None:
