@@ -66,9 +66,7 @@ def new_population(particles: Particles, seeds: Tensor, live: int, limit: int, w
     return Population(
         log_weights=torch.zeros(P, N, dtype=torch.float64, device=device),
         log_evidence=torch.zeros(P, dtype=torch.float64, device=device),
-        uniforms=noise.uniforms(own.repeat_interleave(width), steps.repeat(P), zero, noise.RESAMPLE.value).view(
-            P, width
-        ),
+        uniforms=noise.uniforms(own.repeat_interleave(width), steps.repeat(P), zero, noise.RESAMPLE).view(P, width),
         origins=torch.arange(len(seeds), device=device),
         counts=torch.zeros_like(seeds),
         last=torch.full((1,), limit, device=device),

@@ -79,7 +79,7 @@ class SystemBatch:
         """The particles that each prompt's answers are, [P][m]."""
         ids = torch.arange(self._particles.answers)[None, :]
         seeds = self.request.guidance.seeds.cpu()
-        uniforms = noise.uniforms(seeds, torch.zeros_like(seeds), ids, noise.ANSWER.value)
+        uniforms = noise.uniforms(seeds, torch.zeros_like(seeds), ids, noise.ANSWER)
         total = log_weights.softmax(1).cumsum(1)
         # The first whose share of the mass begins no later than the uniform and ends behind it: never one without any.
         places = torch.searchsorted(total, uniforms * total[:, -1:], right=True).clamp(max=total.shape[1] - 1)
