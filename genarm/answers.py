@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .engine.engine import Engine
 from .engine.systems import SystemBatch, Systems
 from .request.options import Request
 from .request.output import GenerationOutput
+from .scalars import Beside
 from .terminal import admit_terminal, terminal_rewards
 
-if TYPE_CHECKING:
-    from .decoder import GuidedDecoder
+
+class Deciding(Beside, Protocol):
+    """What is needed of a ``GuidedDecoder``."""
+
+    engine: Engine
 
 
-def whole_answers(decoder: GuidedDecoder, request: Request) -> GenerationOutput:
+def whole_answers(decoder: Deciding, request: Request) -> GenerationOutput:
     """Decode a prepared request's particles, and draw its answers of them.
 
     Raises:
@@ -35,7 +40,7 @@ def whole_answers(decoder: GuidedDecoder, request: Request) -> GenerationOutput:
     return batch.output(systems, rewards)
 
 
-def _rewards(decoder: GuidedDecoder, request: Request, batch: SystemBatch, systems: Systems) -> tuple[Tensor, Systems]:
+def _rewards(decoder: Deciding, request: Request, batch: SystemBatch, systems: Systems) -> tuple[Tensor, Systems]:
     """What the terminal reward says of each particle, [P, N] float64, 0 in systems that failed; and the systems, with
     the tokens read for it among those of the call. A particle without weight is not asked about."""
     assert request.particles is not None
