@@ -16,14 +16,16 @@ leaves undefined and compilers of it rely on, so torch.compile is to run `row_se
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Random123).
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from genarm_kernels.dispatch import register
+from genarm_kernels.dispatch import INTERPRETED, on_device, register
 
 # The last counter word: one noise for the race among groups, another for the race among a group's tokens; then those of
 # uniforms: the resampling of particles, and the choice of an answer among them.
@@ -63,11 +65,6 @@ def noise_words(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> 
     return philox4x32(counter, (seeds & _LOW, (seeds >> _HALF) & _LOW))[0]
 
 
-def uniforms(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
-    """Uniforms (word + ½)·2⁻³² of the words of `noise_words`: [R, N] float64, all of them within (0, 1)."""
-    return (noise_words(seeds, positions, ids, purpose).double() + 0.5) * 2.0**-32
-
-
 def exponential(words: Tensor) -> Tensor:
     """Words in [0, 2³²) -> float32 exponentials of rate 1, finite and > 0."""
     complement = _LOW - words
@@ -97,6 +94,42 @@ def noise_kernel(seed: tl.tensor, position: tl.tensor, ids: tl.tensor, PURPOSE: 
     high = ((position >> 32) & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
     words, _, _, _ = tl.philox(seed, ids, low, high, zero + PURPOSE)
     return exponential_kernel(words)
+
+
+@triton.jit(do_not_specialize=["stride", "N"])
+def uniforms_kernel(seeds, positions, ids, uniforms, stride, N, PURPOSE: tl.constexpr, BLOCK: tl.constexpr):
+    """One program per row and BLOCK of its ids."""
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < N
+    position = tl.load(positions + row)
+    own = tl.load(ids + row * stride + place, mask=mask, other=0).to(tl.int32)
+    zero = own * 0
+    low = (position & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
+    high = ((position >> 32) & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + zero
+    words, _, _, _ = tl.philox(tl.load(seeds + row), own, low, high, zero + PURPOSE)
+    tl.store(uniforms + row * N + place, (words.to(tl.uint32).to(tl.float64) + 0.5) * 2.3283064365386963e-10, mask=mask)
+
+
+def uniforms(seeds: Tensor, positions: Tensor, ids: Tensor, purpose: int) -> Tensor:
+    """Uniforms (word + ½)·2⁻³² of the words of `noise_words`: [R, N] float64, all of them within (0, 1).
+
+    One launch on a GPU, which a graph can capture.
+    """
+    if not (seeds.is_cuda or INTERPRETED):
+        return (noise_words(seeds, positions, ids, purpose).double() + 0.5) * 2.0**-32
+    R, N = len(seeds), ids.shape[1]
+    out = torch.empty((R, N), dtype=torch.float64, device=seeds.device)
+    if R and N:
+        ids = ids.contiguous()
+        block = min(triton.next_power_of_2(N), 128)
+        with on_device(seeds.device):
+            launch: Any = uniforms_kernel[(R, triton.cdiv(N, block))]
+            launch(
+                seeds.contiguous(), positions.contiguous(), ids, out, N if len(ids) > 1 else 0, N,
+                PURPOSE=purpose, BLOCK=block, num_warps=1,
+            )  # fmt: skip
+    return out
 
 
 # 2⁶⁴ over the golden ratio, odd, as int64.

@@ -13,6 +13,7 @@ from kernel_cases import (
     check_pairs_share_no_noise,
     kernel_exponentials,
 )
+from particle_cases import check_uniforms
 
 from genarm_kernels import noise, row_seeds
 
@@ -119,14 +120,8 @@ def test_neighbouring_seeds_rows_and_positions_are_uncorrelated() -> None:
 
 
 @pytest.mark.parametrize("purpose", [noise.RESAMPLE, noise.ANSWER])
-def test_uniforms_are_the_middles_of_their_words(purpose: int, kernel_device: str) -> None:
-    seeds, positions = torch.tensor([3, -1, 2**62 + 5]), torch.tensor([0, 2**40 + 1, -7])
-    for ids in (torch.tensor([[0, 5, 1048575]]), torch.arange(12).view(3, 4), torch.tensor([[0]])):
-        expected = (noise.noise_words(seeds, positions, ids, purpose).double() + 0.5) / 2**32
-        for one in (ids, ids.expand(3, -1)):
-            found = noise.uniforms(*(x.to(kernel_device) for x in (seeds, positions, one)), purpose)
-            assert found.dtype == torch.float64 and torch.equal(found.cpu(), expected)
-            assert bool((found > 0).all() and (found < 1).all())
+def test_uniforms_are_the_middles_of_their_words(purpose: int, device: str) -> None:
+    check_uniforms(purpose, device)
 
 
 def test_row_seeds_do_not_depend_on_the_batch_size_and_are_all_distinct() -> None:

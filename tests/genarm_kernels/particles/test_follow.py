@@ -31,15 +31,15 @@ def test_one_buffer_is_a_cache_of_one_plane(device: str) -> None:
 
 
 def test_bounds_beyond_the_cache_end_with_it(device: str) -> None:
-    cache = cases.make_cache(1, 2, 1, 4, 8, device=device)
-    origins = torch.tensor([1, 1], device=device)
-    starts, lengths = (torch.tensor(one, dtype=torch.int32, device=device) for one in ([-3, 0], [9, 9]))
-    follow_rows(cache, origins, starts, lengths)
-    assert torch.equal(cases.bits(cache[:, :, 0]), cases.bits(cache[:, :, 1]))
+    cases.check_bounds_end_with_the_cache(device)
+
+
+def test_a_kernel_does_not_follow_rows_that_do_not_exist(kernel_device: str) -> None:
+    cases.check_strange_origins_are_not_followed(kernel_device)
 
 
 @pytest.mark.parametrize("origins", [[1, 0, 2], [1, 2, 2], [3, 1, 2], [-1, 1, 2]])
-def test_a_cpu_refuses_rows_that_follow_what_does_not_stay(origins: list[int], cpu: str) -> None:
+def test_a_cpu_refuses_rows_that_follow_what_does_not_stay(origins: list[int]) -> None:
     cache = cases.make_cache(1, 3, 1, 4, 2)
     with pytest.raises(ValueError, match="whose own origin is itself"):
         follow_rows(cache, torch.tensor(origins), torch.zeros(3).int(), torch.ones(3).int())

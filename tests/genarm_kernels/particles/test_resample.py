@@ -5,22 +5,26 @@ from typing import Any
 import particle_cases as cases
 import pytest
 import torch
+from recorded import Recording
 
 import genarm_kernels
 from genarm_kernels.reference.particles import offspring
 
 
 @pytest.mark.parametrize(
-    ("P", "N", "spread"), [(0, 4, 1.0), (40, 1, 2.0), (25, 2, 1.0), (9, 16, 2.0), (7, 37, 0.1), (3, 100, 20.0)]
+    ("P", "N", "spread"), [(0, 4, 1.0), (4, 1, 2.0), (6, 2, 1.0), (6, 16, 2.0), (3, 37, 0.1), (3, 100, 20.0)]
 )
 def test_agrees_with_the_oracle(P: int, N: int, spread: float, device: str) -> None:
-    for below in (0.5, 1.0):
-        cases.check_systems(P, N, below, spread, device)
+    cases.check_systems(P, N, spread, device)
 
 
 def test_a_large_system_agrees_too(device: str) -> None:
-    found = cases.check_systems(1, 4096, 1.0, 1.0, device)
+    found = cases.check_systems(1, 4096, 1.0, device)
     assert bool((found.log_weights == 0).all())
+
+
+def test_many_systems_side_by_side_agree() -> None:
+    cases.check_systems(400, 7)
 
 
 def test_the_oracle_counts_points_in_pieces() -> None:
@@ -31,7 +35,7 @@ def test_the_oracle_counts_points_in_pieces() -> None:
 
 
 def test_offspring_are_as_many_as_the_weights_say_in_the_mean(device: str) -> None:
-    cases.check_expectation(points=200 if device == "cpu" else 1000, device=device)
+    cases.check_expectation(device=device)
 
 
 def test_survivors_keep_their_slots_and_surplus_goes_in_order(device: str) -> None:
@@ -55,10 +59,10 @@ def test_no_uniform_brings_back_a_dead_particle(device: str) -> None:
 
 
 def test_a_system_does_not_depend_on_the_others(device: str) -> None:
-    logs, uniforms = cases.make_weights(13, 11).to(device), cases.make_uniforms(13).to(device)
-    on = torch.ones(13, dtype=torch.bool, device=device)
+    logs, uniforms = cases.make_weights(3, 11).to(device), cases.make_uniforms(3).to(device)
+    on = torch.ones(3, dtype=torch.bool, device=device)
     whole = genarm_kernels.resample(logs, uniforms, on, 0.8)
-    for p in range(13):
+    for p in range(3):
         alone = genarm_kernels.resample(logs[p : p + 1], uniforms[p : p + 1], on[p : p + 1], 0.8)
         assert all(torch.equal(one[0], other[p]) for one, other in zip(alone, whole, strict=True))
 
@@ -74,12 +78,46 @@ def test_systems_may_lie_anywhere(device: str) -> None:
         assert torch.equal(one, other)
 
 
-def test_torch_takes_any_number_of_particles(cpu: str) -> None:
+def test_torch_takes_any_number_of_particles() -> None:
     logs, on = cases.make_weights(1, 20_000, 1.0), torch.ones(1, dtype=torch.bool)
     origins = genarm_kernels.resample(logs, torch.tensor([0.25], dtype=torch.float64), on, 1.0).origins[0]
     counts = origins.bincount(minlength=20_000)
     assert bool(((counts - 20_000 * logs[0].softmax(0)).abs() < 1).all())
     assert torch.equal(origins[origins], origins)
+
+
+def test_a_call_reads_nothing_back_and_writes_to_no_index() -> None:
+    # What can be recorded once and replayed on other values in the same tensors, a CUDA graph can capture.
+    logs, uniforms, on = cases.make_weights(4, 6), cases.make_uniforms(4), torch.ones(4, dtype=torch.bool)
+    with Recording() as recorded:
+        found = genarm_kernels.resample(logs, uniforms, on, 0.7)
+    logs.copy_(cases.make_weights(4, 6, 4.0, seed=9))
+    on[2] = False
+    recorded.replay()
+    for one, other in zip(found, genarm_kernels.resample(logs, uniforms, on, 0.7), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_torch_s_deterministic_mode_changes_nothing(device: str) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        cases.check_systems(3, 5, device=device)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.device
+def test_a_captured_call_is_replayed_on_other_values() -> None:
+    logs, uniforms = (one.cuda() for one in (cases.make_weights(4, 6), cases.make_uniforms(4)))
+    on = torch.ones(4, dtype=torch.bool, device="cuda")
+    genarm_kernels.resample(logs, uniforms, on, 0.7)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = genarm_kernels.resample(logs, uniforms, on, 0.7)
+    logs.copy_(cases.make_weights(4, 6, 4.0, seed=9))
+    graph.replay()
+    for one, other in zip(found, genarm_kernels.resample(logs, uniforms, on, 0.7), strict=True):
+        assert torch.equal(one, other)
 
 
 GOOD = {
