@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from transformers import (
-    EosTokenCriteria,
-    GenerationConfig,
-    LogitsProcessorList,
-    MaxLengthCriteria,
-    MinPLogitsWarper,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from .criteria import Record
 from .errors import UnsupportedGenerationError
 from .keywords import forwarded, handed_on
 from .models.reward_bases import RewardBases
@@ -34,14 +23,7 @@ from .request.guidance import PerRow, Weights
 from .request.inputs import PromptInput
 from .request.preferences import Preferences
 from .reuse import shared_decoder
-
-# Warpers the sampler has itself, in the one order in which it applies them: class -> (our keyword, its attribute).
-NATIVE: tuple[tuple[type, str, str], ...] = (
-    (TemperatureLogitsWarper, "temperature", "temperature"),
-    (TopKLogitsWarper, "top_k", "top_k"),
-    (TopPLogitsWarper, "top_p", "top_p"),
-    (MinPLogitsWarper, "min_p", "min_p"),
-)
+from .terminal import Terminal
 
 
 def custom_generate(
@@ -62,6 +44,12 @@ def custom_generate(
     seed: int | Tensor | None = None,
     reward_bases: RewardBases = None,
     check_vocabulary: bool = True,
+    particles: int | None = None,
+    resample_below: float = 0.5,
+    resample_every: int = 1,
+    terminal: Terminal | None = None,
+    length_bonus: float = 0.0,
+    processing_class: Any = None,
     **kwargs: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """Guided decoding in place of Hugging Face's sampling loop; called by ``model.generate``, not directly.
@@ -70,19 +58,37 @@ def custom_generate(
     un-normalised scores. ``reward_models``, ``reward_weights``, ``preferences``, ``reward_bases`` and
     ``check_vocabulary`` are as in ``GuidedDecoder``; ``seed`` None draws one from torch's default generator, so that
     ``torch.manual_seed`` governs it; row seeds are one for each returned sequence.
+    ``particles`` and what follows it are as in ``GuidedDecoder.generate``: ``num_return_sequences`` answers to a prompt
+    are drawn from one set of particles, row seeds are one for each prompt, and processors and criteria see all
+    particles, as they would a batch. A ``terminal`` on texts needs ``processing_class``, the tokenizer that makes them,
+    which transformers keeps back under the name ``tokenizer``.
     Further keywords that the model's forward takes reach it, and adapters on it, unchanged in every step.
     ``streamer`` does not arrive here (transformers drops it): use ``GuidedDecoder.generate(streamer=...)``.
 
-    Returns: what ``generate`` would: [B, T + n] int64, or GenerateDecoderOnlyOutput with ``return_dict_in_generate``.
+    Returns: what ``generate`` would: [B, T + n] int64, or with ``return_dict_in_generate`` a GuidedDecoderOnlyOutput,
+    transformers' GenerateDecoderOnlyOutput with ``log_evidence`` beside it.
     Raises: UnsupportedGenerationError for beams, assistants and other modes; GenARMError as ``GuidedDecoder``.
     """
     config = generation_config or cast(GenerationConfig, model.generation_config)
     _check_mode(config, input_ids)
     _check_model(model)
     extra = forwarded(model, input_ids, kwargs)
-    batch, width = input_ids.shape
-    decoder = shared_decoder(model, reward_models, reward_bases=reward_bases, check_vocabulary=check_vocabulary)
     copies = config.num_return_sequences or 1
+    whole = _whole_answers(particles, resample_below, resample_every, terminal, length_bonus)
+    mask = kwargs.get("attention_mask")
+    if particles is not None:
+        _check_particles(config, extra)
+        # Each prompt once, with answers of one set of particles.
+        input_ids, mask = input_ids[::copies], None if mask is None else mask[::copies]
+        whole["num_return_sequences"], copies = copies, 1
+    batch, width = input_ids.shape
+    decoder = shared_decoder(
+        model,
+        reward_models,
+        tokenizer=processing_class,
+        reward_bases=reward_bases,
+        check_vocabulary=check_vocabulary,
+    )
     record = Record(
         input_ids.to(decoder.device),
         LogitsProcessorList(logits_processor or []),
@@ -93,7 +99,7 @@ def custom_generate(
     max_length, eos_ids = record.take_endings(config)
     request = decoder.prepare(
         input_ids,
-        kwargs.get("attention_mask"),
+        mask,
         weights=expanded_weights(reward_weights, batch, copies),
         reward_prompts={name: expanded(ids, batch, copies) for name, ids in (reward_prompts or {}).items()},
         preferences=expanded(preferences, batch, copies),
@@ -106,7 +112,9 @@ def custom_generate(
         eos_token_id=eos_ids,
         seed=seed,
         **record.take_native(bool(config.do_sample)),
+        **whole,
     )
+    record.columns = record.columns.repeat_interleave(particles or 1, dim=0)
     for error in request.errors.values():
         raise error
     pad_id = _pad_id(config, request.pad_id)
@@ -117,90 +125,19 @@ def custom_generate(
         warnings.warn(f"generation stopped early: {error}", stacklevel=2)
     if not config.return_dict_in_generate:
         return output.sequences
-    return GenerateDecoderOnlyOutput(
-        sequences=cast(Any, output.sequences), scores=cast(Any, record.scores()), logits=cast(Any, record.logits())
+    return GuidedDecoderOnlyOutput(
+        sequences=cast(Any, output.sequences),
+        scores=cast(Any, record.scores()),
+        logits=cast(Any, record.logits()),
+        log_evidence=output.log_evidence,
     )
 
 
-@dataclass(slots=True)
-class Record:
-    """The caller's processors and criteria, and the scores they asked to see. ``columns`` [B, T] are the prompts."""
+@dataclass
+class GuidedDecoderOnlyOutput(GenerateDecoderOnlyOutput):
+    """What transformers returns, and with particles ``log_evidence`` [P] float64 of the P prompts."""
 
-    columns: Tensor
-    processors: LogitsProcessorList
-    criteria: StoppingCriteriaList
-    output_scores: bool
-    output_logits: bool
-    kept_scores: list[Tensor] = field(default_factory=list)
-    kept_logits: list[Tensor] = field(default_factory=list)
-    stopped: Tensor | None = None  # [B] bool
-    ends_rows: bool = False  # whether an EOS is among the criteria
-
-    def take_endings(self, config: GenerationConfig) -> tuple[int, list[int]]:
-        """Move the criteria that decoding has itself out of ``criteria`` -> the longest row and the ids that end one.
-
-        ``generate`` always brings these two, the caller's in place of its own; where no others are left, no code runs
-        between steps, and each can be one CUDA graph.
-        """
-        lengths = [int(one.max_length) for one in self.criteria if type(one) is MaxLengthCriteria]
-        ends = [one.eos_token_id for one in self.criteria if type(one) is EosTokenCriteria]
-        if not self.criteria and config.eos_token_id is not None:
-            ends = [torch.as_tensor(config.eos_token_id)]
-        self.ends_rows = any(hasattr(criterion, "eos_token_id") for criterion in self.criteria)
-        left = [one for one in self.criteria if type(one) not in (MaxLengthCriteria, EosTokenCriteria)]
-        self.criteria = StoppingCriteriaList(left)
-        return min(lengths, default=int(config.max_length)), [end for ids in ends for end in ids.flatten().tolist()]
-
-    def take_native(self, do_sample: bool) -> dict[str, Any]:
-        """Move the warpers the sampler has itself out of ``processors``; what remains runs eagerly, step by step."""
-        if not do_sample:
-            return {"temperature": 0.0}
-        if self.output_scores:  # the caller wants to see the warped scores
-            return {}
-        start = len(self.processors)
-        order = len(NATIVE)
-        while start > 0 and (place := _native_place(self.processors[start - 1])) is not None and place < order:
-            start, order = start - 1, place
-        native = [(_native_place(processor), processor) for processor in self.processors[start:]]
-        self.processors = LogitsProcessorList(self.processors[:start])
-        return {NATIVE[i][1]: getattr(p, NATIVE[i][2]) for i, p in native if i is not None}
-
-    def edit_or_none(self) -> Any:
-        return self.edit if self.processors or self.output_scores or self.output_logits else None
-
-    def halt_or_none(self) -> Any:
-        return self.halt if self.criteria else None
-
-    def edit(self, generated: Tensor, scores: Tensor) -> Tensor:
-        """Combined scores [B, V] -> the processors' scores [B, V]."""
-        if self.output_logits:
-            self.kept_logits.append(scores.clone())
-        sequences = cast(Any, torch.cat([self.columns, generated], dim=1))
-        edited: Tensor = self.processors(sequences, cast(Any, scores))
-        if self.output_scores:
-            self.kept_scores.append(edited.clone())
-        return edited
-
-    def halt(self, generated: Tensor) -> Tensor:
-        """Which rows stop, [B] bool. Without an EOS among the criteria transformers pads nothing: rows go on until all
-        have stopped."""
-        stopped: Tensor = self.criteria(torch.cat([self.columns, generated], dim=1), self.scores())
-        self.stopped = stopped if self.stopped is None else self.stopped | stopped
-        return self.stopped if self.ends_rows else self.stopped.all().expand_as(stopped)
-
-    def scores(self) -> tuple[Tensor, ...] | None:
-        return tuple(self.kept_scores) if self.output_scores else None
-
-    def logits(self) -> tuple[Tensor, ...] | None:
-        return tuple(self.kept_logits) if self.output_logits else None
-
-
-def _native_place(processor: Any) -> int | None:
-    """Where in NATIVE a processor stands, None for any other, or one with settings the sampler does not have."""
-    plain = getattr(processor, "filter_value", -math.inf) == -math.inf
-    if not plain or getattr(processor, "min_tokens_to_keep", 1) != 1:
-        return None
-    return next((place for place, entry in enumerate(NATIVE) if type(processor) is entry[0]), None)
+    log_evidence: Tensor | None = None
 
 
 def _check_mode(config: GenerationConfig, input_ids: Tensor) -> None:
@@ -217,6 +154,37 @@ def _check_mode(config: GenerationConfig, input_ids: Tensor) -> None:
         )
     if not input_ids.shape[1]:
         raise UnsupportedGenerationError("the prompt is empty or came as inputs_embeds: pass input_ids")
+
+
+def _whole_answers(
+    particles: int | None, resample_below: float, resample_every: int, terminal: Terminal | None, length_bonus: float
+) -> dict[str, Any]:
+    """What was asked for of them, which without particles is refused like any other call's."""
+    given = {
+        "particles": (particles, None),
+        "resample_below": (resample_below, 0.5),
+        "resample_every": (resample_every, 1),
+        "length_bonus": (length_bonus, 0.0),
+    }
+    whole: dict[str, Any] = {name: value for name, (value, default) in given.items() if value != default}
+    return whole if terminal is None else {**whole, "terminal": terminal}
+
+
+def _check_particles(config: GenerationConfig, extra: Mapping[str, Any]) -> None:
+    if not config.do_sample:
+        raise UnsupportedGenerationError(
+            "particles were asked for with do_sample=False, and they are drawn: pass do_sample=True (and top_k=0, "
+            "which transformers sets to 50)"
+        )
+    if config.return_dict_in_generate and (config.output_scores or config.output_logits):
+        raise UnsupportedGenerationError(
+            "output_scores and output_logits are not kept with particles, whose answers are put together from several "
+            "rows: leave them off"
+        )
+    if extra:
+        raise UnsupportedGenerationError(
+            f"{next(iter(extra))} was passed with particles, which are more rows than it has: leave one of the two out"
+        )
 
 
 def _check_model(model: nn.Module) -> None:

@@ -26,7 +26,10 @@ from .models.sources import model_path, parse_rewards
 from .request.text import PromptEncoder, render_chat
 
 # Of a task's generation_kwargs, what the decoder has under the same name, and what says nothing to it.
-OPTIONS = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
+OPTIONS = {
+    *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *("particles", "resample_below", "resample_every", "length_bonus", "terminal"),
+}
 KNOWN = {"do_sample", "until", "max_gen_toks"}
 
 

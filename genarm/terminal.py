@@ -55,8 +55,8 @@ def admit_terminal(decoder: Beside, terminal: Terminal, request: Request) -> Req
     if _is_callable(terminal):
         if request.decode is None:
             raise InvalidArgumentError(
-                "terminal is a callable on texts and the decoder has no tokenizer: give it one (tokenizer=…), or pass "
-                "a trajectory RM"
+                "terminal is a callable on texts and the decoder has no tokenizer: give it one (tokenizer=…, in the "
+                "drop-in processing_class=…), or pass a trajectory RM"
             )
         _takes_prompts(terminal)
         return request

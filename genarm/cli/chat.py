@@ -103,10 +103,13 @@ class Conversation:
         if self.kind == TRANSCRIPT:
             stop += [f"\n{USER}", f"\n{ASSISTANT}"]
         seed, self.turns = self.seed + self.turns, self.turns + 1
-        request = self.decoder.prepare(
-            [self._prompt()], weights=self.weights, seed=seed, **{**self.decoding, "stop": stop or None}
-        )
-        running = self.decoder.start(request)
+        options = {**self.decoding, "weights": self.weights, "seed": seed, "stop": stop or None}
+        if "particles" in options:  # the answer is chosen once all of them are whole
+            out = self.decoder.generate([self._prompt()], **options)
+            assert out.texts is not None
+            yield out.texts[0]
+            return
+        running = self.decoder.start(self.decoder.prepare([self._prompt()], **options))
         with contextlib.closing(running.steps()) as steps:
             for step in steps:
                 assert step.texts is not None

@@ -101,10 +101,14 @@ def visible(text: str) -> str:
 
 
 def figures(result: Mapping[str, Any]) -> str:
-    """What became of a text, in a line: why it ended, its tokens, its log-probability under each model."""
-    sums = ", ".join(f"{name} {_figure(value)}" for name, value in result["logprob_sums"].items())
+    """What became of a text, in a line: why it ended, its tokens, its log-probability under each model, and what a
+    method or particles say of it."""
+    sums = ", ".join(f"{name} {_figure(value)}" for name, value in result.get("logprob_sums", {}).items())
+    found = [f"log p: {sums}"] if sums else []
+    known = {"score": "score", "log_evidence": "log evidence"}
+    found += [f"{text} {_figure(result[name])}" for name, text in known.items() if name in result]
     guided = f" ({result['guided_count']} of them guided)" if "guided_count" in result else ""
-    return f"{result['finish_reason']}, {result['token_count']} tokens{guided}, log p: {sums}"
+    return f"{result['finish_reason']}, {result['token_count']} tokens{guided}{''.join(f', {one}' for one in found)}"
 
 
 def _figure(value: float | None) -> str:

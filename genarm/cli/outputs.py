@@ -115,6 +115,8 @@ def method_of(options: GenerateOptions) -> NamedMethod | None:
             raise InvalidArgumentError("--set is about a method: name it with --method (genarm methods lists them)")
         return None
     method = NamedMethod(options.method, parse_settings(options.method_settings))
+    for name in options.chosen & method.settings.keys():
+        raise InvalidArgumentError(f"{name} is given as an option and by --set: give it once")
     method.check()
     return method
 
@@ -153,6 +155,7 @@ def settings_of(job: Job) -> dict[str, Any]:
     for reward in job.rewards:
         models[f"reward {reward.name}"] = reward.path
         models[f"content of {reward.name}"] = fingerprint(reward.path)
+    terminal = options.decoding.get("terminal")
     dtype = resolve_dtype(options.models.dtype, resolve_device(options.models.device))
     return {
         **models,
@@ -160,6 +163,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         **({"objectives": sorted(options.models.objectives)} if options.models.objectives else {}),
         "weights": {reward.name: reward.weight for reward in job.rewards},
         **options.decoding,
+        **({"content of terminal": fingerprint(terminal)} if terminal else {}),
         **_method_settings(options),
         "samples per prompt": options.samples,
         "seed": options.seed,

@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import GenARMError
+from ..runs.results import Result, failure, result_of
 from ..runs.rows import Row
 from ..runs.run import (
     Failed,
     Prepared,
-    Result,
     Task,
     batch_error,
     batches,
     call_options,
     decode,
-    failure,
     prepare_rows,
-    result_of,
 )
 from .console import Tally, figures, say, visible
 
@@ -120,7 +118,7 @@ def _decode(
     texts = [text for text, item in zip(shown, batch, strict=True) if isinstance(item, Prepared)]
     if not items:
         return []
-    if task.method is not None:
+    if task.is_whole:
         return _at_once(task, items, texts, reader)
     try:
         ids = [item.ids for item in items]
@@ -145,11 +143,11 @@ def _decode(
         raise
     except Exception as error:
         raise batch_error(error, items) from error
-    return [result_of(item, out, index) for index, item in enumerate(items)]
+    return [result_of(item.row, item.weights, out, index) for index, item in enumerate(items)]
 
 
 def _at_once(task: Task, items: Sequence[Prepared], texts: Sequence[Shown], reader: Reader) -> list[Result]:
-    """The same by a method, whose texts are known when all of them are written."""
+    """The same where texts are known when all of them are written."""
     results = decode(task, items)
     for text, item in zip(texts, items, strict=True):
         text.waiting = results[item.row.key].get("text", "")

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from . import options as given
+from . import particle_options as whole
 from .options import GenerateOptions, ModelOptions, check_text, decoding, is_written
+from .particle_options import whole_answers
 
 
 def generate(
@@ -49,6 +51,11 @@ def generate(
     repetition_penalty: given.RepetitionPenalty = 1.0,
     stop: given.Stop = None,
     seed: given.Seed = 0,
+    particles: whole.Particles = None,
+    resample_below: whole.ResampleBelow = None,
+    resample_every: whole.ResampleEvery = None,
+    length_bonus: whole.LengthBonus = None,
+    terminal: whole.Terminal = None,
     method: given.Method = None,
     set_: given.Set = None,
     chat: Annotated[
@@ -82,8 +89,9 @@ def generate(
 
     Each row of an output holds id, prompt (or messages), the input's other columns, text, weights, token_count,
     logprob_sum (of the generated tokens, as they were drawn), logprob_sums (a model's log-probability of them, by
-    model; under --method instead score, what the text was chosen by, where there is one) and finish_reason; a row
-    that failed holds error instead. The exit status is 1 when a row failed.
+    model; under --method instead score, what the text was chosen by, where there is one), log_evidence (under
+    --particles: of the product's normaliser) and finish_reason; a row that failed holds error instead. The exit status
+    is 1 when a row failed.
     """
     from . import generate
 
@@ -114,7 +122,7 @@ def generate(
         base_top_p=base_top_p,
         base_min_p=base_min_p,
         repetition_penalty=repetition_penalty,
-    )
+    ) | whole_answers(particles, resample_below, resample_every, length_bonus, terminal)
     options = GenerateOptions(
         models=models,
         prompts=[*(text or ()), *(prompt or ())],
@@ -161,6 +169,11 @@ def chat(
     repetition_penalty: given.RepetitionPenalty = 1.0,
     stop: given.Stop = None,
     seed: given.Seed = 0,
+    particles: whole.Particles = None,
+    resample_below: whole.ResampleBelow = None,
+    resample_every: whole.ResampleEvery = None,
+    length_bonus: whole.LengthBonus = None,
+    terminal: whole.Terminal = None,
     max_length: given.MaxLength = 4096,
     dtype: given.Dtype = "auto",
     device: given.Device = "auto",
@@ -204,5 +217,5 @@ def chat(
         base_top_p=base_top_p,
         base_min_p=base_min_p,
         repetition_penalty=repetition_penalty,
-    )
+    ) | whole_answers(particles, resample_below, resample_every, length_bonus, terminal)
     return chat.chat(chat.ChatOptions(models, settings, seed, system, transcript))

@@ -236,7 +236,8 @@ def _row(
     assert out.texts is not None
     tokens = out.tokens[place].tolist()
     log_prob = None
-    if contestant.draws and out.scores is None and out.logprobs is not None:  # what a score picked is drawn otherwise
+    is_chosen = out.scores is not None or out.log_evidence is not None  # what was picked is drawn otherwise
+    if contestant.draws and not is_chosen and out.logprobs is not None:
         total = float(out.logprobs[place, : len(tokens)].double().sum())
         log_prob = round(total, 6) if math.isfinite(total) else None
     return {

@@ -27,6 +27,7 @@ GROUP = "genarm.methods"
 BUILT_IN = (
     "genarm",
     "multi_objective",
+    "particles",
     "best_of_n",
     "args",
     "transfer_q",

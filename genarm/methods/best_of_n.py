@@ -32,8 +32,11 @@ from ..scalars import Scorer, scalar
 from .admission import admit
 from .call import Call, MethodRow
 from .dpo import PLAIN
+from .particles import OWN as OF_PARTICLES
 
-TAKEN = tuple(name for name in PLAIN if name != "streamer")
+TAKEN = tuple(
+    name for name in PLAIN if name not in (*OF_PARTICLES, "return_particles", "return_normalizers", "streamer")
+)
 
 
 def generate(

@@ -29,6 +29,10 @@ REFUSED_SETTINGS = {
     "stop_strings": "write stop",
     "stop_token_ids": "write stop, as lists of ids",
     "num_return_sequences": "use the option -n, which holds for all rows",
+    **{
+        name: f"use the option --{name.replace('_', '-')}, which holds for all rows"
+        for name in ("particles", "resample_below", "resample_every", "length_bonus", "terminal")
+    },
     **dict.fromkeys(
         ("do_sample", "num_beams", "best_of", "min_new_tokens", "min_tokens", "no_repeat_ngram_size",
          "presence_penalty", "frequency_penalty", "typical_p", "logit_bias", "allowed_tokens", "eos_token_id",
@@ -38,7 +42,8 @@ REFUSED_SETTINGS = {
 }  # fmt: skip
 # What a run writes itself; a column of the input by one of these names is kept with "input_" before it.
 WRITTEN = (
-    "sample", "text", "token_count", "guided_count", "logprob_sum", "logprob_sums", "score", "finish_reason", "error",
+    "sample", "text", "token_count", "guided_count", "logprob_sum", "logprob_sums", "score", "log_evidence",
+    "finish_reason", "error",
 )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ input, not on which rows were done before."""
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,9 @@ from ..request.guidance import weight_matrix
 from ..request.output import GenerationOutput
 from .encode import RowEncoder
 from .method import NamedMethod
+from .results import Result, failure, result_of
 from .rows import REFUSED_SETTINGS, Row, RowKey
 
-Result = dict[str, Any]
 # Settings that each row of a batch may have its own value of -> what they are where neither row nor run sets them.
 PER_ROW: dict[str, float] = {
     "beta": 1.0, "base_weight": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "base_min_p": 0.0,
@@ -61,6 +60,11 @@ class Task:
     tokens: bool = False
     method: NamedMethod | None = None
     chosen: frozenset[str] = frozenset()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a text is known only once it is whole: one that a method writes, or that is drawn from particles."""
+        return self.method is not None or "particles" in self.options
 
     def encoder(self) -> RowEncoder:
         return RowEncoder.of(self.decoder.tokenizer, self.chat, self.system)
@@ -165,12 +169,13 @@ def batches(task: Task, items: list[Prepared | Failed]) -> Iterator[list[Prepare
     batches of about one length, of which the largest shows at once whether it fits."""
     if task.as_completed:
         items = sorted(items, key=lambda item: -len(item.ids) if isinstance(item, Prepared) else -math.inf)
+    most = max(1, task.decoder.max_batch_size // task.options.get("particles", 1))
     batch: list[Prepared | Failed] = []
     size = 0
     for item in items:
         batch.append(item)
         size += isinstance(item, Prepared)
-        if size == task.decoder.max_batch_size:
+        if size == most:
             yield batch
             batch, size = [], 0
     if batch:
@@ -257,37 +262,7 @@ def _call(task: Task, items: list[Prepared]) -> list[tuple[Prepared, Result]]:
         return [(item, failure(item.row, error.rows[index])) for index, item in enumerate(items)]
     except Exception as error:
         raise batch_error(error, items) from error
-    return [(item, result_of(item, out, index, task.tokens)) for index, item in enumerate(items)]
-
-
-def result_of(item: Prepared, out: GenerationOutput, index: int, tokens: bool = False) -> Result:
-    """A row of the output: what came of row ``index`` of a call."""
-    if index in out.errors:
-        return failure(item.row, out.errors[index])
-    count = len(out.tokens[index])
-    assert out.texts is not None
-    result = {**item.row.head, "text": out.texts[index], "weights": item.weights, "token_count": count}
-    if out.guided is not None:
-        result["guided_count"] = int(out.guided[index].sum())
-    if tokens:
-        result["tokens"] = out.tokens[index].tolist()
-    if out.logprobs is not None and out.model_logprobs is not None:
-        result["logprob_sum"] = _rounded(float(out.logprobs[index, :count].double().sum()))
-        sums = out.model_logprobs[index, :count].double().sum(0).tolist()
-        result["logprob_sums"] = {name: _rounded(value) for name, value in zip(out.model_names, sums, strict=True)}
-    if out.scores is not None:
-        result["score"] = _rounded(float(out.scores[index]))
-    return {**result, "finish_reason": out.finish_reasons[index]}
-
-
-def _rounded(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
-
-
-def failure(row: Row, error: GenARMError) -> Result:
-    """A row of the output: what is wrong with it."""
-    text = re.sub(r"^row \d+[:,] ", "", " ".join(str(error).split()))  # the row of a batch means nothing to a reader
-    return {**row.head, "error": text, "finish_reason": "error"}
+    return [(item, result_of(item.row, item.weights, out, index, task.tokens)) for index, item in enumerate(items)]
 
 
 def batch_error(error: Exception, batch: Sequence[Prepared]) -> RunError:
