@@ -135,7 +135,7 @@ def custom_generate(
 
 @dataclass
 class GuidedDecoderOnlyOutput(GenerateDecoderOnlyOutput):
-    """What transformers returns, and with particles ``log_evidence`` [P] float64 of the P prompts."""
+    """What transformers returns, and with particles ``log_evidence`` [B] float64 as in ``GenerationOutput``."""
 
     log_evidence: Tensor | None = None
 

@@ -28,6 +28,7 @@ ResampleBelow = Annotated[
         metavar="X",
         rich_help_panel=WHOLE,
         min=0,
+        max=1,
         help="Replace light particles by copies of heavy ones once fewer than X·N of them count; 0 never, 1 always.",
         show_default="0.5",
     ),

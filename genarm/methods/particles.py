@@ -54,7 +54,7 @@ def generate(
         length_bonus: nats per token added to the weights; above 0, longer answers.
         options: those of ``GuidedDecoder.generate`` but streamer.
     Returns:
-        GenerationOutput; ``log_evidence`` is log Ẑ of each prompt.
+        GenerationOutput; ``log_evidence`` is log Ẑ of each row's particles.
     """
     check_options("particles", options, TAKEN)
     return decoder.generate(

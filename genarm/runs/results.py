@@ -44,5 +44,6 @@ def _rounded(value: float) -> float | None:
 
 def failure(row: Row, error: GenARMError) -> Result:
     """A row of the output: what is wrong with it."""
-    text = re.sub(r"^row \d+[:,] ", "", " ".join(str(error).split()))  # the row of a batch means nothing to a reader
+    # The row of a batch means nothing to a reader.
+    text = re.sub(r"^(row|prompt) \d+[:,] ", "", " ".join(str(error).split()))
     return {**row.head, "error": text, "finish_reason": "error"}

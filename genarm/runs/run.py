@@ -17,6 +17,7 @@ from ..decoder import GuidedDecoder
 from ..errors import GenARMError, InvalidArgumentError, RewardNameError, RunError
 from ..request.guidance import weight_matrix
 from ..request.output import GenerationOutput
+from ..terminal import admit_terminal
 from .encode import RowEncoder
 from .method import NamedMethod
 from .results import Result, failure, result_of
@@ -73,7 +74,9 @@ class Task:
         """Raise for what no row could be decoded with, before anything is written."""
         self.encoder()
         options = {**self.options, "preferences": self._some_preferences()}  # rows may bring what the run lacks
-        self.decoder.prepare([[0]], weights=self.weights, seed=self.seed, **options)
+        request = self.decoder.prepare([[0]], weights=self.weights, seed=self.seed, **options)
+        if "terminal" in options:
+            admit_terminal(self.decoder, options["terminal"], request)
         if self.method is not None:
             self.generate([[self.decoder.facts().bos_id or 0]], {**self.options, "max_new_tokens": 1, "seed": [0]})
 

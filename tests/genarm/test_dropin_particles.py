@@ -41,7 +41,7 @@ def test_answers_and_evidence_are_the_decoders_own(model: Any, reward: Any) -> N
     )  # fmt: skip
     assert isinstance(out, GenerateDecoderOnlyOutput) and torch.equal(out.sequences, expected.sequences)
     assert out.sequences.shape[0] == 6 and torch.equal(out.log_evidence, expected.log_evidence)
-    assert out["log_evidence"].dtype == torch.float64 and out.log_evidence.shape == (3,)
+    assert out["log_evidence"].dtype == torch.float64 and out.log_evidence.shape == (6,)
     plain = model.generate(**BATCH, **DRAWN, reward_models={"r": reward}, seed=3)
     assert plain.log_evidence is None and "log_evidence" not in plain
 
