@@ -11,13 +11,12 @@ from torch import Tensor
 
 from genarm_kernels import noise
 
-from ..errors import GenARMError
+from ..errors import GenARMError, NumericalError
 from ..request.options import Request
 from ..request.output import GenerationOutput, ParticleSet
 from ..request.particles import Particles, particle_seeds
 from .batch import Batch, all_failed, sequences
 from .engine import Engine
-from .loop import numerical_error
 from .particle_loop import SystemDecoding
 
 
@@ -68,8 +67,8 @@ class SystemBatch:
             log_weights = log_weights + rewards / beta[:, None]
         log_evidence = log_weights.logsumexp(1) - math.log(self._particles.count)
         for prompt in (log_evidence == -torch.inf).nonzero()[:, 0].tolist():
-            where = f"prompt {prompt}, all particles"
-            self.errors.setdefault(prompt, numerical_error(where, (), 1 << 8))
+            why = "terminal gives -inf for every answer: raise particles, or let it give finite numbers"
+            self.errors.setdefault(prompt, NumericalError(f"prompt {prompt}, all particles: {why}"))
         if len(self.errors) == self.request.batch:
             raise self._all_failed()
         log_evidence[list(self.errors)] = torch.nan

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from genarm import GenARMError, GuidedDecoder, UnsupportedGenerationError, custom_generate, generate
+from genarm import GenARMError, GuidedDecoder, NumericalError, UnsupportedGenerationError, custom_generate, generate
 
 PROMPTS = random_prompts([6, 9, 3], seed=1)
 IDS, MASK = left_padded(PROMPTS)
@@ -40,7 +40,7 @@ def test_answers_and_evidence_are_the_decoders_own(model: Any, reward: Any) -> N
         seed=torch.tensor([7, 8, 9]), max_new_tokens=5, **FEW,
     )  # fmt: skip
     assert isinstance(out, GenerateDecoderOnlyOutput) and torch.equal(out.sequences, expected.sequences)
-    assert out.sequences.shape[0] == 6 and torch.equal(out.log_evidence, expected.log_evidence)
+    assert out.sequences.shape[0] == 6 and out.log_evidence.tolist() == pytest.approx(expected.log_evidence.tolist())
     assert out["log_evidence"].dtype == torch.float64 and out.log_evidence.shape == (6,)
     plain = model.generate(**BATCH, **DRAWN, reward_models={"r": reward}, seed=3)
     assert plain.log_evidence is None and "log_evidence" not in plain
@@ -56,7 +56,8 @@ def test_torchs_seed_governs_them_and_the_call_in_one_line_has_them(model: Any, 
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
     out = generate(model, IDS, [reward], attention_mask=MASK, max_new_tokens=5, seed=4, **FEW)
     expected = GuidedDecoder(model, [reward]).generate(IDS, MASK, max_new_tokens=5, seed=4, **FEW)
-    assert torch.equal(out.sequences, expected.sequences) and torch.equal(out.log_evidence, expected.log_evidence)
+    assert torch.equal(out.sequences, expected.sequences)
+    assert out.log_evidence.tolist() == pytest.approx(expected.log_evidence.tolist())
 
 
 def test_processors_see_every_particle_behind_its_prompt(model: Any, reward: Any) -> None:
@@ -87,9 +88,12 @@ def test_a_reward_on_texts_takes_the_tokenizer_as_processing_class(model: Any, r
         return [0.0 if len(text.split()) == 5 else -torch.inf for text in texts]
 
     options: dict[str, Any] = {**BATCH, **DRAWN, "particles": 16, "reward_models": [reward], "terminal": long}
-    out = model.generate(**options, processing_class=word_tokenizer(), eos_token_id=[*range(3, 20)])
-    ends = torch.isin(out.sequences[:, IDS.shape[1] : -1], torch.arange(3, 20))
+    out = model.generate(**options, processing_class=word_tokenizer(), eos_token_id=[*range(3, 12)])
+    ends = torch.isin(out.sequences[:, IDS.shape[1] : -1], torch.arange(3, 12))
     assert not ends.any()
+    options |= {"terminal": lambda texts: [-torch.inf] * len(texts)}
+    with pytest.raises(NumericalError, match="prompt 0, all particles: terminal gives -inf for every answer"):
+        model.generate(**options, processing_class=word_tokenizer())
     with pytest.raises(GenARMError, match="processing_class"):
         model.generate(**options)
 
