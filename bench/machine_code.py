@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from genarm_kernels.sampling import combine, draw, filters
+from genarm_kernels.sampling import combine, distribution, draw, filters
 from genarm_kernels.sampling.arguments import GROUP_SIZE
 from genarm_kernels.sampling.groups import Partials
 
@@ -141,17 +141,19 @@ def _plain_way(instructions: list[tuple[int, str]]) -> Counter[str]:
 
 
 PLAIN = {
-    "HAS_BIAS": False, "LOGPROBS": False, "BASE_FILTER": False, "FILTERED": False,
-    "TOP_K": False, "TOP_P": False, "MIN_P": False, "G_BLOCK": 128, "CAPACITY": filters.CAPACITY,
+    "HAS_BIAS": False, "LOGPROBS": False, "NORMALIZERS": False, "SHARES": False, "BASE_FILTER": False,
+    "FILTERED": False, "TOP_K": False, "TOP_P": False, "MIN_P": False, "G_BLOCK": 128, "CAPACITY": filters.CAPACITY,
 }  # fmt: skip
 FEATURES: dict[str, dict[str, Any]] = {
     "plain": {},
     "bias": {"HAS_BIAS": True},
     "log-probs": {"LOGPROBS": True},
+    "normalisers": {"NORMALIZERS": True},
+    "normalisers of others": {"HAS_BIAS": True, "NORMALIZERS": True, "SHARES": True},
     "filters": {"TOP_K": True, "TOP_P": True, "MIN_P": True, "FILTERED": True},
     "base filter": {"BASE_FILTER": True},
     "all": {
-        "HAS_BIAS": True, "LOGPROBS": True, "BASE_FILTER": True, "FILTERED": True,
+        "HAS_BIAS": True, "LOGPROBS": True, "NORMALIZERS": True, "SHARES": True, "BASE_FILTER": True, "FILTERED": True,
         "TOP_K": True, "TOP_P": True, "MIN_P": True, "G_BLOCK": 1024,
     },
 }  # fmt: skip
@@ -164,7 +166,8 @@ def group_configuration(dtype: str, M: int, feature: str = "plain", wide: bool =
     lane = 4 if "*fp32" in dtypes else 8
     constants = {**PLAIN, **FEATURES[feature], "WIDE": wide, "LANE": lane}
     name = f"group, M={M}, {dtype}, {feature}, {'wide' if wide else 'narrow'}"
-    limit = combine.most_registers(M, constants["LOGPROBS"], constants["BASE_FILTER"], wide)
+    modelwise = constants["LOGPROBS"] or constants["NORMALIZERS"]
+    limit = combine.most_registers(M, modelwise, constants["BASE_FILTER"], wide)
     return Configuration(name, combine.group_kernel, dtypes, constants, most_registers=limit)
 
 
@@ -179,13 +182,16 @@ def shipped() -> dict[str, Configuration]:
         for wide in (True, False)
     ]
     around = []
-    for feature in ("plain", "all"):
+    for feature in ("plain", "normalisers", "all"):
         constants = {**PLAIN, **FEATURES[feature]}
         for M in (2, 8):
             dtypes = (DTYPES["mixed"] * M)[:M]
+            limit = draw.most_registers(constants["LOGPROBS"], constants["NORMALIZERS"])
             around += [
-                Configuration(f"draw, M={M}, {feature}", draw.draw_kernel, dtypes, constants, draw.WARPS),
-                Configuration(f"log-probs, M={M}, {feature}", draw.log_probs_kernel, dtypes, constants, draw.WARPS),
+                Configuration(f"draw, M={M}, {feature}", draw.draw_kernel, dtypes, constants, draw.WARPS, limit),
+                Configuration(
+                    f"log-probs, M={M}, {feature}", distribution.log_probs_kernel, dtypes, constants, draw.WARPS
+                ),
             ]
     constants = {**PLAIN, **FEATURES["all"]}
     around += [

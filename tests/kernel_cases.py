@@ -88,10 +88,11 @@ def assert_agrees(logits: Sequence[Tensor], weights: object, seed: object = 7, *
     assert plain.logprobs is None and plain.model_logprobs is None and plain.log_normalizers is None
     assert torch.equal(plain.tokens[ours.status == 0], ours.tokens[ours.status == 0])
     options.pop("position", None)
-    log_probs = genarm_kernels.guided_log_probs(logits, weights, **options)
+    log_probs, masses = genarm_kernels.guided_log_probs(logits, weights, return_normalizers=True, **options)
     assert log_probs.dtype == torch.float32 and log_probs.shape[0] == logits[0].shape[0]
-    expected = reference.guided_log_probs(logits, weights, **options)
+    expected, expected_masses = reference.guided_log_probs(logits, weights, return_normalizers=True, **options)
     torch.testing.assert_close(log_probs, expected, rtol=1e-5, atol=3e-5, equal_nan=True)
+    torch.testing.assert_close(masses, expected_masses, rtol=1e-5, atol=1e-4, equal_nan=True)
 
 
 def assert_same_bits(left: genarm_kernels.GuidedSample, right: genarm_kernels.GuidedSample) -> None:

@@ -164,26 +164,56 @@ def what_is_added_to_all_logits_of_a_model_costs_nothing(device: str = "cpu") ->
 
 
 @check
+def normalizers_alone_are_the_oracle_s(device: str = "cpu") -> None:
+    logits = make_logits(3, V, 2, device=device)
+    weights = torch.tensor([[1.0, 0.5], [1.0, -0.7], [1.0, 0.0]], device=device)
+    logits[1][2] = NAN
+    rows = {"temperature": [0.7, 0.0, 2.0], "top_k": [50, 0, 0], "base_min_p": [0.001, 0.05, 0.0]}
+    options = {name: torch.tensor(values, device=device) for name, values in rows.items()}
+    inputs = checked(logits, weights, **options)
+    ours, theirs = ops.guided_sample(inputs, False, True), reference.sample(inputs, False, True)
+    assert not ours.status.any() and torch.equal(ours.tokens, theirs.tokens)
+    close(ours.log_normalizers, theirs.log_normalizers)
+
+
+@check
 def scores_may_come_as_a_bias(device: str = "cpu") -> None:
-    logits, weights = make_logits(3, V, 3, device=device), make_weights(3, 3, device=device)
-    weights[1, 2] = 0.0
-    logits[2][1:, 4] = NAN
+    logits = make_logits(2, V, 2, device=device)
+    weights = torch.tensor([[1.0, 0.0], [0.5, -0.7]], device=device)
+    logits[1][:, 4] = NAN  # an id of a whole group
     clean = [z.nan_to_num(0.0) for z in logits]
-    used = [torch.where(weights[:, m, None] != 0, z * weights[:, m, None], 0.0) for m, z in enumerate(clean)]
-    bias = torch.stack(used).sum(0)
-    for options in ({}, {"temperature": 0.7, "top_k": 5}):
-        inputs = checked(logits, torch.zeros(3, 3, device=device), bias=bias, **options)
-        inputs = replace(inputs, normalizer_weights=weights)
-        sample = ops.guided_sample(inputs, False, True)
-        expected = normalizers(clean, weights, **options)
-        expected[2] = NAN
-        assert sample.status.tolist() == [0, 0, 4]
-        close(sample.log_normalizers, expected)
-        close(sample.log_normalizers, reference.sample(inputs, False, True).log_normalizers)
-        assert not ops.guided_sample(inputs, False).status.any()
+    bias = sum(z * weights[:, m, None] for m, z in enumerate(clean))
+    inputs = checked(logits, torch.zeros(2, 2, device=device), bias=bias, temperature=0.7)
+    inputs = replace(inputs, normalizer_weights=weights)
+    sample = ops.guided_sample(inputs, False, True)
+    assert sample.status.tolist() == [0, 2]
+    close(sample.log_normalizers, [float(normalizers(clean, weights, temperature=0.7)[0]), NAN])
+    close(sample.log_normalizers, reference.sample(inputs, False, True).log_normalizers)
+
+
+@check
+def a_distribution_has_its_draw_s(device: str = "cpu") -> None:
+    logits, weights = make_logits(3, V, 2, device=device), make_weights(3, 2, device=device)
+    options = FILTERS | {"temperature": torch.tensor([0.7, 0.0, 1.5], device=device)}
+    log_probs, masses = guided_log_probs(logits, weights, return_normalizers=True, **options)
+    assert torch.equal(masses, normalizers(logits, weights, **options))
+    assert torch.equal(log_probs, guided_log_probs(logits, weights, **options))
+    # Without them no model is looked at whose scores come as a bias.
+    logits[0][1, 3] = NAN
+    inputs = checked(logits, torch.zeros(3, 2, device=device), bias=logits[1])
+    inputs = replace(inputs, normalizer_weights=weights)
+    assert ops.guided_sample(inputs, False).status.tolist() == [0, 0, 0]
+    assert ops.guided_log_probs(inputs)[0].isnan().any(1).tolist() == [False, False, False]
+    log_probs, masses = ops.guided_log_probs(inputs, True)
+    assert log_probs.isnan().any(1).tolist() == [False, True, False]
+    assert masses is not None and masses.isnan().tolist() == [False, True, False]
 
 
 def checked(logits: list[Tensor], weights: Tensor, **changes: object) -> Inputs:
     names = "temperature top_k top_p min_p base_min_p base_top_p bias seed position vocab_size"
     defaults = (1.0, 0, 1.0, 0.0, 0.0, 1.0, None, 0, 0, None)
     return prepare(logits, weights, *(dict(zip(names.split(), defaults, strict=True)) | changes).values())
+
+
+# What the interpreter has time for: the kernels as they are compiled without log-probs.
+INTERPRETED_CHECKS = (normalizers_alone_are_the_oracle_s, scores_may_come_as_a_bias)

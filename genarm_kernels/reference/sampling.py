@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,13 +60,18 @@ def guided_log_probs(
     base_top_p: PerRow = 1.0,
     bias: Tensor | None = None,
     vocab_size: int | None = None,
-) -> Tensor:
+    return_normalizers: bool = False,
+) -> Any:
     """The oracle of genarm_kernels.guided_log_probs."""
     inputs = settle(
         prepare(logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, 0, 0, vocab_size)
     )
-    rows = [_Row(inputs, b).log_probs() for b in range(inputs.batch_size)]
-    return torch.stack(rows).float() if rows else inputs.weights.new_empty(0, inputs.vocab_size)
+    rows = [_Row(inputs, b, normalizers=return_normalizers) for b in range(inputs.batch_size)]
+    log_probs = [row.log_probs() for row in rows]
+    made = torch.stack(log_probs).float() if rows else inputs.weights.new_empty(0, inputs.vocab_size)
+    if not return_normalizers:
+        return made
+    return made, inputs.weights.new_tensor([row.log_normalizer() for row in rows])
 
 
 class _Row:

@@ -37,9 +37,10 @@ def guided_sample(inputs: Inputs, return_logprobs: bool, return_normalizers: boo
     return GuidedSample(*joined)
 
 
-def guided_log_probs(inputs: Inputs) -> Tensor:
-    """The distribution tokens are drawn from."""
-    return torch.cat([_log_probs_block(block) for block in _blocks(inputs)])
+def guided_log_probs(inputs: Inputs, return_normalizers: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The distribution tokens are drawn from, and where they are asked for log_normalizers."""
+    log_probs, found = zip(*(_log_probs_block(block, return_normalizers) for block in _blocks(inputs)), strict=True)
+    return torch.cat(log_probs), torch.cat(found) if return_normalizers else None
 
 
 def _blocks(inputs: Inputs) -> list[Inputs]:
@@ -69,7 +70,7 @@ def _sample_block(inputs: Inputs, return_logprobs: bool, return_normalizers: boo
         return sample
     if masses is None or inputs.greedy is None:
         masses = group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
-    models = model_masses(inputs, (inputs.shares != 0).any(0) | return_logprobs)
+    models = model_masses(inputs, every=return_logprobs)
     if return_logprobs:
         score = combined.scores.gather(1, tokens[:, None])
         logprobs = ((score - masses.top) * masses.inverse_temperature)[:, 0] - masses.log_total()
@@ -83,15 +84,20 @@ def _sample_block(inputs: Inputs, return_logprobs: bool, return_normalizers: boo
     return sample
 
 
-def _log_probs_block(inputs: Inputs) -> Tensor:
-    combined = _combine(inputs)
+def _log_probs_block(inputs: Inputs, return_normalizers: bool) -> tuple[Tensor, Tensor | None]:
+    combined = _combine(inputs, normalizers=return_normalizers)
     masses = group_masses(combined.kept, combined.inverse_temperature)
     log_probs = (combined.kept - masses.top) * masses.inverse_temperature - masses.log_total()[:, None]
     if inputs.greedy is not False:
         best = torch.full_like(log_probs, -torch.inf).scatter_(1, combined.kept.argmax(1, keepdim=True), 0.0)
         log_probs = torch.where(inputs.temperature[:, None] == 0, best, log_probs)
     log_probs = log_probs[:, : inputs.vocab_size]
-    return torch.where(combined.status[:, None] != 0, torch.nan, log_probs)
+    log_probs = torch.where(combined.status[:, None] != 0, torch.nan, log_probs)
+    if not return_normalizers:
+        return log_probs, None
+    if inputs.greedy is not False:
+        masses = group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
+    return log_probs, log_normalizers(masses, model_masses(inputs), combined.status, inputs)
 
 
 def _combine(inputs: Inputs, logprobs: bool = False, normalizers: bool = False) -> _Combined:

@@ -45,8 +45,9 @@ def group_masses(values: Tensor, inverse_temperature: Tensor) -> Masses:
     return Masses(peaks, sums, peaks.amax(1, keepdim=True), inverse)
 
 
-def model_masses(inputs: Inputs, wanted: Tensor) -> list[Masses | None]:
-    """Each model's own at temperature 1, of those that are ``wanted`` [M] bool."""
+def model_masses(inputs: Inputs, every: bool = False) -> list[Masses | None]:
+    """Each model's own at temperature 1; unless ``every`` is asked for, of those that have a share in some row."""
+    wanted = (inputs.shares != 0).any(0) | every
     made = []
     for z, want in zip(inputs.logits, wanted.tolist(), strict=True):
         values = filters.pad_groups(z[:, : inputs.vocab_size].to(torch.float32)) if want else None

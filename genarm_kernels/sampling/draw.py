@@ -21,7 +21,6 @@ from genarm_kernels.noise import GROUP as GROUP_NOISE
 from genarm_kernels.noise import TOKEN as TOKEN_NOISE
 from genarm_kernels.noise import noise_kernel
 from genarm_kernels.sampling.arguments import NOTHING_LEFT, GuidedSample, Inputs
-from genarm_kernels.sampling.combine import combine
 from genarm_kernels.sampling.groups import (
     GROUP,
     INFINITY,
@@ -32,7 +31,9 @@ from genarm_kernels.sampling.groups import (
     load_partials,
     load_weights,
     row_arguments,
+    share_argument,
 )
+from genarm_kernels.sampling.rules import combine
 
 WARPS = 8
 _NOTHING_LEFT = tl.constexpr(NOTHING_LEFT)
@@ -52,6 +53,34 @@ def log_normaliser(peaks, sums, inverse):
     # Integers add up to the same in every order; here the order would follow the layout that the logits' loads get.
     total = tl.sum((sums * tl.exp((peaks - top) * inverse) * UNIT).to(tl.int64), 0)
     return top, tl.log(total.to(tl.float32) / UNIT)
+
+
+@triton.jit
+def scored_mass(partials, row, peaks, sums, greedy, inverse, g, G, BASE_FILTER: tl.constexpr):
+    """The same of what a row's log-probs are under, its partials being `peaks` and `sums`."""
+    if BASE_FILTER:
+        # At temperature 0 that is the distribution before the filters.
+        before = row * G
+        all_peaks, all_sums = load_partials(partials.unfiltered_peaks + before, partials.unfiltered_sums + before, g, G)
+        peaks = tl.where(greedy, all_peaks, peaks)
+        sums = tl.where(greedy, all_sums, sums)
+    return log_normaliser(peaks, sums, inverse)
+
+
+@triton.jit
+def product_mass(partials, weights, stride, row, top, log_total, inverse, status, g, G, M: tl.constexpr):
+    """log Z: a row's mass without the models' own normalisers; one of weight 0 has no part. weights: of its models."""
+    # In float64, so that a number added to all logits of one model costs nothing here.
+    level = top.to(tl.float64)
+    for m in range(M):
+        at = (row * M + m) * G
+        own_peaks, own_sums = load_partials(partials.model_peaks + at, partials.model_sums + at, g, G)
+        own_top, own_total = log_normaliser(own_peaks, own_sums, 1.0)
+        weight = tl.load(weights + m * stride).to(tl.float64)
+        level -= tl.where(weight != 0.0, weight * (own_top.to(tl.float64) + own_total.to(tl.float64)), 0.0)
+    value = (level * inverse.to(tl.float64) + log_total.to(tl.float64)).to(tl.float32)
+    undefined = tl.where(status == _NOTHING_LEFT, -INFINITY, float("nan"))
+    return tl.where(status == 0, value, undefined)
 
 
 @triton.jit
@@ -97,9 +126,9 @@ def best_base(base, V, G):
 @triton.jit(do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"])
 def draw_kernel(
     logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, seeds, positions,
-    base_threshold, threshold, partials, tokens, logprobs, model_logprobs, statuses, V, G,
-    M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, BASE_FILTER: tl.constexpr,
-    FILTERED: tl.constexpr, G_BLOCK: tl.constexpr,
+    base_threshold, threshold, shares, partials, tokens, logprobs, model_logprobs, statuses, log_normalizers, V, G,
+    M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, NORMALIZERS: tl.constexpr, SHARES: tl.constexpr,
+    BASE_FILTER: tl.constexpr, FILTERED: tl.constexpr, G_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program per row. The winning group's scores are combined again; with FILTERED those ≥ the threshold race."""
     row = tl.program_id(0).to(tl.int64)
@@ -124,17 +153,16 @@ def draw_kernel(
     tl.store(tokens + row, token.to(tl.int64))
     tl.store(statuses + row, status)
 
+    if LOGPROBS or NORMALIZERS:
+        top, log_total = scored_mass(partials, row, row_peaks, row_sums, greedy, inverse, g, G, BASE_FILTER)
+    if NORMALIZERS:
+        of_models, stride = weights + row * row_stride, model_stride
+        if SHARES:
+            of_models, stride = shares + row * M, 1
+        mass = product_mass(partials, of_models, stride, row, top, log_total, inverse, status, g, G, M)
+        tl.store(log_normalizers + row, mass)
     if LOGPROBS:
         undefined = tl.where(status != 0, float("nan"), 0.0)
-        if BASE_FILTER:
-            # At temperature 0 the log-prob is that of the distribution before the filters.
-            before = row * G
-            all_peaks, all_sums = load_partials(
-                partials.unfiltered_peaks + before, partials.unfiltered_sums + before, g, G
-            )
-            row_peaks = tl.where(greedy, all_peaks, row_peaks)
-            row_sums = tl.where(greedy, all_sums, row_sums)
-        top, log_total = log_normaliser(row_peaks, row_sums, inverse)
         score = tl.max(tl.where(ids == token, values, -INFINITY), 0)
         tl.store(logprobs + row, (score - top) * inverse - log_total + undefined)
         for m in tl.static_range(M):
@@ -155,43 +183,19 @@ def kept_scores(
     if BASE_FILTER:
         lowest_base = tl.load(base_threshold + row)
     _, values, _ = combine(
-        logits, strides, weights, bias, lowest_base, row, ids, V, M, HAS_BIAS, False, BASE_FILTER
+        logits, strides, weights, weights, bias, lowest_base, row, ids, V, M, HAS_BIAS, False, BASE_FILTER
     )  # fmt: skip
     if FILTERED:
         values = tl.where(values >= tl.load(threshold + row), values, -INFINITY)
     return values
 
 
-@triton.jit(do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"])
-def log_probs_kernel(
-    logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature,
-    base_threshold, threshold, partials, log_probs, V, G,
-    M: tl.constexpr, HAS_BIAS: tl.constexpr, BASE_FILTER: tl.constexpr, FILTERED: tl.constexpr, G_BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Program (row, group): the log-probabilities [B, V] of one group."""
-    row = tl.program_id(0).to(tl.int64)
-    this = tl.program_id(1)
-    g = tl.arange(0, G_BLOCK)
-    heat = tl.load(temperature + row)
-    inverse = inverse_temperature(heat)
-    loaded, _ = load_weights(weights + row * row_stride, model_stride, M)
-    row_peaks, row_sums = load_partials(partials.peaks + row * G, partials.sums + row * G, g, G)
-    status = row_status(partials.bits + row * G, row_sums, g, G, M)
-    ids = this * GROUP + tl.arange(0, GROUP)
-    values = kept_scores(
-        logits, strides, loaded, bias + row * bias_stride, base_threshold, threshold, row, ids, V,
-        M, HAS_BIAS, BASE_FILTER, FILTERED,
-    )  # fmt: skip
-    top, log_total = log_normaliser(row_peaks, row_sums, inverse)
-    result = tl.where(values > -INFINITY, (values - top) * inverse - log_total, -INFINITY)
-    group = tl.argmax(tl.where(row_sums > 0.0, row_peaks, -INFINITY), 0)
-    best = group * GROUP + tl.argmax(values, 0)
-    one_hot = tl.where((this == group) & (ids == best), 0.0, -INFINITY)
-    result = tl.where(heat == 0.0, one_hot, result)
-    tl.store(log_probs + row * V + ids, tl.where(status != 0, float("nan"), result), mask=ids < V)
+def most_registers(logprobs: bool, normalizers: bool) -> int | None:
+    """A lane's limit, as in combine.py."""
+    return 128 if logprobs and normalizers else None
 
 
-def draw(inputs: Inputs, logprobs: bool, partials: Partials, thresholds: Thresholds) -> GuidedSample:
+def draw(inputs: Inputs, logprobs: bool, normalizers: bool, partials: Partials, thresholds: Thresholds) -> GuidedSample:
     """Draw one token per row from its partials."""
     B, M = inputs.batch_size, len(inputs.logits)
     like = inputs.temperature
@@ -200,6 +204,7 @@ def draw(inputs: Inputs, logprobs: bool, partials: Partials, thresholds: Thresho
         like.new_empty(B) if logprobs else None,
         like.new_empty(B, M) if logprobs else None,
         like.new_empty(B, dtype=torch.int32),
+        like.new_empty(B) if normalizers else None,
     )
     launch: Any = draw_kernel[(B,)]
     launch(
@@ -207,42 +212,29 @@ def draw(inputs: Inputs, logprobs: bool, partials: Partials, thresholds: Thresho
         inputs.seeds,
         inputs.positions,
         *(like if x is None else x for x in thresholds),
+        *share_argument(inputs),
         partials,
         out.tokens,
         like if out.logprobs is None else out.logprobs,
         like if out.model_logprobs is None else out.model_logprobs,
         out.status,
+        like if out.log_normalizers is None else out.log_normalizers,
         inputs.vocab_size,
         inputs.groups,
         LOGPROBS=logprobs,
-        **_row_constants(inputs, thresholds),
+        NORMALIZERS=normalizers,
+        **row_constants(inputs, thresholds),
         num_warps=WARPS,
+        maxnreg=most_registers(logprobs, normalizers),
     )
     return out
 
 
-def normalise(inputs: Inputs, partials: Partials, thresholds: Thresholds) -> Tensor:
-    """Log-probabilities [B, V] from the rows' partials."""
-    like = inputs.temperature
-    log_probs = like.new_empty(inputs.batch_size, inputs.vocab_size)
-    launch: Any = log_probs_kernel[(inputs.batch_size, inputs.groups)]
-    launch(
-        *row_arguments(inputs),
-        *(like if x is None else x for x in thresholds),
-        partials,
-        log_probs,
-        inputs.vocab_size,
-        inputs.groups,
-        **_row_constants(inputs, thresholds),
-        num_warps=WARPS,
-    )
-    return log_probs
-
-
-def _row_constants(inputs: Inputs, thresholds: Thresholds) -> dict[str, Any]:
+def row_constants(inputs: Inputs, thresholds: Thresholds) -> dict[str, Any]:
     return {
         "M": len(inputs.logits),
         "HAS_BIAS": inputs.bias is not None,
+        "SHARES": inputs.normalizer_weights is not None,
         "BASE_FILTER": thresholds.base is not None,
         "FILTERED": thresholds.score is not None,
         "G_BLOCK": groups_block(inputs.groups),

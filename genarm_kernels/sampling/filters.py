@@ -176,13 +176,14 @@ def base_threshold(inputs: Inputs) -> Tensor:
         logits=inputs.logits[:1],
         weights=torch.ones_like(inputs.weights[:, :1]),
         bias=None,
+        normalizer_weights=None,
         temperature=torch.ones_like(inputs.temperature),
         top_k=None,
         top_p=inputs.base_top_p,
         min_p=inputs.base_min_p,
     )
     scores = None if base.top_p is None else new_scores(inputs)
-    return score_threshold(base, reduce_groups(base, False, scores=scores), scores)
+    return score_threshold(base, reduce_groups(base, scores=scores), scores)
 
 
 def new_scores(inputs: Inputs) -> Tensor:

@@ -141,6 +141,12 @@ def row_arguments(inputs: Inputs) -> tuple[Any, ...]:
     )
 
 
+def share_argument(inputs: Inputs) -> tuple[Tensor]:
+    """Where a kernel finds the models' shares in log_normalizers that are not their weights: [B, M] side by side."""
+    shares = inputs.normalizer_weights
+    return (inputs.temperature if shares is None else shares.contiguous(),)
+
+
 def lane_width(*logits: Tensor) -> int:
     """Consecutive ids of a lane: what it loads of the widest logits in 16 bytes."""
     return 16 // max(z.element_size() for z in logits)
@@ -154,7 +160,7 @@ class Partials(NamedTuple):
     bits: Tensor  # [B, G] int32: bit m where model m has a NaN or +inf in the group
     unfiltered_peaks: Tensor  # [B, G] float32, before the base's filters; with such filters only
     unfiltered_sums: Tensor  # [B, G] float32
-    model_peaks: Tensor  # [B, M, G] float32; with log-probs only
+    model_peaks: Tensor  # [B, M, G] float32; with log-probs or normalisers only
     model_sums: Tensor  # [B, M, G] float32
 
 

@@ -39,10 +39,10 @@ def sample(inputs: Inputs, return_logprobs: bool, return_normalizers: bool = Fal
     return drawn
 
 
-def guided_log_probs(inputs: Inputs) -> Tensor:
-    """The distribution tokens are drawn from -> [B, V] float32."""
-    log_probs: Tensor = _LOG_PROBS(*_fields(inputs))
-    return log_probs
+def guided_log_probs(inputs: Inputs, return_normalizers: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The distribution tokens are drawn from -> [B, V] float32, and where they are asked for log_normalizers [B]."""
+    log_probs, log_normalizers = _LOG_PROBS(*_fields(inputs), bool(return_normalizers))
+    return log_probs, log_normalizers if return_normalizers else None
 
 
 def _fields(inputs: Inputs) -> tuple[Any, ...]:
@@ -96,14 +96,14 @@ def _sample(*arguments: Any) -> tuple[Tensor, ...]:
     return tuple(inputs.temperature.new_empty(0) if result is None else result for result in drawn)
 
 
-def _log_probs(*arguments: Any) -> Tensor:
-    inputs = _inputs(*arguments)
+def _log_probs(*arguments: Any) -> tuple[Tensor, ...]:
+    inputs = _inputs(*arguments[:-1])
     if inputs.batch_size == 0:
         return _empty_log_probs(*arguments)
     path: Any = kernels if _on_kernels(inputs) else cpu
     with on_device(inputs.logits[0].device):
-        log_probs: Tensor = path.guided_log_probs(inputs)
-    return log_probs
+        log_probs, log_normalizers = path.guided_log_probs(inputs, arguments[-1])
+    return log_probs, log_probs.new_empty(0) if log_normalizers is None else log_normalizers
 
 
 def _empty_sample(*arguments: Any) -> tuple[Tensor, ...]:
@@ -119,10 +119,10 @@ def _empty_sample(*arguments: Any) -> tuple[Tensor, ...]:
     )
 
 
-def _empty_log_probs(*arguments: Any) -> Tensor:
-    weights, vocab_size = arguments[1], arguments[_VOCAB_SIZE]
-    log_probs: Tensor = weights.new_empty(weights.shape[0], vocab_size)
-    return log_probs
+def _empty_log_probs(*arguments: Any) -> tuple[Tensor, ...]:
+    weights, vocab_size, return_normalizers = arguments[1], arguments[_VOCAB_SIZE], arguments[-1]
+    B = weights.shape[0]
+    return weights.new_empty(B, vocab_size), weights.new_empty(B if return_normalizers else 0)
 
 
 _FIELDS = (
@@ -137,4 +137,6 @@ _SAMPLE = register(
     _sample,
     _empty_sample,
 )
-_LOG_PROBS = register(f"guided_log_probs({_FIELDS}) -> Tensor", _log_probs, _empty_log_probs)
+_LOG_PROBS = register(
+    f"guided_log_probs({_FIELDS}, bool return_normalizers) -> (Tensor, Tensor)", _log_probs, _empty_log_probs
+)

@@ -10,6 +10,7 @@ TRITON_INTERPRET=1.
 """
 
 from collections.abc import Sequence
+from typing import Literal, overload
 
 from torch import Tensor
 
@@ -74,6 +75,7 @@ def guided_sample(
     return ops.guided_sample(inputs, return_logprobs, return_normalizers)
 
 
+@overload
 def guided_log_probs(
     logits: Sequence[Tensor],
     weights: Tensor | Sequence[float] | Sequence[Sequence[float]],
@@ -85,11 +87,48 @@ def guided_log_probs(
     base_top_p: PerRow = 1.0,
     bias: Tensor | None = None,
     vocab_size: int | None = None,
-) -> Tensor:
+    return_normalizers: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def guided_log_probs(
+    logits: Sequence[Tensor],
+    weights: Tensor | Sequence[float] | Sequence[Sequence[float]],
+    temperature: PerRow = 1.0,
+    top_k: int | Tensor = 0,
+    top_p: PerRow = 1.0,
+    min_p: PerRow = 0.0,
+    base_min_p: PerRow = 0.0,
+    base_top_p: PerRow = 1.0,
+    bias: Tensor | None = None,
+    vocab_size: int | None = None,
+    *,
+    return_normalizers: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def guided_log_probs(
+    logits: Sequence[Tensor],
+    weights: Tensor | Sequence[float] | Sequence[Sequence[float]],
+    temperature: PerRow = 1.0,
+    top_k: int | Tensor = 0,
+    top_p: PerRow = 1.0,
+    min_p: PerRow = 0.0,
+    base_min_p: PerRow = 0.0,
+    base_top_p: PerRow = 1.0,
+    bias: Tensor | None = None,
+    vocab_size: int | None = None,
+    return_normalizers: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """The distribution that guided_sample draws from -> [B, V] float32, normalised, −inf where filtered.
 
     Arguments as for guided_sample. At temperature 0 a row is 0 at the token that would be taken and −inf elsewhere. A
     row for which guided_sample's status would not be 0 is NaN.
+
+    With return_normalizers also guided_sample's log_normalizers [B]: where the temperature is not 0 their sum is
+    bias_v / T + Σ_m w_m log p_m,v / T wherever a token is kept.
     """
     inputs = prepare(logits, weights, temperature, top_k, top_p, min_p, base_min_p, base_top_p, bias, 0, 0, vocab_size)
-    return ops.guided_log_probs(inputs)
+    log_probs, log_normalizers = ops.guided_log_probs(inputs, return_normalizers)
+    return log_probs if log_normalizers is None else (log_probs, log_normalizers)

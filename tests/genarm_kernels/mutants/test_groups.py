@@ -7,7 +7,7 @@ import pytest
 from filter_cases import groups_have_the_mass_of_what_is_left_at_its_temperature
 from mutations import Mutation, edited, proofs
 
-from genarm_kernels.sampling import combine, draw, groups
+from genarm_kernels.sampling import combine, draw, groups, rules
 
 pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtures("stale_memory")]
 
@@ -31,19 +31,19 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         edited(combine.group_kernel, "        if careful:", "        if careful & ((g + 1) * GROUP > V):"),
         cases.nan_is_named_in_any_group),
     "what the first ids showed is forgotten":
-        (edited(combine.reduce_carefully, "bits = bits | found", "bits = found"), cases.nan_is_named_in_any_group),
+        (edited(rules.reduce_carefully, "bits = bits | found", "bits = found"), cases.nan_is_named_in_any_group),
     "the base's filter does not make it examined": (
-        edited(combine.combine, "used | (base_threshold + zeros > -INFINITY)", "used"),
+        edited(rules.combine, "examined | (base_threshold + zeros > -INFINITY)", "examined"),
         cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own),
     "the base's mask ignored at weight 0": (
-        edited(combine.combine, "scores = tl.where(z == -INFINITY, z, scores)", "scores = scores"),
+        edited(rules.combine, "scores = tl.where(z == -INFINITY, z, scores)", "scores = scores"),
         cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own),
     "the base's filter left out of the plain way": (
         edited(combine.reduce_plainly, "base >= base_threshold", "base >= -INFINITY"),
         cases.scores_are_those_of_their_ids),
     "a group summed with its neighbour's ids": (
-        edited(combine.reduce_plainly, "logits[m] + row * strides[m], g * GROUP, weights[m]",
-            "logits[m] + row * strides[m], (g ^ 1) * GROUP, weights[m]"),
+        edited(combine.reduce_plainly, "logits[m] + row * strides[m], g * GROUP, examine[m]",
+            "logits[m] + row * strides[m], (g ^ 1) * GROUP, examine[m]"),
         cases.scores_are_those_of_their_ids),
     "a group's scores stored at its neighbour's ids": (
         edited(combine.reduce_plainly, "aligned(scores + row * (G * GROUP), g * GROUP",
@@ -58,10 +58,10 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         edited(groups.join_halves, "tl.join(parts[i], parts[i + HALF])", "tl.join(parts[2 * i], parts[2 * i + 1])"),
         cases.alignment_changes_no_bit),
     "a model of weight 0 read in the plain way": (
-        edited(combine.reduce_plainly, "weights[m], m == 0 or LOGPROBS,", "weights[m], True,"),
+        edited(combine.reduce_plainly, "examine[m], m == 0 or LOGPROBS,", "examine[m], True,"),
         cases.a_model_of_weight_0_is_not_read),
     "a model of weight 0 read in the careful way":
-        (edited(combine.combine, "mask if m == 0 else mask & examined", "mask"), cases.a_model_of_weight_0_is_not_read),
+        (edited(rules.combine, "mask if m == 0 else mask & examined", "mask"), cases.a_model_of_weight_0_is_not_read),
     "every group the careful way too": (
         edited(combine.group_kernel, "        if careful:", "        if careful | (row == row):"),
         cases.a_model_is_read_once_and_its_winning_group_again),
@@ -74,7 +74,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         edited(combine.group_kernel, "tl.program_id(1) * count", "tl.program_id(1)"),
         cases.a_row_may_be_split_in_any_way),
     "greedy log-probs after the base's filter": (
-        edited(draw.draw_kernel, "row_sums = tl.where(greedy, all_sums, row_sums)", "row_sums = row_sums"),
+        edited(draw.scored_mass, "sums = tl.where(greedy, all_sums, sums)", "sums = sums"),
         cases.greedy_log_probs_are_those_before_the_base_s_filter),
 }  # fmt: skip
 test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)

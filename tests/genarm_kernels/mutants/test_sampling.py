@@ -11,7 +11,7 @@ import triton.language as tl
 from mutations import Mutation, proofs
 
 from genarm_kernels import noise, reference
-from genarm_kernels.sampling import combine, draw, groups, sample
+from genarm_kernels.sampling import combine, draw, groups, rules, sample
 from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 
 pytestmark = [pytest.mark.mutants, pytest.mark.interpreter]
@@ -123,7 +123,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "swapped weight":
         (swap("load_weights", weights_swapped, combine, draw), checks.check_weights_belong_to_their_models),
     "all-masked group giving NaN":
-        (swap("add_block", empty_group_gives_nan, combine), checks.check_an_excluded_group_is_passed_over),
+        (swap("add_block", empty_group_gives_nan, combine, rules), checks.check_an_excluded_group_is_passed_over),
     "24-bit uniforms": (swap("exponential_kernel", uniforms_of_24_bits, noise), exponentials_keep_every_bit),
     "24-bit uniforms, by their tail":
         (swap("exponential_kernel", uniforms_of_24_bits, noise), exponentials_have_their_tail),

@@ -63,7 +63,7 @@ def test_every_output_is_written_and_nothing_unwritten_is_read(
         for place, name, make in ((Tensor, "new_empty", new_empty), (torch, "empty_like", empty_like)):
             filled = lambda *a, make=make, value=sentinel, **k: make(*a, **k).fill_(value)  # noqa: E731
             monkeypatch.setattr(place, name, filled)
-        sample = guided_sample(logits, [1.0, 0.5], return_logprobs=True, **options)
+        sample = guided_sample(logits, [1.0, 0.5], return_logprobs=True, return_normalizers=True, **options)
         results.append([*sample] if options else [*sample, guided_log_probs(logits, [1.0, 0.5])])
         assert not any(bool((tensor == sentinel).any()) for tensor in results[-1])
     for one, other in zip(*results, strict=True):
@@ -87,7 +87,7 @@ def test_aligned_and_unaligned_rows_give_the_same_bits(
     for stride, start in ((1104, 0), (1104, 1)) if "bias" in filters else ((1104, 0), (1105, 0)):
         moved = [at(z, stride, start) for z in logits]
         assert groups.starts_rows_at_16_bytes(*moved) == (stride % 8 == 0 and start == 0)
-        samples.append(guided_sample(moved, weights, return_logprobs=True, **filters))
+        samples.append(guided_sample(moved, weights, return_logprobs=True, return_normalizers=True, **filters))
     for other in samples[1:]:
         assert_same_bits(samples[0], other)
 

@@ -3,9 +3,15 @@
 from collections.abc import Callable
 
 import pytest
-from normalizer_cases import CHECKS
+from normalizer_cases import CHECKS, INTERPRETED_CHECKS
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_check(check: Callable[[str], None], cpu: str) -> None:
-    check(cpu)
+def test_check(check: Callable[[str], None], fast_device: str) -> None:
+    check(fast_device)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("check", INTERPRETED_CHECKS, ids=lambda check: check.__name__)
+def test_the_kernels_pass(check: Callable[[], None]) -> None:
+    check()

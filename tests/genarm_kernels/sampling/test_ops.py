@@ -159,7 +159,7 @@ def test_the_library_s_own_checks_pass(form: str, with_grad: bool) -> None:
     logits = tuple(z.detach().clone().requires_grad_(with_grad) for z in fields[0])
     for asked in ((False, False), (True, False), (False, True)):
         check(ops._SAMPLE, (logits, *fields[1:], *asked))
-    check(ops._LOG_PROBS, (logits, *fields[1:]))
+        check(ops._LOG_PROBS, (logits, *fields[1:], asked[1]))
 
 
 def check(op: object, arguments: tuple[object, ...]) -> None:
