@@ -1,8 +1,4 @@
-"""What the decoding suite measures: its cases, and each case's contenders timed in turn, round by round.
-
-A case is a shape, and a ratio compares neighbours in time. Cases come in the order of their importance, those that
-compile last: a run cut short has measured the targets.
-"""
+"""What the decoding suite measures: a case's contenders (decode_cases.py) timed in turn, round by round."""
 
 from __future__ import annotations
 
@@ -12,105 +8,20 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from itertools import product
 
 import torch
 from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from bench.decode_models import MODELS, Family, StepBytes, family, step_bytes
+from bench.decode_cases import OF_ONE_PROMPT, OURS, Case, Contender
+from bench.decode_models import Family, StepBytes, family, step_bytes
 from bench.decode_peers import Decode, Generate, Loop, Ours, Stream, Timing
 from bench.measure import DEVICE, GPU
 from genarm.cli.bench import rotate
 from genarm.errors import CacheMemoryError
 
-OURS = "ours"
-BATCHES, CONTEXTS = (1, 4, 16, 64), (128, 3072, 16384)
 WARMUP_TOKENS, COMPILED_WARMUPS = 3, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A way to decode, with K reward models."""
-
-    way: str
-    K: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.way}-K{self.K}"
-
-    @property
-    def compiled(self) -> bool:
-        return self.way.startswith(("hf-static", "loop-compiled"))
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One shape: a model, what its reward models are (LoRA on it, or separate models of its size), B and context."""
-
-    model: str
-    rewards: str
-    batch: int
-    context: int
-    contenders: tuple[Contender, ...]
-    rounds: int
-    tokens: int = 33  # the first is the prompt's: 32 steps
-    part: str = ""  # tells apart cases of one shape
-    full: bool = False
-
-    @property
-    def name(self) -> str:
-        shape = f"{self.model}-{self.rewards}-B{self.batch}-T{self.context}"
-        return f"{shape}-{self.part}" if self.part else shape
-
-
-def ours(*Ks: int) -> tuple[Contender, ...]:
-    return tuple(Contender(OURS, K) for K in Ks)
-
-
-PLAIN = Contender(OURS, 0)
-# Plain, one and two reward models; what transformers' users run, without and with guidance.
-HAND_MADE = tuple(Contender(way, K) for way, K in (("hf", 0), ("hf+processor", 1), ("loop", 1), ("loop", 2)))
-COMPILED = tuple(Contender(way, K) for way, K in (("hf-static", 0), ("hf-static+processor", 1), ("loop-compiled", 1)))
-EVERYTHING = ours(0, 1, 2, 3)
-
-
-def gpu_cases() -> list[Case]:
-    large, short = "Llama-3.1-8B", 5
-    # First what has targets, then the two sweeps, other models, and what compiles for minutes.
-    quick = [
-        Case(large, "lora", 1, 1024, ours(0, 1, 2, 3), 9),
-        Case(large, "lora", 1, 3072, ours(0, 1, 2, 3), 9),
-        Case(large, "separate", 1, 128, ours(0, 1), 9, tokens=129),
-        *(Case(large, "lora", batch, 3072, ours(0, 1, 3), short) for batch in (4, 16)),
-        # Every decoder keeps its cache: three reward models' beside the others' are more than the device holds.
-        Case(large, "lora", 64, 3072, ours(0, 1), short),
-        *(Case(large, "lora", 1, context, ours(0, 1, 3), short) for context in (128, 16384)),
-        Case(large, "lora", 1, 1024, (*ours(0, 1, 2), *HAND_MADE), short, part="peers"),
-        *(Case(model, "lora", 1, 3072, ours(0, 1, 3), short) for model in MODELS[1:]),
-        Case("Qwen3-0.6B", "lora", 1, 1024, (*ours(0, 1), *HAND_MADE[:3], *COMPILED), short, part="compiled"),
-    ]
-    everything = []
-    for model, rewards, batch, context in product(MODELS, ("lora", "separate"), BATCHES, CONTEXTS):
-        peers = (*HAND_MADE, *COMPILED) if batch in (1, 16) and context == 3072 else ()
-        everything.append(Case(model, rewards, batch, context, (*EVERYTHING, *peers), 9, part="full", full=True))
-    return quick + everything
-
-
-def cpu_cases() -> list[Case]:
-    # These only show that everything runs; their figures mean nothing.
-    tiny = [
-        Case("tiny", rewards, batch, context, ours(0, 1, 3), 3, tokens=9, part="smoke")
-        for rewards, batch, context in (("lora", 1, 16), ("lora", 4, 16), ("lora", 1, 64), ("separate", 1, 16))
-    ]
-    sweep = [
-        Case("small", rewards, batch, context, EVERYTHING, 9, full=True)
-        for rewards, batch, context in product(("lora", "separate"), (1, 4, 16), (128, 256, 1024))
-        if (batch == 1 or context == 256) and (rewards, batch, context) != ("lora", 1, 256)
-    ]
-    return [Case("small", "lora", 1, 256, (*EVERYTHING, *HAND_MADE, *COMPILED), 9), *tiny, *sweep]
 
 
 @dataclass(slots=True)
@@ -131,6 +42,12 @@ class Measured:
 
     def first_seconds(self, contender: Contender) -> float:
         return statistics.median(timings[contender].first for timings in self.rounds)
+
+    def prompts_read(self, contender: Contender) -> float | None:
+        """How many prompts each model read, by its count of tokens; None for what does not count them."""
+        forwarded = self.rounds[0][contender].forwarded
+        new = self.case.batch * (self.case.tokens - 1)
+        return None if forwarded is None else (forwarded - new) / self.case.context
 
     def ratios(self, contender: Contender, over: Contender) -> list[float] | None:
         """The contender's time over another's, round by round."""
@@ -157,8 +74,8 @@ def measured(case: Case, dtype: torch.dtype) -> Measured:
     for contender, decode in decoders.items():
         if isinstance(decode, Ours):
             found.engines[contender] = decode.engine
-    prompt = torch.randint(3, models.base.config.vocab_size, (1, case.context), device=DEVICE)
-    prompts = prompt.repeat(case.batch, 1)
+    prompts = torch.randint(3, models.base.config.vocab_size, (case.prompts, case.context), device=DEVICE)
+    prompts = prompts.repeat(case.batch // case.prompts, 1)
     ready = {}
     for contender, decode in decoders.items():
         try:
@@ -206,9 +123,10 @@ def build(models: Family, case: Case, backend: str = "inductor") -> dict[Contend
         if missing(contender):
             continue
         K, compiled = contender.K, contender.compiled
-        if contender.way == OURS:
+        if contender.is_ours:
             made = merged if case.rewards == "separate" else models.adapter
-            decoders[contender] = Ours(models.base, [made(index) for index in range(K)], case.batch, length)
+            options = OF_ONE_PROMPT[contender.way](case.batch) if contender.way != OURS else None
+            decoders[contender] = Ours(models.base, [made(index) for index in range(K)], case.batch, length, options)
         elif contender.way.startswith("loop"):
             decoders[contender] = Loop([Stream(models.base, length, compiled, backend), *streams(K, compiled)])
         else:

@@ -7,7 +7,7 @@ after it. All draw from the whole distribution at temperature 1, or greedily whe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ class Timing:
     first: float  # to the first token
     decode: float  # of the n − 1 steps after it
     sequences: Tensor
+    forwarded: int | None = None  # tokens that a model read, prompts included; of the one that read most
 
 
 class Decode(Protocol):
@@ -43,18 +44,23 @@ def finish(device: torch.device) -> float:
 
 
 class Ours:
-    """GuidedDecoder, timed by its own statistics."""
+    """GuidedDecoder, timed by its own statistics. ``options`` of ``generate`` make its rows of the first prompt alone;
+    without any each row has its own."""
 
-    def __init__(self, base: Any, rewards: Sequence[Any], batch: int, length: int) -> None:
+    def __init__(
+        self, base: Any, rewards: Sequence[Any], batch: int, length: int, options: Mapping[str, Any] | None = None
+    ) -> None:
         names = {f"r{index}": reward for index, reward in enumerate(rewards)}
         self.decoder = GuidedDecoder(base, names, max_batch_size=batch, max_length=length)
         self.weights = dict.fromkeys(names, WEIGHT)
+        self.options = dict(options or {})
 
     @property
     def engine(self) -> str:
         return self.decoder.engine.kind
 
     def __call__(self, prompts: Tensor, tokens: int, greedy: bool = False) -> Timing:
+        prompts = prompts[:1] if self.options else prompts
         out = self.decoder.generate(
             prompts,
             torch.ones_like(prompts),
@@ -63,8 +69,10 @@ class Ours:
             temperature=0.0 if greedy else 1.0,
             eos_token_id=[],
             seed=1,
+            **self.options,
         )
-        return Timing(out.stats.prefill_seconds, out.stats.decode_seconds, out.sequences)
+        stats = out.stats
+        return Timing(stats.prefill_seconds, stats.decode_seconds, out.sequences, max(stats.forwarded.values()))
 
 
 class Stream:

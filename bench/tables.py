@@ -26,6 +26,9 @@ FILTERS = {
 IMPLEMENTATIONS = ("ours", "ours+logprobs", "eager", "compiled", "hf", "flashinfer")
 CONTENDERS = {
     "ours": "genarm",
+    "answers": "genarm, a batch of answers to one prompt",
+    "particles": "genarm, particles of one prompt",
+    "particles-each": "the same, resampled after every token",
     "hf": "transformers `generate`",
     "hf+processor": "transformers `generate` + guidance processor",
     "hf-static": "transformers `generate`, static cache, compiled",
@@ -107,6 +110,10 @@ def _spread(notes: Row, name: str) -> str:
     return f"{notes[name]:.2f} ({notes[f'{name}_low']:.2f}–{notes[f'{name}_high']:.2f})"
 
 
+def _count(prompts: float | None) -> str:
+    return "" if prompts is None else f"{prompts:g}"
+
+
 DECODE: Columns = {
     "decoding": lambda row: CONTENDERS[row["notes"]["contender"]],
     "K": lambda row: str(row["notes"]["K"]),
@@ -118,6 +125,7 @@ DECODE: Columns = {
     "over genarm": lambda row: _spread(row["notes"], "over_ours"),
     "host gap": lambda row: "" if row["notes"]["host_gap"] is None else f"{row['notes']['host_gap']:.0%}",
     "first token, ms": lambda row: f"{row['notes']['first_ms']:.0f}",
+    "prompts read": lambda row: _count(row["notes"].get("prompts_read")),
 }
 
 

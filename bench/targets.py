@@ -119,6 +119,20 @@ def ratio(shape: Shape, K: int, bound: float) -> Target:
     return Target(f"guided / plain, {model} {rewards}, T={context} K={K}", shape, OURS, K, note("ratio"), bound)
 
 
+def particles(model: str, context: int) -> list[Target]:
+    """Eight particles of one prompt: no more per step than a plain guided batch of eight, and one prompt is read."""
+    shape = (model, "lora", 8, context, "particles")
+    over, read = f"8 particles / batch of 8, {model}", f"prompts read for 8 particles, {model}"
+    return [
+        target
+        for K in (1, 3)
+        for target in (
+            Target(f"{over} K={K}", shape, "particles", K, note("over_ours"), 1.10),
+            Target(f"{read} K={K}", shape, "particles", K, note("prompts_read"), 1),
+        )
+    ]
+
+
 def faster(shape: Shape, peer: str, K: int, bound: float) -> Target:
     return Target(f"{peer} / ours, {shape[0]} K={K}", shape, peer, K, note("over_ours"), bound, most=False)
 
@@ -133,6 +147,7 @@ DECODE_ON_CPU = [
     ratio(SMALL, 3, 1.35),
     faster(SMALL, "loop", 2, 2.0),
     faster(SMALL, "hf", 0, 1.0),
+    *particles("small", 64),
 ]
 DECODE_ON_GPU = [
     ratio(USUAL, 1, 1.05),
@@ -141,6 +156,7 @@ DECODE_ON_GPU = [
     ratio(LONG, 3, 1.15),
     # The base and a reward model of its size, each alone, are twice plain decoding; 1.03 of that.
     ratio(SEPARATE, 1, 2.06),
+    *particles(LARGE, 1024),
     Target(f"seconds of 128 tokens, {LARGE} + {LARGE}", SEPARATE, OURS, 1, lambda row: row["median_us"] * 128 / 1e6, 1),
     Target(f"share of copy bandwidth, plain {LARGE} T=1024", USUAL, OURS, 0, note("share_of_copy"), 0.8, most=False),
     Target(f"host gap, {LARGE} T=1024 K=1", USUAL, OURS, 1, note("host_gap"), 0.05),

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from bench import measure
-from bench.decode import OURS, PLAIN, Case, Contender, cpu_cases, gpu_cases, measured, missing
+from bench.decode import measured, missing
+from bench.decode_cases import OURS, PLAIN, Case, Contender, cpu_cases, gpu_cases
 from bench.measure import GPU
 
 DTYPE = torch.bfloat16
@@ -67,6 +68,7 @@ def test_decode(benchmark: Any, case: Case, contender: Contender) -> None:
             **spread("over_ours", own),
             "host_gap": found.host_gap(contender),
             "first_ms": found.first_seconds(contender) * 1e3,
+            "prompts_read": found.prompts_read(contender),
         }
     )
 

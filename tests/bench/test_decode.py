@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from bench import decode, tables, targets
-from bench.decode import (
+from bench.decode import build, covered, measured
+from bench.decode_cases import (
     COMPILED,
     HAND_MADE,
+    OF_ONE_PROMPT,
     PLAIN,
     Case,
     Contender,
-    build,
-    covered,
     cpu_cases,
     gpu_cases,
-    measured,
     ours,
+    particle_case,
 )
 from bench.decode_models import MODELS, Family, cache_bytes, family, shapes_only, step_bytes, weight_bytes
 
@@ -53,6 +53,20 @@ def test_every_contender_decodes_the_same_tokens_and_times_lie_within_its_call(
         assert [len(found[K]) for K in (0, 1, 2)] == [3, 5, 2]
         assert all(torch.equal(sequences[0], other) for sequences in found.values() for other in sequences)
         assert not torch.equal(found[0][0], found[1][0])
+
+
+def test_what_is_of_one_prompt_decodes_its_tokens_and_reads_it_once(models: Family) -> None:
+    case = replace(particle_case("tiny", 1, 12, 1), tokens=6)
+    prompts = torch.randint(3, 512, (8, 12), generator=torch.Generator().manual_seed(3))
+    calls = {contender.way: decode for contender, decode in build(models, case).items()}
+    assert list(calls) == ["ours", *OF_ONE_PROMPT]
+    found = {way: call(prompts, 6, greedy=True) for way, call in calls.items()}
+    expected = found["ours"].sequences
+    assert torch.equal(expected[:, :12], prompts)
+    for way, rows in (("answers", 8), ("particles", 1), ("particles-each", 1)):
+        assert torch.equal(found[way].sequences, expected[:1].expand(rows, -1)), way
+    new = 8 * 5
+    assert [timing.forwarded for timing in found.values()] == [8 * 12 + new, *[12 + new] * 3]
 
 
 def test_separate_reward_models_decode_as_adapters_do(models: Family) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import plots, report, tables, targets
-from bench.decode import Case, cpu_cases, gpu_cases
+from bench.decode_cases import Case, cpu_cases, gpu_cases
 
 RESULTS = Path(__file__).parents[2] / "bench/results"
 DEFAULT = [case for case in gpu_cases() if not case.full]
@@ -33,16 +33,18 @@ def sampling_rows() -> list[dict[str, Any]]:
 
 
 def decode_rows(cases: list[Case]) -> list[dict[str, Any]]:
-    """Guidance costs a factor of 1.04 for every reward model, and peers take 12 times our time."""
+    """Guidance costs a factor of 1.04 for every reward model, rows of one prompt one of 1.05, and peers take 12 times
+    our time."""
     rows = []
     for case in cases:
         for contender in case.contenders:
-            over = None if contender.way == "ours" else 12.0
+            over = None if contender.way == "ours" else 1.05 if contender.is_ours else 12.0
             times = (over or 1.0) * 1.04**contender.K
             notes = {"contender": contender.way, "K": contender.K, "model": case.model, "rewards": case.rewards}
             notes |= {"part": case.part, "B": case.batch, "context": case.context, "dtype": "bfloat16"}
             notes |= {"engine": "fused", "steps": 32, "tokens/s": 1.0, "bytes": 1e10, "host_gap": 0.02}
             notes |= {"GB/s": 2500.0, "share_of_copy": 0.6, "copy_GB/s": 4000.0, "first_ms": 50.0}
+            notes |= {"prompts_read": 1.0 if contender.is_ours else None}
             for name, value in (("ratio", times), ("over_ours", over)):
                 notes |= {name: value, f"{name}_low": value and value * 0.99, f"{name}_high": value and value * 1.01}
             rows.append({"name": case.name, "median_us": 4000.0 * times, "rounds": 9, "notes": notes})
@@ -89,11 +91,25 @@ def test_decoding_s_targets_are_judged_on_their_own_rows() -> None:
 
 def test_decoding_on_a_cpu_has_targets_of_its_own() -> None:
     made = tables.read(RESULTS / "cpu/decode.json", "decode")
-    assert verdicts(targets.digest(made)) == ["met"] * 4
+    unknown = ["NOT MEASURED"] * 4  # the record is older than the particles
+    assert verdicts(targets.digest(made)) == ["met"] * 4 + unknown
     slow = [row | {"notes": row["notes"] | {"ratio": 1.4, "over_ours": 0.9}} for row in made["rows"]]
-    assert verdicts(targets.digest(made | {"rows": slow})) == ["NOT MET"] * 4
+    assert verdicts(targets.digest(made | {"rows": slow})) == ["NOT MET"] * 4 + unknown
     tiny = [row for row in made["rows"] if row["notes"]["model"] == "tiny"]
-    assert tiny and verdicts(targets.digest(made | {"rows": tiny})) == ["NOT MEASURED"] * 4
+    assert tiny and verdicts(targets.digest(made | {"rows": tiny})) == ["NOT MEASURED"] * 8
+
+
+def test_particles_are_held_to_a_batch_of_as_many_rows_and_to_one_prompt() -> None:
+    made = record("decode", decode_rows(cpu_cases())) | {"device": "CPU (somewhere)"}
+    assert verdicts(targets.digest(made))[4:] == ["met"] * 4
+    for row in made["rows"]:
+        if row["notes"]["contender"] == "particles":
+            row["notes"] |= {"over_ours": 1.2, "prompts_read": 8.0}
+    lines = targets.digest(made)
+    assert verdicts(lines)[4:] == ["NOT MET"] * 4
+    assert any("8 particles / batch of 8, small K=3" in line and "1.2" in line for line in lines)
+    text = tables.decode(made)
+    assert "| genarm, particles of one prompt | 3 |" in text and "| prompts read |" in text
 
 
 def test_liger_is_judged_at_the_worst_shape() -> None:
