@@ -24,8 +24,9 @@ from bench.tables import FILTERS, IMPLEMENTATIONS, label, read
 Row = dict[str, Any]
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
 # Okabe and Ito's palette: told apart by every kind of colour vision.
-COLOURS = dict(zip(IMPLEMENTATIONS, ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#000000"), strict=True))
-MARKERS = dict(zip(IMPLEMENTATIONS, "oPs^vD", strict=True))
+PALETTE = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#000000")
+COLOURS = dict(zip(IMPLEMENTATIONS, PALETTE, strict=True))
+MARKERS = dict(zip(IMPLEMENTATIONS, "oPXs^vD", strict=True))
 K_COLOURS = ("#000000", "#0072B2", "#009E73", "#D55E00")
 K_MARKERS = "os^D"
 DASHES = (0, (4, 3))

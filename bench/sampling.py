@@ -106,8 +106,9 @@ def make_draw(B: int, M: int, V: int, dtype: torch.dtype, device: torch.device, 
     return Draw(logits, torch.linspace(1.0, 0.5, M, device=device), row_seeds(index, B, device))
 
 
-def ours(filters: dict[str, Any], B: int, device: torch.device, return_logprobs: bool = False) -> Sampler:
-    """guided_sample as the engine calls it: every per-row value is a tensor on the device."""
+def ours(filters: dict[str, Any], B: int, device: torch.device, **asked: bool) -> Sampler:
+    """guided_sample as the engine calls it: every per-row value is a tensor on the device. ``asked``: what it gives
+    beside the tokens."""
     temperature = torch.ones(B, device=device)
     position = torch.zeros(B, dtype=torch.int64, device=device)
     values = {name: torch.full((B,), value, device=device) for name, value in filters.items()}
@@ -118,7 +119,7 @@ def ours(filters: dict[str, Any], B: int, device: torch.device, return_logprobs:
             temperature=temperature,
             seed=draw.seeds,
             position=position,
-            return_logprobs=return_logprobs,
+            **asked,
             **values,
         ).tokens
     )
@@ -212,6 +213,7 @@ def missing(implementation: str, device: torch.device) -> str | None:
 BUILDERS: dict[str, Builder] = {
     "ours": ours,
     "ours+logprobs": partial(ours, return_logprobs=True),
+    "ours+normalizers": partial(ours, return_normalizers=True),
     "eager": eager,
     "compiled": compiled,
     "hf": hugging_face,

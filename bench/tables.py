@@ -23,7 +23,7 @@ FILTERS = {
     "top_k+top_p": "top-k 50 + top-p 0.9",
     "min_p": "min-p 0.05",
 }
-IMPLEMENTATIONS = ("ours", "ours+logprobs", "eager", "compiled", "hf", "flashinfer")
+IMPLEMENTATIONS = ("ours", "ours+logprobs", "ours+normalizers", "eager", "compiled", "hf", "flashinfer")
 CONTENDERS = {
     "ours": "genarm",
     "answers": "genarm, a batch of answers to one prompt",

@@ -1,4 +1,5 @@
-"""The element-wise steps of a decoder layer at Llama-3.1-8B's sizes, against torch.compile of the same.
+"""The element-wise steps of a decoder layer at Llama-3.1-8B's sizes, against torch.compile of the same; and what
+particles need between two steps, against torch's operations.
 
     python -m pytest bench/test_steps.py -m "not full"
 
@@ -19,12 +20,14 @@ from torch import Tensor
 
 from bench import measure
 from bench.measure import DEVICE, GPU
+from bench.particles import followed, make_population, make_tails, resampled
 from genarm_kernels import Lora, add_rms_norm, rotary_store, swiglu
 from genarm_kernels.layer.lora import expand
 
 DTYPE = torch.bfloat16
 HIDDEN, H, H_KV, D, WIDTH, T = (4096, 32, 8, 128, 14336, 512) if GPU else (1024, 16, 4, 64, 2816, 256)
 RANK, EPS = 16, 1e-5
+LAYERS, START = (32 if GPU else 12), 64
 WIDTHS = {"norm": (HIDDEN,), "rotary": (H * D, H_KV * D, H_KV * D), "swiglu": (WIDTH, WIDTH)}
 ROWS = (1, 2, 4, 8, 16, 32, 64) if GPU else (1, 2, 4, 8)
 ADAPTERS = (0, 1, 3)
@@ -155,3 +158,25 @@ def test_step(benchmark, step: str, R: int, K: int, way: str) -> None:
         {"way": way, "step": step, "rows": R, "K": K, "dtype": str(DTYPE).removeprefix("torch.")}
     )
     measure.time_calls(benchmark, [partial(take, inputs) for inputs in sets], size)
+
+
+@pytest.mark.benchmark(timer=measure.CLOCK)
+@pytest.mark.parametrize(("P", "N", "way"), list(itertools.product((1, 16), (8, 64, 1024), ("ours", "torch"))))
+def test_resample(benchmark, P: int, N: int, way: str) -> None:
+    torch.manual_seed(0)
+    systems, call = [make_population(P, N, DEVICE) for _ in range(4)], resampled(way)
+    benchmark.extra_info.update({"way": way, "step": "resample", "P": P, "N": N})
+    measure.time_calls(benchmark, [partial(call, one) for one in systems], systems[0].log_weights.nbytes)
+
+
+@pytest.mark.benchmark(timer=measure.CLOCK)
+@pytest.mark.parametrize(("K", "tail", "way"), list(itertools.product((1, 3), (16, 64, 256), ("ours", "torch"))))
+def test_follow(benchmark, K: int, tail: int, way: str) -> None:
+    torch.manual_seed(0)
+    first = make_tails(LAYERS, K + 1, 8, H_KV, D, START, tail, DEVICE)
+    more = measure.rotation(first.moved_bytes).sets - 1
+    sets = [first, *(make_tails(LAYERS, K + 1, 8, H_KV, D, START, tail, DEVICE) for _ in range(more))]
+    call = followed(way, START)
+    # Following twice is following once, so a round's calls may go over what they left.
+    benchmark.extra_info.update({"way": way, "step": "follow", "K": K, "tail": tail})
+    measure.time_calls(benchmark, [partial(call, one) for one in sets], first.moved_bytes)
