@@ -55,18 +55,18 @@ def test_every_contender_decodes_the_same_tokens_and_times_lie_within_its_call(
         assert not torch.equal(found[0][0], found[1][0])
 
 
-def test_what_is_of_one_prompt_decodes_its_tokens_and_reads_it_once(models: Family) -> None:
+def test_what_is_of_one_prompt_decodes_it_in_as_many_rows_and_reads_it_once(models: Family) -> None:
     case = replace(particle_case("tiny", 1, 12, 1), tokens=6)
     prompts = torch.randint(3, 512, (8, 12), generator=torch.Generator().manual_seed(3))
     calls = {contender.way: decode for contender, decode in build(models, case).items()}
     assert list(calls) == ["ours", *OF_ONE_PROMPT]
-    found = {way: call(prompts, 6, greedy=True) for way, call in calls.items()}
-    expected = found["ours"].sequences
-    assert torch.equal(expected[:, :12], prompts)
-    for way, rows in (("answers", 8), ("particles", 1), ("particles-each", 1)):
-        assert torch.equal(found[way].sequences, expected[:1].expand(rows, -1)), way
+    expected, answers = (calls[way](prompts, 6, greedy=True).sequences for way in ("ours", "answers"))
+    assert torch.equal(expected[:, :12], prompts) and torch.equal(answers, expected[:1].expand(8, -1))
+    found = {way: call(prompts, 6) for way, call in calls.items()}
     new = 8 * 5
     assert [timing.forwarded for timing in found.values()] == [8 * 12 + new, *[12 + new] * 3]
+    for way in ("particles", "particles-each"):  # one answer is drawn of eight
+        assert found[way].sequences.shape == (1, 18) and torch.equal(found[way].sequences[:, :12], prompts[:1])
 
 
 def test_separate_reward_models_decode_as_adapters_do(models: Family) -> None:
