@@ -35,9 +35,9 @@ def run(data: Path, out: Path) -> None:
     """Everything, into OUT/particles.json."""
     judge, decoder = fit_judge(data), cache(load_decoder)
     parts = {
-        "frontier": cells.frontier(cells.SYSTEMS, cells.BEST_OF_ANSWERS),
-        "lengths": cells.lengths(cells.SYSTEMS),
-        "evidence": cells.evidence(cells.EVIDENCE_PARTICLES),
+        "frontier": cells.frontier(),
+        "lengths": cells.lengths(),
+        "evidence": cells.evidence(),
     }
     draws = {
         name: {cell: kept(out / "settings", cell, decoder, judge.predict) for cell in own}
@@ -47,16 +47,17 @@ def run(data: Path, out: Path) -> None:
     figures = {
         "command": "python -m experiments.particles --data DATA --output OUT",
         "environment": environment(),
-        "decoded_at": sorted({one["commit"] for one in every}),
+        "decoded_at": sorted(set().union(*(one["commits"] for one in every))),
         "cpu_seconds": round(sum(one["seconds"] for one in every)),
         "settings": {
             "prompts": list(cells.PROMPTS),
-            "systems_per_prompt": cells.SYSTEMS,
+            "systems_per_prompt_and_round": cells.SYSTEMS,
+            "rounds": cells.ROUNDS,
             "most_answers_per_system": cells.MOST_ANSWERS,
             "new_tokens": NEW_TOKENS,
             "batch": BATCH,
             "distinct_among": AMONG,
-            "seed": "the number of particles",
+            "seed": "the number of particles + 1000 times the round's number",
         },
         "judge": quality(judge, data),
         **results(**draws),

@@ -16,12 +16,16 @@ PROMPTS = (
 )
 WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 FILTERS = (0.0, 0.1)  # base_min_p; 0 is off
-SYSTEMS = {1: 64, 4: 32, 16: 16, 64: 8}  # particles -> systems per prompt, fewer where each costs more
+SYSTEMS = {1: 64, 4: 16, 16: 8, 64: 4}  # particles -> systems per prompt and round, fewer where each costs more
+ROUNDS = {1: 1, 4: 2, 16: 2, 64: 2}
+MANY = 64  # as many particles are decoded at every other weight
 BEST_OF = 16
 BEST_OF_WEIGHTS = (0.0, 0.5, 1.0)  # 0 is the base
 BEST_OF_ANSWERS = 16  # per prompt, each of BEST_OF draws of its own
-BONUSES = {0.5: (0.5, 1.0, 1.5, 2.0), 1.0: (1.0, 2.0, 3.0)}  # weight -> length_bonus, nats per token
-BONUS_PARTICLES = (4, 16)
+BONUSES = {  # particles -> weight -> length_bonus, nats per token
+    4: {0.5: (0.5, 1.0, 1.5, 2.0), 1.0: (1.0, 2.0, 3.0)},
+    16: {0.5: (1.0, 2.0)},
+}
 EVIDENCE_PARTICLES = 2048
 EVIDENCE_WEIGHTS = (0.5,)
 MOST_ANSWERS = 8  # drawn from one system
@@ -29,14 +33,15 @@ MOST_ANSWERS = 8  # drawn from one system
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One setting. ``systems``: how many particle systems each prompt has, or how many draws where there is one
-    particle per system, which is plain decoding."""
+    """One setting. ``systems``: how many particle systems each prompt has in each of ``rounds``; with one particle per
+    system they are plain draws."""
 
     weight: float
     base_min_p: float
     particles: int
     systems: int
     length_bonus: float = 0.0
+    rounds: int = 1
 
     @property
     def name(self) -> str:
@@ -49,31 +54,36 @@ class Cell:
         return min(self.particles, MOST_ANSWERS)
 
 
-def frontier(systems: dict[int, int], best_of_answers: int) -> list[Cell]:
-    """The base alone, and every weight under every filter by every number of particles.
+def weights(particles: int) -> Sequence[float]:
+    """Those of one line of the frontier; plain decoding's starts at the base alone."""
+    return (0.0, *WEIGHTS) if particles == 1 else WEIGHTS[::2] if particles >= MANY else WEIGHTS
+
+
+def frontier() -> list[Cell]:
+    """The base alone, and the weights under every filter by every number of particles.
 
     Plain draws that best-of-n chooses from are as many as it needs.
     """
     cells = []
-    for particles, count in systems.items():
-        weights: Sequence[float] = (0.0, *WEIGHTS) if particles == 1 else WEIGHTS
+    for particles, systems in SYSTEMS.items():
         for base_min_p in FILTERS:
-            for weight in weights:
-                chosen_from = BEST_OF * best_of_answers if particles == 1 and weight in BEST_OF_WEIGHTS else 0
-                cells.append(Cell(weight, base_min_p, particles, max(count, chosen_from)))
+            for weight in weights(particles):
+                chosen_from = BEST_OF * BEST_OF_ANSWERS if particles == 1 and weight in BEST_OF_WEIGHTS else 0
+                count = max(systems, chosen_from)
+                cells.append(Cell(weight, base_min_p, particles, count, rounds=ROUNDS[particles]))
     return cells
 
 
-def lengths(systems: dict[int, int]) -> list[Cell]:
+def lengths() -> list[Cell]:
     """Particles that get a bonus per token, without filters."""
     return [
-        Cell(weight, 0.0, particles, systems[particles], bonus)
-        for particles in BONUS_PARTICLES
-        for weight, bonuses in BONUSES.items()
+        Cell(weight, 0.0, particles, SYSTEMS[particles], bonus)
+        for particles, by_weight in BONUSES.items()
+        for weight, bonuses in by_weight.items()
         for bonus in bonuses
     ]
 
 
-def evidence(particles: int) -> list[Cell]:
+def evidence() -> list[Cell]:
     """One large system per prompt, for log Z."""
-    return [Cell(weight, 0.0, particles, 1) for weight in EVIDENCE_WEIGHTS]
+    return [Cell(weight, 0.0, EVIDENCE_PARTICLES, 1) for weight in EVIDENCE_WEIGHTS]

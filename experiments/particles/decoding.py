@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def load_decoder() -> GuidedDecoder:
     )
 
 
-def decode(decoder: GuidedDecoder, cell: Cell, prompts: Sequence[str] = PROMPTS) -> Draws:
-    """``cell.systems`` systems per prompt, all with noise of their own, and ``cell.answers`` answers of each.
+def decode(decoder: GuidedDecoder, cell: Cell, number: int = 0) -> Draws:
+    """One round: ``cell.systems`` systems per prompt, each with noise of its own, and ``cell.answers`` answers of each.
 
     Settings with equal numbers of particles share their noise, others do not.
 
@@ -43,11 +44,11 @@ def decode(decoder: GuidedDecoder, cell: Cell, prompts: Sequence[str] = PROMPTS)
         options = {"particles": cell.particles, "num_return_sequences": cell.answers, "length_bonus": cell.length_bonus}
     started = time.process_time()
     out = decoder.generate(
-        [prompt for prompt in prompts for _ in range(cell.systems)],
+        [prompt for prompt in PROMPTS for _ in range(cell.systems)],
         weights={OBJECTIVE: cell.weight},
         base_min_p=cell.base_min_p,
         max_new_tokens=NEW_TOKENS,
-        seed=cell.particles,
+        seed=cell.particles + 1000 * number,
         return_logprobs=True,
         **options,
     )
@@ -55,7 +56,7 @@ def decode(decoder: GuidedDecoder, cell: Cell, prompts: Sequence[str] = PROMPTS)
     if out.errors:
         first = next(iter(out.errors.values()))
         raise ValueError(f"{cell.name}: {len(out.errors)} answers failed, the first by {first}")
-    rows = _rows(out, cell, prompts)
+    rows = _rows(out, cell, number)
     if cell.particles > 1:
         assert out.log_evidence is not None
         flat = out.log_evidence.tolist()
@@ -70,7 +71,7 @@ def log_normalizer(row: Row, weight: float) -> float:
     return float(row["base"] + weight * row["reward"] - row["drawn"])
 
 
-def _rows(out: GenerationOutput, cell: Cell, prompts: Sequence[str]) -> list[Row]:
+def _rows(out: GenerationOutput, cell: Cell, number: int) -> list[Row]:
     assert out.texts is not None and out.logprobs is not None and out.model_logprobs is not None
     sums = out.model_logprobs.double().nansum(1)
     columns = {
@@ -81,7 +82,8 @@ def _rows(out: GenerationOutput, cell: Cell, prompts: Sequence[str]) -> list[Row
         "reward": sums[:, 1].tolist(),
         "drawn": out.logprobs.double().nansum(1).tolist(),
     }
-    places = [(p, s) for p in range(len(prompts)) for s in range(cell.systems) for _ in range(cell.answers)]
+    systems = range(cell.systems * number, cell.systems * (number + 1))
+    places = [(p, s) for p in range(len(PROMPTS)) for s in systems for _ in range(cell.answers)]
     return [
         {"prompt": prompt, "system": system, **dict(zip(columns, values, strict=True))}
         for (prompt, system), values in zip(places, zip(*columns.values(), strict=True), strict=True)
@@ -89,14 +91,26 @@ def _rows(out: GenerationOutput, cell: Cell, prompts: Sequence[str]) -> list[Row
 
 
 def kept(folder: Path, cell: Cell, decoder: Callable[[], GuidedDecoder], judge: Judge) -> Draws:
-    """What the folder holds of a setting, decoded and judged first where it holds nothing.
+    """All rounds of a setting; those that the folder does not hold are decoded and judged first."""
+    rounds = [one_round(folder, cell, number, decoder, judge) for number in range(cell.rounds)]
+    evidence = [list(chain(*own)) for own in zip(*(draws["evidence"] for draws in rounds), strict=True)]
+    return {
+        "rows": [row for draws in rounds for row in draws["rows"]],
+        "evidence": evidence,
+        "seconds": sum(draws["seconds"] for draws in rounds),
+        "commits": {draws["commit"] for draws in rounds},
+    }
+
+
+def one_round(folder: Path, cell: Cell, number: int, decoder: Callable[[], GuidedDecoder], judge: Judge) -> Draws:
+    """What the folder holds of one round of a setting, decoded and judged first where it holds nothing.
 
     Raises:
         ValueError: it holds another number of systems.
     """
-    path = folder / f"{cell.name}.json"
+    path = folder / f"{cell.name}-round-{number}.json"
     if not path.is_file():
-        draws = decode(decoder(), cell)
+        draws = decode(decoder(), cell, number)
         about = judge([PROMPTS[row["prompt"]] + row["text"] for row in draws["rows"]])
         for row, said in zip(draws["rows"], about, strict=True):
             row["about"] = bool(said)
@@ -104,7 +118,7 @@ def kept(folder: Path, cell: Cell, decoder: Callable[[], GuidedDecoder], judge: 
         begun = path.with_suffix(".new")
         begun.write_text(json.dumps(draws), encoding="utf-8")
         begun.rename(path)
-        print(f"{cell.name}: {cell.systems} systems per prompt, {draws['seconds']:.0f} s", flush=True)
+        print(f"{path.stem}: {cell.systems} systems per prompt, {draws['seconds']:.0f} s", flush=True)
     draws = json.loads(path.read_text(encoding="utf-8"))
     found = len(draws["evidence"][0])
     if found != cell.systems:

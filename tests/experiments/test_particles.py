@@ -119,10 +119,10 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
     for split in ("train", "test"):
         write_statements(tmp_path, [*art, *[(f"I run {n}", "interest-in-sports", True) for n in range(3)]], split)
     monkeypatch.setattr(cells, "WEIGHTS", (0.5,))
-    monkeypatch.setattr(cells, "SYSTEMS", {1: 2, 4: 2})
+    monkeypatch.setattr(cells, "SYSTEMS", {1: 2, 4: 1})
+    monkeypatch.setattr(cells, "ROUNDS", {1: 1, 4: 2})
     monkeypatch.setattr(cells, "BEST_OF_ANSWERS", 1)
-    monkeypatch.setattr(cells, "BONUSES", {0.5: (3.0,)})
-    monkeypatch.setattr(cells, "BONUS_PARTICLES", (4,))
+    monkeypatch.setattr(cells, "BONUSES", {4: {0.5: (3.0,)}})
     monkeypatch.setattr(cells, "EVIDENCE_PARTICLES", 32)
     for module in (cells, results):
         monkeypatch.setattr(module, "FILTERS", (0.0,))
@@ -143,7 +143,7 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
     assert figures["gaps"][0]["log_z_from"] == 32 and figures["judge"]["all"]["recall"]["value"] == 1
     shown = capsys.readouterr().out
     plain = Cell(0.5, 0.0, 1, 2)
-    kept = json.loads((tmp_path / "out/settings" / f"{plain.name}.json").read_text())
+    kept = json.loads((tmp_path / "out/settings" / f"{plain.name}-round-0.json").read_text())
     decoder = decoding.load_decoder()
     call = {"weights": {"art": 0.5}, "max_new_tokens": 3, "seed": 1}
     out = decoder.generate(["I", "I", "On", "On"], return_normalizers=True, **call)
@@ -152,14 +152,16 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
     one = decoder.generate(["I", "I", "On", "On"], particles=1, **call)
     assert one.log_evidence.tolist() == pytest.approx(exact.tolist(), abs=1e-4)
 
-    (tmp_path / "out/settings" / f"{plain.name}.json").unlink()
+    (tmp_path / "out/settings" / f"{plain.name}-round-0.json").unlink()
     assert study.main(["--data", str(tmp_path), *command]) == 0
     assert capsys.readouterr().out.count(" s\n") == 1
     picture = tmp_path / "picture.png"
     assert study.main([*command, "--picture", str(picture)]) == 0 and capsys.readouterr().out.strip() in shown
     assert picture.stat().st_size > 10_000
     with pytest.raises(ValueError, match="holds 2 systems per prompt, not 3"):
-        decoding.kept(tmp_path / "out/settings", Cell(0.5, 0.0, 1, 3), decoding.load_decoder, lambda texts: texts)
+        decoding.one_round(
+            tmp_path / "out/settings", Cell(0.5, 0.0, 1, 3), 0, decoding.load_decoder, lambda texts: texts
+        )
 
 
 def test_the_page_has_the_figures_of_its_file(capsys):
