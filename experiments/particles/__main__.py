@@ -47,7 +47,6 @@ def run(data: Path, out: Path) -> None:
     figures = {
         "command": "python -m experiments.particles --data DATA --output OUT",
         "environment": environment(),
-        "decoded_at": sorted(set().union(*(one["commits"] for one in every))),
         "cpu_seconds": round(sum(one["seconds"] for one in every)),
         "settings": {
             "prompts": list(cells.PROMPTS),

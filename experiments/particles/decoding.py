@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bench.report import environment
 from experiments.particles.cells import OBJECTIVE, PROMPTS, Cell
 from genarm import GenerationOutput, GuidedDecoder
 from genarm.embedded import BASE, REWARDS
@@ -17,7 +16,7 @@ from genarm.embedded import BASE, REWARDS
 NEW_TOKENS = 40
 BATCH = 16  # a batch runs until its longest answer ends, and on a CPU a row costs the same in any batch
 Row = dict[str, Any]
-Draws = dict[str, Any]  # a setting's file: rows, log-evidences, seconds, commit
+Draws = dict[str, Any]  # a setting's file: rows, log-evidences, seconds
 Judge = Callable[[Sequence[str]], Sequence[bool]]
 
 
@@ -59,11 +58,11 @@ def decode(decoder: GuidedDecoder, cell: Cell, number: int = 0) -> Draws:
     rows = _rows(out, cell, number)
     if cell.particles > 1:
         assert out.log_evidence is not None
-        flat = out.log_evidence.tolist()
+        flat = out.log_evidence[:: cell.answers].tolist()  # one per answer, equal for those of one system
     else:
         flat = [log_normalizer(row, cell.weight) for row in rows]
     evidence = [flat[start : start + cell.systems] for start in range(0, len(flat), cell.systems)]
-    return {"rows": rows, "evidence": evidence, "seconds": round(seconds, 3), "commit": environment()["commit"]}
+    return {"rows": rows, "evidence": evidence, "seconds": round(seconds, 3)}
 
 
 def log_normalizer(row: Row, weight: float) -> float:
@@ -98,7 +97,6 @@ def kept(folder: Path, cell: Cell, decoder: Callable[[], GuidedDecoder], judge: 
         "rows": [row for draws in rounds for row in draws["rows"]],
         "evidence": evidence,
         "seconds": sum(draws["seconds"] for draws in rounds),
-        "commits": {draws["commit"] for draws in rounds},
     }
 
 

@@ -82,12 +82,12 @@ def _judge(figures: Figures) -> str:
             percent(row["recall"]),
             percent(row["precision"]),
             percent(row["said of others"], 1),
+            percent(row["said of those against it"]),
         ]
         for name, row in figures["judge"].items()
-        if "statements" in row
     ]
-    heads = ["held-out statements", "number", "about art", "recall, %", "precision, %", "said of others, %"]
-    return _table(heads, rows)
+    quality = ["recall, %", "precision, %", "said of others, %", "of those against art, %"]
+    return _table(["held-out statements", "number", "about art", *quality], rows)
 
 
 def _checks(figures: Figures) -> str:
