@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import compare_options, sweep_options
+from . import compare_options, gap_options, sweep_options
 from . import options as given
 from . import pair_options as pairs
 
@@ -184,4 +184,5 @@ def rewards(
 
 
 app.command()(sweep_options.pareto)
+app.command()(gap_options.gap)
 app.command()(compare_options.compare)

@@ -18,10 +18,10 @@ from ..evaluation.pareto import Front, front, moocore
 from ..evaluation.pareto_report import as_record, show
 from ..evaluation.pareto_texts import Score, measured, whole_prompts
 from ..evaluation.plots import check_picture
-from ..runs.rows import RunInput, prompt_rows, read_input
 from .console import say
 from .info import collect
 from .options import GenerateOptions
+from .sweep_inputs import numbers, sweep_prompts
 from .sweeping import Sweeping, decode
 from .trajectory_scores import trajectory_scores
 
@@ -54,7 +54,7 @@ def run(options: ParetoOptions, console: Console) -> int:
     sweeping = _sweeping(options)
     objectives = sweeping.objectives
     trajectory_rms = parse_choices((), options.trajectory_rms)
-    reference = _numbers("--reference", options.reference) if options.reference else None
+    reference = numbers("--reference", options.reference) if options.reference else None
     _check(options, objectives, trajectory_rms, reference)
     started = time.perf_counter()
     found = decode(sweeping)
@@ -81,32 +81,12 @@ def _sweeping(options: ParetoOptions) -> Sweeping:
     names = [choice.name for choice in rewards]
     if SOUP in names and (options.soup or policies):
         raise InvalidArgumentError(f"a reward model is named {SOUP!r}, as the average is: give it another name")
-    cells = guided_cells(names, None if options.steps else _numbers("--grid", options.grid), options.steps)
+    cells = guided_cells(names, None if options.steps else numbers("--grid", options.grid or ""), options.steps)
     if options.soup:
         cells += soup_cells(cells)
     if policies:
         cells += policy_cells([choice.name for choice in policies], options.soup_steps)
-    return Sweeping(given, base, rewards, policies, cells, _prompts(given))
-
-
-def _prompts(given: GenerateOptions) -> RunInput:
-    if bool(given.prompts) == (given.input is not None):
-        raise InvalidArgumentError(
-            "a prompt and --input were both given: choose one of them"
-            if given.prompts
-            else 'there is nothing to generate from: give a prompt ("I really enjoy") or --input FILE'
-        )
-    source = prompt_rows(given.prompts) if given.input is None else read_input(given.input)
-    if len({str(row.id) for row in source.rows}) < len(source.rows):
-        raise InvalidArgumentError(f"{source.name} has the same id as text and as a number: give every row its own")
-    for row in source.rows:
-        if row.weights is not None:
-            raise InvalidArgumentError(
-                f"row {row.id!r} of {source.name} has weights, which a sweep sets: leave them out"
-            )
-    if source.problems:
-        raise InvalidArgumentError("; ".join(source.problems))
-    return source
+    return Sweeping(given, base, rewards, policies, cells, sweep_prompts(given))
 
 
 def _check(
@@ -128,13 +108,6 @@ def _check(
     for place in (options.json, options.plot):
         if place is not None:
             place.touch()
-
-
-def _numbers(option: str, text: str | None) -> list[float]:
-    try:
-        return [float(part) for part in (text or "").split(",")]
-    except ValueError:
-        raise InvalidArgumentError(f"{option} {text!r} cannot be read: write numbers with commas between") from None
 
 
 def _write(options: ParetoOptions, sweeping: Sweeping, result: Front, seconds: float) -> None:
