@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import GenARMError
 from ..evaluation.cells import Cell
-from ..evaluation.gap import Systems
+from ..evaluation.gap import Evidence
 from ..models.sources import RewardChoice
 from ..request.output import GenerationOutput
 from ..runs.output import OutputFile
@@ -80,7 +80,7 @@ class Measuring:
     def keys(self) -> list[RowKey]:
         return [row.key for cell in self.cells for count in self.particles for row in self.rows(cell, count)]
 
-    def systems(self, rows: Rows) -> tuple[list[Systems], list[Row]]:
+    def systems(self, rows: Rows) -> tuple[list[Evidence], list[Row]]:
         """The figures of each setting of weights, and the prompts that they are of: those none of whose systems failed.
 
         Raises:
@@ -93,7 +93,7 @@ class Measuring:
             raise GenARMError(f"every prompt has a system that failed, so there is nothing to measure: {error}")
         return [self._systems(cell, kept, rows) for cell in self.cells], kept
 
-    def _systems(self, cell: Cell, prompts: Sequence[Row], rows: Rows) -> Systems:
+    def _systems(self, cell: Cell, prompts: Sequence[Row], rows: Rows) -> Evidence:
         evidence, seconds = {}, {}
         for count in self.particles:
             found = [
@@ -105,7 +105,7 @@ class Measuring:
                 float(np.median([own[0]["seconds"] for own in found])),
                 float(np.median([row["seconds"] for own in found for row in own[1:]])),
             )
-        return Systems(cell, evidence, seconds)
+        return Evidence(cell, evidence, seconds)
 
 
 def _id(row: Row, cell: Cell, particles: int) -> str:

@@ -35,7 +35,7 @@ FLAT = 0.1  # of the best bound: what it may have grown by at last and be called
 
 
 @dataclass(frozen=True, slots=True)
-class Systems:
+class Evidence:
     """What was measured at one setting of weights.
 
     log_evidence: {N: [P, S] float64} log Ẑ_N of S systems for each of P prompts, in nats; 1 is among the N. seconds:
@@ -80,7 +80,7 @@ class Gap:
         return self.closed[-1].left.value
 
 
-def gap(systems: Systems, draws: int = DRAWS, seed: int = 0) -> Gap:
+def gap(systems: Evidence, draws: int = DRAWS, seed: int = 0) -> Gap:
     """The bounds with their 95% intervals. The same seed gives the same intervals."""
     counts = systems.particles
     values = np.stack([systems.log_evidence[count] for count in counts])  # [K, P, S]

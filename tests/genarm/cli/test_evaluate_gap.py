@@ -10,7 +10,7 @@ import pytest
 import genarm_kernels
 from genarm import GuidedDecoder
 from genarm.cli import gap_systems
-from genarm.evaluation.gap import Systems, gap
+from genarm.evaluation.gap import Evidence, gap
 
 QUICK = ["--max-new-tokens", "5", "--seed", "3", "--temperature", "0.9", "--top-k", "20", "-n", "3"]
 OPTIONS = {"max_new_tokens": 5, "temperature": 0.9, "top_k": 20}
@@ -58,7 +58,7 @@ def test_every_system_is_generate_s_with_its_weights_and_seed_and_the_figures_ar
     assert [one["weights"] for one in record["weights"]] == [{"first": 1, "second": -0.5}, {"first": 2, "second": -1}]
     for one in record["weights"]:
         own = evidence[one["weights"]["first"]]
-        expected = gap(Systems(gap_systems.Cell("guided", ("x",), (1,)), own, {}))
+        expected = gap(Evidence(gap_systems.Cell("guided", ("x",), (1,)), own, {}))
         assert [each["particles"] for each in one["particles"]] == [1, 2, 4]
         assert [each["bound"]["value"] for each in one["particles"]] == pytest.approx(
             [each.bound.value for each in expected.closed], abs=1e-5

@@ -14,7 +14,7 @@ from rich.console import Console
 from genarm import GuidedDecoder
 from genarm.evaluation import gap_plot
 from genarm.evaluation.cells import Cell
-from genarm.evaluation.gap import Systems, gap, in_words, scaled_cells
+from genarm.evaluation.gap import Evidence, gap, in_words, scaled_cells
 from genarm.evaluation.gap_report import as_record, show
 from genarm.evaluation.tabular import joint, kl
 from genarm.evaluation.tabular_models import lm_from_tables
@@ -22,8 +22,8 @@ from genarm.evaluation.tabular_models import lm_from_tables
 CELL = Cell("guided", ("art",), (1.0,))
 
 
-def systems(values: dict[int, list[list[float]]]) -> Systems:
-    return Systems(CELL, {n: np.array(own, dtype=float) for n, own in values.items()}, {1: (0.5, 0.25)})
+def systems(values: dict[int, list[list[float]]]) -> Evidence:
+    return Evidence(CELL, {n: np.array(own, dtype=float) for n, own in values.items()}, {1: (0.5, 0.25)})
 
 
 def test_bounds_are_their_definitions():
@@ -50,7 +50,7 @@ def test_intervals_cover_the_bound_over_prompts_and_over_the_samples_of_one():
         for _ in range(100):
             own = generator.normal(0, 5.0 if prompts > 1 else 0.0, (prompts, 1))  # a prompt's own bound, 2 on average
             plain = generator.normal(0, 2, (prompts, samples))
-            found = gap(Systems(CELL, {1: plain, 4: 2 + own + generator.normal(0, 1, plain.shape)}, {}), draws=150)
+            found = gap(Evidence(CELL, {1: plain, 4: 2 + own + generator.normal(0, 1, plain.shape)}, {}), draws=150)
             covered += found.closed[1].bound.low <= 2 <= found.closed[1].bound.high
         assert covered >= least, (prompts, covered)
 
@@ -68,7 +68,7 @@ def test_intervals_cover_the_bound_over_prompts_and_over_the_samples_of_one():
 def test_the_words_say_no_more_than_the_bound(means, spread, words):
     around = spread * np.array([[-1, -0.5, 0.5, 1]] * 2)
     values = {count: mean + around for count, mean in zip((1, 4, 16), means, strict=True)}
-    found = in_words(gap(Systems(CELL, values, {}), draws=50))
+    found = in_words(gap(Evidence(CELL, values, {}), draws=50))
     assert found.startswith("art=1: ") and re.search(words, found), found
 
 
@@ -112,7 +112,7 @@ def test_on_tables_the_gap_is_the_divergence_and_no_bound_goes_beyond_it(tables,
             particles=particles, **filters,
         )  # fmt: skip
         values[particles] = out.log_evidence.cpu().numpy()[None]
-    found = gap(Systems(CELL, values, {}), draws=200)
+    found = gap(Evidence(CELL, values, {}), draws=200)
     noise = {n: own.std() / math.sqrt(samples) for n, own in values.items()}
     assert values[1].mean() == pytest.approx(log_z - truth, abs=4 * noise[1])
     for one in found.closed:
@@ -126,7 +126,7 @@ def test_a_table_fits_the_line_and_a_record_and_a_picture_hold_every_setting(tmp
     generator = np.random.default_rng(0)
     for cell in scaled_cells(["helpful", "harmless"], [1.0, 0.5], [0.5, 1]):
         values = {n: generator.normal(-100 + 10 * math.log(n), 3, (3, 8)) for n in (1, 4, 16)}
-        several.append(gap(Systems(cell, values, dict.fromkeys(values, (0.031, 12.0))), draws=50))
+        several.append(gap(Evidence(cell, values, dict.fromkeys(values, (0.031, 12.0))), draws=50))
     console = Console(width=80, record=True, file=StringIO())
     show(several, console)
     lines = console.export_text().splitlines()
