@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..errors import InvalidArgumentError
 from ..evaluation import gap_plot
-from ..evaluation.gap import Gap, Evidence, gap, scaled_cells
+from ..evaluation.gap import Evidence, Gap, gap, scaled_cells
 from ..evaluation.gap_report import as_record, show
 from ..evaluation.plots import check_picture
 from ..models.sources import model_path, parse_rewards

@@ -26,6 +26,7 @@ COMMANDS = {
     "train arm": "--lr",
     "evaluate accuracy": "--trajectory-rm",
     "evaluate rewards": "--rejected",
+    "evaluate gap": "--resample-every",
 }
 
 

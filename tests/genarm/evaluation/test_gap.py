@@ -80,19 +80,19 @@ def test_weights_are_multiplied_and_doubles_left_out():
 @pytest.fixture(scope="module")
 def tables():
     """A base and two reward models over 3 ids and 4 tokens: their tables of log-probabilities in float64."""
-    generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(3)
     return [
         [
             (scale * torch.randn(3**t, 3, generator=generator, dtype=torch.float64)).float().double().log_softmax(1)
             for t in range(4)
         ]
-        for scale in (1.0, 1.5, 1.5)
+        for scale in (1.0, 2.5, 1.5)
     ]
 
 
 @pytest.mark.parametrize("filters", [{}, {"temperature": 0.7, "top_k": 2}], ids=["none", "temperature and top-k"])
 def test_on_tables_the_gap_is_the_divergence_and_no_bound_goes_beyond_it(tables, filters):
-    weights, count, samples = [1.0, 1.5, -0.5], {1: 1, 4: 4, 16: 16}, 400
+    weights, samples = [1.0, 1.5, -0.5], 300
     temperature = filters.get("temperature", 1.0)
     scores = [
         torch.stack([w * table for w, table in zip(weights, depth, strict=True)]).sum(0) / temperature
@@ -102,11 +102,10 @@ def test_on_tables_the_gap_is_the_divergence_and_no_bound_goes_beyond_it(tables,
         scores = [each.masked_fill(each < each.topk(2, 1).values[:, 1:], -math.inf) for each in scores]
     q, product = joint([each.log_softmax(1) for each in scores]), joint(scores)
     truth, log_z = kl(q, product.log_softmax(0)), float(product.logsumexp(0))
-    decoder = GuidedDecoder(
-        lm_from_tables(tables[0]), {n: lm_from_tables(t) for n, t in zip("ab", tables[1:], strict=True)}
-    )
+    rewards = {name: lm_from_tables(own) for name, own in zip("ab", tables[1:], strict=True)}
+    decoder = GuidedDecoder(lm_from_tables(tables[0]), rewards, max_batch_size=None)
     values = {}
-    for particles in count:
+    for particles in (1, 4, 16):
         out = decoder.generate(
             [[2]] * samples, weights={"a": 1.5, "b": -0.5}, max_new_tokens=4, eos_token_id=[], seed=particles,
             particles=particles, **filters,
@@ -114,11 +113,11 @@ def test_on_tables_the_gap_is_the_divergence_and_no_bound_goes_beyond_it(tables,
         values[particles] = out.log_evidence.cpu().numpy()[None]
     found = gap(Evidence(CELL, values, {}), draws=200)
     noise = {n: own.std() / math.sqrt(samples) for n, own in values.items()}
-    assert values[1].mean() == pytest.approx(log_z - truth, abs=4 * noise[1])
+    assert truth > 0.5 and values[1].mean() == pytest.approx(log_z - truth, abs=4 * noise[1])
     for one in found.closed:
         assert one.bound.value <= truth + 4 * math.hypot(noise[1], noise[one.particles])
-    assert found.best.value == pytest.approx(truth, abs=4 * noise[1] + 0.02) and found.closed[2].share > 0.9
-    assert found.best.low - 2 * noise[1] <= truth <= found.best.high + 2 * noise[1] and truth > 0.3
+    assert found.best.value == pytest.approx(truth, abs=4 * noise[1]) and noise[1] < truth / 10
+    assert found.closed[0].share < found.closed[1].share < found.closed[2].share > 0.9
 
 
 def test_a_table_fits_the_line_and_a_record_and_a_picture_hold_every_setting(tmp_path):
