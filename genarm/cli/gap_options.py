@@ -53,7 +53,7 @@ def gap(
             min=2,
             help="Answers per prompt, weights and number of particles.",
         ),
-    ] = 16,
+    ] = 8,
     resample_below: Annotated[
         float,
         typer.Option(

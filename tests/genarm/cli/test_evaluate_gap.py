@@ -30,17 +30,22 @@ def rows_of(path):
 
 def test_every_system_is_generate_s_with_its_weights_and_seed_and_the_figures_are_theirs(cli, measure):
     prompts, figures = cli.file("prompts.txt", "ab\nThe cat"), cli.folder / "figures.json"
-    line = ["--input", prompts, "--weights", "0.5,1", "--particles", "4,2", "--batch-size", "8", "--json", figures]
+    line = ["--input", prompts, "--weights", "0.5,1", "--particles", "3", "--batch-size", "8", "--json", figures]
     found = measure(*line, "--output", cli.output, "--plot", cli.folder / "gap.png")
     assert found.status == 0 and (cli.folder / "gap.png").stat().st_size
     rows = rows_of(cli.output)
-    assert len(rows) == 2 * 3 * 2 * 3
+    assert len(rows) == 2 * 2 * 2 * 3
     adapters = {name: str(cli.models / name) for name in ("first", "second")}
     decoder = GuidedDecoder.from_pretrained(cli.models / "base", adapters, device="cpu")
     seeds = genarm_kernels.row_seeds(3, 6)
     evidence: dict[float, dict[int, list[list[float]]]] = {}
-    for row in rows:
+    for place, row in enumerate(rows):
         prompt, sample, count = row["prompt_id"] - 1, row["sample"] - 1, row["particles"]
+        own = evidence.setdefault(row["weights"]["first"], {}).setdefault(count, [[0.0] * 3, [0.0] * 3])
+        own[prompt][sample] = row["log_evidence"]
+        assert row["seconds"] > 0
+        if place % 5:
+            continue
         call = {"weights": row["weights"], "seed": seeds[3 * prompt + sample :][:1], **OPTIONS}
         out = decoder.generate(row["prompt"], particles=count, **call)
         assert row["text"] == out.texts[0] and row["log_evidence"] == pytest.approx(float(out.log_evidence), abs=1e-4)
@@ -50,21 +55,18 @@ def test_every_system_is_generate_s_with_its_weights_and_seed_and_the_figures_ar
             sums = plain.model_logprobs[0].double().sum(0).tolist()
             total = sum(w * each for w, each in zip(weights, sums, strict=True)) / 0.9 - float(plain.logprobs.sum())
             assert row["log_evidence"] == pytest.approx(total, abs=1e-4) and row["text"] == plain.texts[0]
-        own = evidence.setdefault(row["weights"]["first"], {}).setdefault(count, [[0.0] * 3, [0.0] * 3])
-        own[prompt][sample] = row["log_evidence"]
-        assert row["seconds"] > 0
     record = json.loads(figures.read_text())
     assert (record["prompts"], record["samples"]) == (2, 3)
     assert [one["weights"] for one in record["weights"]] == [{"first": 1, "second": -0.5}, {"first": 2, "second": -1}]
     for one in record["weights"]:
         own = evidence[one["weights"]["first"]]
         expected = gap(Evidence(gap_systems.Cell("guided", ("x",), (1,)), own, {}))
-        assert [each["particles"] for each in one["particles"]] == [1, 2, 4]
+        assert [each["particles"] for each in one["particles"]] == [1, 3]
         assert [each["bound"]["value"] for each in one["particles"]] == pytest.approx(
             [each.bound.value for each in expected.closed], abs=1e-5
         )
         assert one["best_bound"]["value"] == pytest.approx(expected.best.value, abs=1e-5)
-        assert one["best_bound"]["particles"] == 12
+        assert one["best_bound"]["particles"] == 9
         assert one["prompts"][1]["sum_log_normalizers"] == pytest.approx(sum(own[1][1]) / 3, abs=1e-5)
 
 
@@ -78,10 +80,9 @@ def test_a_run_that_was_cut_off_anywhere_resumes_and_a_whole_one_loads_no_model(
         rows = [json.loads(each) for each in content.splitlines()]
         return [{**row, "seconds": 0, "log_evidence": round(row["log_evidence"], 4)} for row in rows]
 
-    for cut in (len(whole) // 5, len(whole) - 30):
-        cli.output.write_bytes(whole[:cut])
-        assert measure(*line, "--output", cli.output).status == 0
-        assert timeless(cli.output.read_bytes()) == timeless(whole)
+    cli.output.write_bytes(whole[: 3 * len(whole) // 5])
+    assert measure(*line, "--output", cli.output).status == 0
+    assert timeless(cli.output.read_bytes()) == timeless(whole)
     monkeypatch.setattr(gap_systems, "load", lambda *_: pytest.fail("a model was loaded"))
     assert measure(*line, "--output", cli.output).status == 0
     assert json.loads((cli.folder / "out.json").read_text())["weights"][0]["best_bound"] == pytest.approx(

@@ -90,25 +90,22 @@ def tables():
     ]
 
 
-@pytest.mark.parametrize("filters", [{}, {"temperature": 0.7, "top_k": 2}], ids=["none", "temperature and top-k"])
-def test_on_tables_the_gap_is_the_divergence_and_no_bound_goes_beyond_it(tables, filters):
-    weights, samples = [1.0, 1.5, -0.5], 300
-    temperature = filters.get("temperature", 1.0)
+def test_on_tables_the_gap_is_the_divergence_and_no_bound_goes_beyond_it(tables):
+    weights, samples, temperature = [1.0, 1.5, -0.5], 200, 0.7
     scores = [
         torch.stack([w * table for w, table in zip(weights, depth, strict=True)]).sum(0) / temperature
         for depth in zip(*tables, strict=True)
     ]
-    if filters:  # the two likeliest ids of each prefix alone
-        scores = [each.masked_fill(each < each.topk(2, 1).values[:, 1:], -math.inf) for each in scores]
+    scores = [each.masked_fill(each < each.topk(2, 1).values[:, 1:], -math.inf) for each in scores]
     q, product = joint([each.log_softmax(1) for each in scores]), joint(scores)
     truth, log_z = kl(q, product.log_softmax(0)), float(product.logsumexp(0))
     rewards = {name: lm_from_tables(own) for name, own in zip("ab", tables[1:], strict=True)}
     decoder = GuidedDecoder(lm_from_tables(tables[0]), rewards, max_batch_size=None)
     values = {}
-    for particles in (1, 4, 16):
+    for particles in (1, 2, 8):
         out = decoder.generate(
             [[2]] * samples, weights={"a": 1.5, "b": -0.5}, max_new_tokens=4, eos_token_id=[], seed=particles,
-            particles=particles, **filters,
+            particles=particles, temperature=temperature, top_k=2,
         )  # fmt: skip
         values[particles] = out.log_evidence.cpu().numpy()[None]
     found = gap(Evidence(CELL, values, {}), draws=200)
@@ -117,7 +114,7 @@ def test_on_tables_the_gap_is_the_divergence_and_no_bound_goes_beyond_it(tables,
     for one in found.closed:
         assert one.bound.value <= truth + 4 * math.hypot(noise[1], noise[one.particles])
     assert found.best.value == pytest.approx(truth, abs=4 * noise[1]) and noise[1] < truth / 10
-    assert found.closed[0].share < found.closed[1].share < found.closed[2].share > 0.9
+    assert found.closed[0].share < found.closed[1].share < found.closed[2].share > 0.6
 
 
 def test_a_table_fits_the_line_and_a_record_and_a_picture_hold_every_setting(tmp_path):
