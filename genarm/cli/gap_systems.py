@@ -201,6 +201,7 @@ def _results(task: Task, call: Sequence[Prepared | Failed]) -> list[Result]:
     started = time.perf_counter()
     try:
         out = task.decoder.generate([item.ids for item in ready], **call_options(ready))
+        assert out.log_evidence is not None
         evidence = out.log_evidence.tolist()
     except GenARMError as error:
         if not error.rows:
