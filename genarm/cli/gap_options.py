@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as given
+from . import particle_options as whole
 from .options import GenerateOptions, ModelOptions, check_text, decoding
 
 GAP = "What is measured"
@@ -54,19 +55,9 @@ def gap(
             help="Answers per prompt, weights and number of particles.",
         ),
     ] = 8,
-    resample_below: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            rich_help_panel=GAP,
-            min=0,
-            max=1,
-            help="Resample where fewer than X of the particles count effectively; 0 is never, 1 always.",
-        ),
-    ] = 0.5,
-    resample_every: Annotated[
-        int, typer.Option(metavar="N", rich_help_panel=GAP, min=1, help="Look whether to resample every N tokens.")
-    ] = 1,
+    resample_below: whole.ResampleBelow = None,
+    resample_every: whole.ResampleEvery = None,
+    length_bonus: whole.LengthBonus = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Every answer's estimate as JSONL. A run that was stopped resumes."),
@@ -145,15 +136,14 @@ def gap(
         base_top_p=base_top_p,
         base_min_p=base_min_p,
         repetition_penalty=repetition_penalty,
-        resample_below=resample_below,
-        resample_every=resample_every,
     )
+    written = {"resample_below": resample_below, "resample_every": resample_every, "length_bonus": length_bonus}
     generate = GenerateOptions(
         models=models,
         prompts=text or (),
         input=input,
         output=output,
-        decoding=settings,
+        decoding=settings | {name: value for name, value in written.items() if value is not None},
         samples=samples,
         seed=seed,
         chat=chat,

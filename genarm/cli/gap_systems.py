@@ -19,20 +19,10 @@ from ..errors import GenARMError
 from ..evaluation.cells import Cell
 from ..evaluation.gap import Evidence
 from ..models.sources import RewardChoice
-from ..request.output import GenerationOutput
 from ..runs.output import OutputFile
+from ..runs.results import Result, failure, result_of
 from ..runs.rows import Row, RowKey, RunInput
-from ..runs.run import (
-    Failed,
-    Prepared,
-    Result,
-    Sink,
-    Task,
-    batch_error,
-    call_options,
-    failure,
-    prepare_rows,
-)
+from ..runs.run import Failed, Prepared, Sink, Task, batch_error, call_options, prepare_rows
 from .console import say
 from .loading import load
 from .options import GenerateOptions
@@ -66,13 +56,12 @@ class Measuring:
 
     def rows(self, cell: Cell, particles: int) -> list[Row]:
         """One per system, prompt by prompt: whatever the weights and particles, a sample has the same row seed."""
-        columns = {"weights": cell.decoder_weights(), "particles": particles}
         return [
             replace(
                 row,
                 id=_id(row, cell, particles),
                 weights=cell.decoder_weights(),
-                columns={**row.columns, "prompt_id": row.id, **columns},
+                columns={**row.columns, "prompt_id": row.id, "particles": particles},
             )
             for row in self.source.sampled(self.given.samples).rows
         ]
@@ -201,27 +190,12 @@ def _results(task: Task, call: Sequence[Prepared | Failed]) -> list[Result]:
     started = time.perf_counter()
     try:
         out = task.decoder.generate([item.ids for item in ready], **call_options(ready))
-        assert out.log_evidence is not None
-        evidence = out.log_evidence.tolist()
     except GenARMError as error:
         if not error.rows:
             raise
         return failed + [failure(item.row, error.rows[place]) for place, item in enumerate(ready)]
     except Exception as error:
         raise batch_error(error, ready) from error
-    seconds = (time.perf_counter() - started) / len(ready)
-    return failed + [_result(item, out, place, evidence[place], seconds) for place, item in enumerate(ready)]
-
-
-def _result(item: Prepared, out: GenerationOutput, place: int, evidence: float, seconds: float) -> Result:
-    if place in out.errors:
-        return failure(item.row, out.errors[place])
-    assert out.texts is not None
-    return {
-        **item.row.head,
-        "text": out.texts[place],
-        "token_count": len(out.tokens[place]),
-        "log_evidence": evidence if math.isfinite(evidence) else None,
-        "seconds": round(seconds, 6),
-        "finish_reason": out.finish_reasons[place],
-    }
+    seconds = round((time.perf_counter() - started) / len(ready), 6)
+    results = [result_of(item.row, item.weights, out, place) for place, item in enumerate(ready)]
+    return failed + [{**result, "seconds": seconds} for result in results]
