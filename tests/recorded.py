@@ -81,11 +81,19 @@ def kernel_attention(
     return attend(query, keys, values, lengths, scale, window, keys.shape[1], False)
 
 
+def kernel_follow_rows(cache: Tensor, origins: Tensor, starts: Tensor, lengths: Tensor) -> None:
+    """follow_rows as the kernel does it: nothing read back, where a CPU looks which rows follow another."""
+    places = torch.arange(cache.shape[4])
+    tails = (places >= starts[:, None]) & (places < lengths[:, None])
+    cache.copy_(torch.where(tails[:, None, :, None], cache.index_select(2, origins), cache))
+
+
 def record_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders on a CPU capture their steps."""
     monkeypatch.setattr(engine, "CAPTURING_DEVICES", {"cpu"})
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(genarm_kernels, "decode_attention", kernel_attention)
+    monkeypatch.setattr(session, "follow_rows", kernel_follow_rows)
     for module in (network, session):  # the pass that a GPU takes
         monkeypatch.setattr(module, "on_host", lambda _device: False)
     for name in ("mask", "target_mask", "dense", "blocks"):  # kernels read adapters and their numbers at every call
