@@ -5,6 +5,7 @@ from torch import Tensor
 
 # A system's largest weight in whole units: 2⁵⁰ leave sums over 4,096 particles room in 64 bits.
 UNIT_BITS, SUM_BITS = 50, 62
+LOWEST = torch.finfo(torch.float64).min
 
 
 def resample(
@@ -14,9 +15,9 @@ def resample(
     N = log_weights.shape[1]
     # NaN compares false.
     finite = log_weights < torch.inf
-    readable = log_weights.where(finite, -torch.inf)
-    peaks = readable.amax(1)
-    peaks = peaks.where(peaks > -torch.inf, 0.0)
+    readable = log_weights.masked_fill(~finite, -torch.inf)
+    # Where all are dead, any peak that is finite will do.
+    peaks = readable.amax(1).clamp_min_(LOWEST)
     weights = (readable - peaks[:, None]).exp_()
     # Running sums add in one order, however many systems there are.
     total = weights.cumsum(1)[:, -1]
@@ -25,12 +26,12 @@ def resample(
     due = active & finite.all(1) & (total > 0) & (uneven | (below >= 1))
     sound = (uniforms >= 0) & (uniforms < 1)
     resampled = (due & sound)[:, None]
-    means = (peaks + (total / N).log()).where(sound, torch.nan)
+    means = (total / N).log_().add_(peaks).masked_fill_(~sound, torch.nan)
     own = torch.arange(N, device=log_weights.device)
     return (
         _origins(weights, uniforms, own).where(resampled, own),
         log_weights.masked_fill(resampled, 0.0),
-        means.where(due, 0.0),
+        means.masked_fill_(~due, 0.0),
     )
 
 

@@ -68,9 +68,9 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "weights not reset": (edited(cpu.resample, "log_weights.masked_fill(resampled, 0.0)", "log_weights"), reset),
     "weights always reset":
         (edited(cpu.resample, "masked_fill(resampled, 0.0)", "masked_fill(resampled | True, 0.0)"), reset),
-    "a sum for the mean": (edited(cpu.resample, "(total / N).log()", "total.log()"), reset),
-    "a mean without its peak": (edited(cpu.resample, "(peaks + (total / N)", "((total / N)"), reset),
-    "a mean where none was taken off": (edited(cpu.resample, "means.where(due, 0.0)", "means"), reset),
+    "a sum for the mean": (edited(cpu.resample, "(total / N).log_()", "total.log()"), reset),
+    "a mean without its peak": (edited(cpu.resample, ".add_(peaks)", ""), reset),
+    "a mean where none was taken off": (edited(cpu.resample, "means.masked_fill_(~due, 0.0)", "means"), reset),
     "resampled at the limit": (edited(cpu.resample, "size < N * below", "size <= N * below"), who),
     "one over the largest weight for the sample size":
         (edited(cpu.resample, "weights.square().cumsum", "weights.cumsum"), who),
