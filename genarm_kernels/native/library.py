@@ -62,12 +62,15 @@ def _load(path: Path) -> ctypes.CDLL:
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     loaded.packed_rows.restype = loaded.chunks_of.restype = size
     loaded.packed_rows.argtypes, loaded.chunks_of.argtypes = [size, size], [size]
-    for function in (loaded.linear_rows, loaded.decode, loaded.combine_scores, loaded.race):
-        function.restype = None
+    for name in ("linear_rows", "decode", "combine_scores", "race", "group_masses", "model_masses", "row_totals"):
+        getattr(loaded, name).restype = None
     loaded.linear_rows.argtypes = [
         pointer, size, pointer, size, pointer, pointer, size, size, size, size, pointer, size, ctypes.c_int,
     ]  # fmt: skip
     loaded.decode.argtypes = [pointer, pointer, pointer, ctypes.c_int]
     loaded.combine_scores.argtypes = [pointer, ctypes.c_int]
-    loaded.race.argtypes = [pointer, size, size, pointer, pointer, pointer, pointer, pointer, ctypes.c_int]
+    loaded.race.argtypes = [pointer, size, size, *[pointer] * 6, ctypes.c_int]
+    loaded.group_masses.argtypes = [pointer, size, size, *[pointer] * 3, ctypes.c_int]
+    loaded.model_masses.argtypes = [*[pointer] * 3, *[size] * 4, pointer, pointer, ctypes.c_int]
+    loaded.row_totals.argtypes = [pointer, pointer, size, size, pointer, pointer, pointer]
     return loaded

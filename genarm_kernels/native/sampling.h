@@ -175,11 +175,60 @@ static int64_t race_row(const float *values, int64_t groups, const float *peaks,
     return group * GROUP + token;
 }
 
-/* One token a row of values [R, groups * GROUP], −inf where excluded; ``masses`` is room for 2 R groups floats. */
-void race(const float *values, int64_t R, int64_t groups, const float *inverse_temperature, const int64_t *seeds,
-          const int64_t *positions, int64_t *tokens, float *masses, int threads)
+/* Peaks and masses [R, groups] of values [R, groups * GROUP], −inf where excluded. */
+void group_masses(const float *values, int64_t R, int64_t groups, const float *inverse_temperature, float *peaks,
+                  float *masses, int threads)
 {
-    float *peaks = masses + R * groups;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t item = 0; item < R * groups; item++)
+        group_mass(values + item * GROUP, inverse_temperature[item / groups], peaks + item, masses + item);
+}
+
+/* A model's own group at temperature 1, straight from its logits; one that is not ``wanted`` is empty, and not read. */
+static void model_mass(const element *logits, int64_t first, int64_t V, int wanted, float *peak, float *mass)
+{
+    float values[GROUP];
+    int64_t count = V - first < GROUP ? V - first : GROUP, i = 0;
+    *peak = -FLT_MAX, *mass = 0.0f;
+    if (!wanted)
+        return;
+    for (; i + 16 <= count; i += 16)
+        store_pair(values + i, load_pair(logits + first + i));
+    for (; i < GROUP; i++)
+        values[i] = i < count ? widen(logits[first + i]) : -INFINITY;
+    group_mass(values, 1.0f, peak, mass);
+}
+
+/* Peaks and masses [M, R, groups] of M logits [R, V] at ``strides``; ``wanted`` [M]. */
+void model_masses(const element *const *logits, const int64_t *strides, const uint8_t *wanted, int64_t M, int64_t R,
+                  int64_t V, int64_t groups, float *peaks, float *masses, int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t item = 0; item < M * R * groups; item++) {
+        int64_t m = item / (R * groups), row = item / groups % R;
+        model_mass(logits[m] + row * strides[m], item % groups * GROUP, V, wanted[m], peaks + item, masses + item);
+    }
+}
+
+/* Of each row its largest peak, and the log of its mass beside that. */
+void row_totals(const float *peaks, const float *masses, int64_t rows, int64_t groups, const float *inverse_temperature,
+                float *tops, float *log_totals)
+{
+    for (int64_t row = 0; row < rows; row++, peaks += groups, masses += groups) {
+        float top = -FLT_MAX, total = 0.0f;
+        for (int64_t g = 0; g < groups; g++)
+            top = peaks[g] > top ? peaks[g] : top;
+        for (int64_t g = 0; g < groups; g++)
+            total += masses[g] * expf((peaks[g] - top) * inverse_temperature[row]);
+        tops[row] = top;
+        log_totals[row] = logf(total);
+    }
+}
+
+/* One token a row of values [R, groups * GROUP], −inf where excluded; peaks and masses [R, groups] are written. */
+void race(const float *values, int64_t R, int64_t groups, const float *inverse_temperature, const int64_t *seeds,
+          const int64_t *positions, int64_t *tokens, float *peaks, float *masses, int threads)
+{
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)

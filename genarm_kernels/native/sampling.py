@@ -38,8 +38,7 @@ def combine(kernels: ctypes.CDLL, inputs: Inputs, examined: Tensor) -> tuple[Ten
     scores = torch.empty(R, groups * GROUP_SIZE, dtype=torch.float32, device="cpu")
     status = torch.zeros(R, dtype=torch.int32, device="cpu")
     weights, bias, examined = inputs.weights.contiguous(), inputs.bias, examined.contiguous()
-    pointers = (ctypes.c_void_p * M)(*(logits.data_ptr() for logits in inputs.logits))
-    strides = (ctypes.c_int64 * M)(*(logits.stride(0) for logits in inputs.logits))
+    pointers, strides = _places(inputs)
     arguments = _Combination(
         ctypes.addressof(pointers), ctypes.addressof(strides), weights.data_ptr(),
         None if bias is None else bias.data_ptr(), examined.data_ptr(),
@@ -49,15 +48,56 @@ def combine(kernels: ctypes.CDLL, inputs: Inputs, examined: Tensor) -> tuple[Ten
     return scores, status
 
 
-def race(kernels: ctypes.CDLL, kept: Tensor, inverse_temperature: Tensor, inputs: Inputs) -> Tensor:
-    """A group by its mass, then a token of it; kept [R, whole groups], contiguous -> [R] int64."""
+def race(
+    kernels: ctypes.CDLL, kept: Tensor, inverse_temperature: Tensor, inputs: Inputs
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A group by its mass, then a token of it; kept [R, whole groups] -> [R] int64, and peaks and sums [R, groups]."""
     R, groups = kept.shape[0], inputs.groups
     tokens = torch.empty(R, dtype=torch.int64, device="cpu")
-    room = torch.empty(2 * R * groups, dtype=torch.float32, device="cpu")
+    peaks, sums = torch.empty(2, R, groups, dtype=torch.float32, device="cpu")
     kept, inverse = kept.contiguous(), inverse_temperature.contiguous()
     seeds, positions = inputs.seeds.contiguous(), inputs.positions.contiguous()
     kernels.race(
         kept.data_ptr(), R, groups, inverse.data_ptr(), seeds.data_ptr(), positions.data_ptr(), tokens.data_ptr(),
-        room.data_ptr(), threads(),
+        peaks.data_ptr(), sums.data_ptr(), threads(),
     )  # fmt: skip
-    return tokens
+    return tokens, peaks, sums
+
+
+def group_masses(kernels: ctypes.CDLL, values: Tensor, inverse_temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Peaks and sums [R, groups] of values [R, whole groups], −inf where excluded."""
+    values, inverse = values.contiguous(), inverse_temperature.contiguous()
+    R, groups = values.shape[0], values.shape[1] // GROUP_SIZE
+    peaks, sums = torch.empty(2, R, groups, dtype=torch.float32, device="cpu")
+    kernels.group_masses(values.data_ptr(), R, groups, inverse.data_ptr(), peaks.data_ptr(), sums.data_ptr(), threads())
+    return peaks, sums
+
+
+def model_masses(kernels: ctypes.CDLL, inputs: Inputs, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Peaks and sums [M, R, groups] of the models' own logits at temperature 1; empty where not ``wanted`` [M] bool."""
+    R, M, groups = inputs.batch_size, len(inputs.logits), inputs.groups
+    peaks, sums = torch.empty(2, M, R, groups, dtype=torch.float32, device="cpu")
+    pointers, strides = _places(inputs)
+    kernels.model_masses(
+        ctypes.addressof(pointers), ctypes.addressof(strides), wanted.data_ptr(), M, R, inputs.vocab_size, groups,
+        peaks.data_ptr(), sums.data_ptr(), threads(),
+    )  # fmt: skip
+    return peaks, sums
+
+
+def row_totals(kernels: ctypes.CDLL, peaks: Tensor, sums: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Peaks and sums [R, groups], inverse temperatures [R] -> the largest peaks and logs of the mass at them [R]."""
+    R, groups = peaks.shape
+    tops, logs = torch.empty(2, R, dtype=torch.float32, device="cpu")
+    inverse = inverse.contiguous()
+    kernels.row_totals(
+        peaks.data_ptr(), sums.data_ptr(), R, groups, inverse.data_ptr(), tops.data_ptr(), logs.data_ptr()
+    )
+    return tops, logs
+
+
+def _places(inputs: Inputs) -> tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int64]]:
+    """Where the models' logits lie, and how far apart their rows do."""
+    M = len(inputs.logits)
+    pointers = (ctypes.c_void_p * M)(*(logits.data_ptr() for logits in inputs.logits))
+    return pointers, (ctypes.c_int64 * M)(*(logits.stride(0) for logits in inputs.logits))

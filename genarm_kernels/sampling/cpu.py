@@ -16,9 +16,11 @@ from genarm_kernels import noise
 from genarm_kernels.native import sampling as native
 from genarm_kernels.sampling import cpu_filters as filters
 from genarm_kernels.sampling.arguments import GROUP_SIZE, NOTHING_LEFT, GuidedSample, Inputs
-from genarm_kernels.sampling.cpu_masses import Masses, group_masses, log_normalizers, model_log_probs, model_masses
+from genarm_kernels.sampling.cpu_masses import Masses, group_masses, log_normalizers, model_log_probs, model_totals
 
 _BLOCK_ELEMENTS = 32768
+# Without filters torch does nothing with them that rounds: a block may be as large as a cache holds.
+_C_BLOCK_ELEMENTS = 2**20
 
 
 class _Combined(NamedTuple):
@@ -44,7 +46,9 @@ def guided_log_probs(inputs: Inputs, return_normalizers: bool = False) -> tuple[
 
 
 def _blocks(inputs: Inputs) -> list[Inputs]:
-    rows = max(1, _BLOCK_ELEMENTS // (inputs.groups * GROUP_SIZE))
+    filtered = inputs.has_base_filter or inputs.has_score_filter
+    in_c = native.library_for(inputs) is not None and not filtered
+    rows = max(1, (_C_BLOCK_ELEMENTS if in_c else _BLOCK_ELEMENTS) // (inputs.groups * GROUP_SIZE))
     B = inputs.batch_size
     if rows >= B:
         return [inputs]
@@ -68,26 +72,28 @@ def _sample_block(inputs: Inputs, return_logprobs: bool, return_normalizers: boo
     sample = GuidedSample(tokens, None, None, status)
     if not return_logprobs and not return_normalizers:
         return sample
+    inverse = combined.inverse_temperature
     if masses is None or inputs.greedy is None:
-        masses = group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
-    models = model_masses(inputs, every=return_logprobs)
+        masses = group_masses(_unfiltered_where_greedy(combined, inputs), inverse, native.library_for(inputs))
+    totals, models = masses.totals(), model_totals(inputs, every=return_logprobs)
     if return_logprobs:
-        score = combined.scores.gather(1, tokens[:, None])
-        logprobs = ((score - masses.top) * masses.inverse_temperature)[:, 0] - masses.log_total()
+        score = combined.scores.gather(1, tokens[:, None])[:, 0]
+        logprobs = (score - totals.top) * inverse - totals.log_total
         model_logprobs = model_log_probs(inputs, tokens, models)
         if any_bad:
             logprobs = torch.where(bad, torch.nan, logprobs)
             model_logprobs = torch.where(bad[:, None], torch.nan, model_logprobs)
         sample = sample._replace(logprobs=logprobs, model_logprobs=model_logprobs)
     if return_normalizers:
-        sample = sample._replace(log_normalizers=log_normalizers(masses, models, status, inputs))
+        sample = sample._replace(log_normalizers=log_normalizers(totals, models, inverse, status, inputs))
     return sample
 
 
 def _log_probs_block(inputs: Inputs, return_normalizers: bool) -> tuple[Tensor, Tensor | None]:
     combined = _combine(inputs, normalizers=return_normalizers)
-    masses = group_masses(combined.kept, combined.inverse_temperature)
-    log_probs = (combined.kept - masses.top) * masses.inverse_temperature - masses.log_total()[:, None]
+    kernels, inverse = native.library_for(inputs), combined.inverse_temperature
+    totals = group_masses(combined.kept, inverse, kernels).totals()
+    log_probs = (combined.kept - totals.top[:, None]) * inverse[:, None] - totals.log_total[:, None]
     if inputs.greedy is not False:
         best = torch.full_like(log_probs, -torch.inf).scatter_(1, combined.kept.argmax(1, keepdim=True), 0.0)
         log_probs = torch.where(inputs.temperature[:, None] == 0, best, log_probs)
@@ -96,8 +102,8 @@ def _log_probs_block(inputs: Inputs, return_normalizers: bool) -> tuple[Tensor, 
     if not return_normalizers:
         return log_probs, None
     if inputs.greedy is not False:
-        masses = group_masses(_unfiltered_where_greedy(combined, inputs), combined.inverse_temperature)
-    return log_probs, log_normalizers(masses, model_masses(inputs), combined.status, inputs)
+        totals = group_masses(_unfiltered_where_greedy(combined, inputs), inverse, kernels).totals()
+    return log_probs, log_normalizers(totals, model_totals(inputs), inverse, combined.status, inputs)
 
 
 def _combine(inputs: Inputs, logprobs: bool = False, normalizers: bool = False) -> _Combined:
@@ -154,11 +160,12 @@ def _weighted_sum(inputs: Inputs, examined: Tensor) -> tuple[Tensor, Tensor]:
     return scores if inputs.bias is None else scores.add_(inputs.bias), status
 
 
-def _draw(combined: _Combined, inputs: Inputs) -> tuple[Tensor, Masses | None]:
-    """One token per row, of those that were kept -> [R] int64, and the groups' masses where they were made as well."""
+def _draw(combined: _Combined, inputs: Inputs) -> tuple[Tensor, Masses]:
+    """One token per row, of those that were kept -> [R] int64, and the groups' masses."""
     kernels = native.library_for(inputs)
     if kernels is not None:
-        return native.race(kernels, combined.kept, combined.inverse_temperature, inputs), None
+        tokens, peaks, sums = native.race(kernels, combined.kept, combined.inverse_temperature, inputs)
+        return tokens, Masses(peaks, sums, combined.inverse_temperature, kernels)
     masses = group_masses(combined.kept, combined.inverse_temperature)
     return _race(combined.kept, masses, inputs), masses
 
@@ -166,10 +173,10 @@ def _draw(combined: _Combined, inputs: Inputs) -> tuple[Tensor, Masses | None]:
 def _race(kept: Tensor, masses: Masses, inputs: Inputs) -> Tensor:
     """Two exponential races: a group by its mass, then a token of it -> [R] int64."""
     G = masses.peaks.shape[1]
-    inverse = masses.inverse_temperature
+    inverse, top = masses.inverse_temperature[:, None], masses.peaks.amax(1, keepdim=True)
     ids = torch.arange(G)[None, :]
     gumbel = _exponentials(inputs, ids, noise.GROUP.value).log()
-    group = ((masses.peaks - masses.top) * inverse + masses.sums.log() - gumbel).argmax(1, keepdim=True)
+    group = ((masses.peaks - top) * inverse + masses.sums.log() - gumbel).argmax(1, keepdim=True)
     ids = group * GROUP_SIZE + torch.arange(GROUP_SIZE)
     gumbel = _exponentials(inputs, ids, noise.TOKEN.value).log()
     value = (kept.gather(1, ids) - masses.peaks.gather(1, group)) * inverse - gumbel

@@ -68,7 +68,7 @@ def mass_before_the_filter(kept: Tensor, masses: object, inputs: Inputs) -> Tens
     return race(kept, group_masses(whole.scores, whole.inverse_temperature), inputs)
 
 
-def empty_group_gives_nan(values: Tensor, inverse: Tensor) -> object:
+def empty_group_gives_nan(values: Tensor, inverse: Tensor, kernels: None = None) -> object:
     sound = group_masses(values, inverse)
     return sound._replace(sums=torch.where(sound.peaks > -1e38, sound.sums, torch.nan))
 

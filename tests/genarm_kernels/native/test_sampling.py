@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import group_cases
+import normalizer_cases
 import pytest
 import torch
 from kernel_cases import FILTERS, LAYOUTS, assert_agrees, draw_many, make_logits, make_weights
@@ -35,7 +36,7 @@ def results(family: tuple, bias: bool) -> tuple[GuidedSample, torch.Tensor]:
     options = FILTERS[filters] | ({"bias": torch.linspace(-2, 2, V)} if bias else {})
     seeds = {"seed": row_seeds(5, B), "position": torch.arange(B) * 2**31}
     return (
-        guided_sample(logits, weights, return_logprobs=True, **options, **seeds),
+        guided_sample(logits, weights, return_logprobs=True, return_normalizers=True, **options, **seeds),
         guided_log_probs(logits, weights, **options),
     )
 
@@ -50,6 +51,7 @@ def test_both_paths_draw_the_same_tokens(family: tuple, request: pytest.FixtureR
         assert torch.equal(found.tokens, expected.tokens) and torch.equal(found.status, expected.status)
         torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=1e-5, atol=3e-5)
         torch.testing.assert_close(found.model_logprobs, expected.model_logprobs, rtol=1e-5, atol=3e-5)
+        torch.testing.assert_close(found.log_normalizers, expected.log_normalizers, rtol=1e-5, atol=1e-4)
         torch.testing.assert_close(ours, distribution, rtol=1e-5, atol=3e-5)
 
 
@@ -61,7 +63,7 @@ def test_every_filter_agrees_with_the_oracle() -> None:
 
 @pytest.mark.usefixtures("native_path")
 def test_the_rules_hold_in_every_group() -> None:
-    for check in (*RULES, *group_cases.CHECKS):
+    for check in (*RULES, *group_cases.CHECKS, *normalizer_cases.CHECKS):
         check("cpu")
 
 

@@ -34,7 +34,10 @@ def races(logits: Tensor, draws: int, seed: int = 1, damage: Callable[[Tensor], 
     tokens = []
     for seeds in row_seeds(seed, draws).split(64):
         rows = len(seeds)
-        many = masses._make(x.expand(rows, -1) for x in masses)
+        many = masses._replace(
+            peaks=masses.peaks.expand(rows, -1), sums=masses.sums.expand(rows, -1),
+            inverse_temperature=masses.inverse_temperature.expand(rows),
+        )  # fmt: skip
         call = replace(inputs, seeds=seeds, positions=torch.zeros_like(seeds))
         tokens.append(cpu._race(combined.kept.expand(rows, -1), many, call))
     return torch.cat(tokens)
