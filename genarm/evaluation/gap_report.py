@@ -62,7 +62,7 @@ def _table(found: Gap) -> Table:
             "1 (plain)" if plain else f"{one.particles:,}",
             NONE if plain else _bracketed(one.bound),
             _plain(one.left.value),
-            NONE if plain or math.isnan(one.share) else f"{100 * one.share:.0f}%",
+            NONE if plain or math.isnan(one.share) else f"{100 * one.share:.0f}%".replace("-", "−"),
             *map(_seconds, one.seconds),
         )
     table.add_row(f"all {found.pooled:,}", _bracketed(found.best))
