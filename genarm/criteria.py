@@ -10,16 +10,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import (
+    ClassifierFreeGuidanceLogitsProcessor,
     EosTokenCriteria,
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
     GenerationConfig,
+    LogitNormalization,
     LogitsProcessorList,
     MaxLengthCriteria,
     MinPLogitsWarper,
     StoppingCriteriaList,
+    SynthIDTextWatermarkLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
+
+from .errors import UnsupportedGenerationError
 
 # Warpers the sampler has itself, in the one order in which it applies them: class -> (our keyword, its attribute).
 NATIVE: tuple[tuple[type, str, str], ...] = (
@@ -28,11 +36,21 @@ NATIVE: tuple[tuple[type, str, str], ...] = (
     (TopPLogitsWarper, "top_p", "top_p"),
     (MinPLogitsWarper, "min_p", "min_p"),
 )
+# What puts scores of its own in the place of the models', whose scale particles are weighed by, or keeps rows' texts.
+UNWEIGHED = (
+    ClassifierFreeGuidanceLogitsProcessor,
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    LogitNormalization,
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
 
 
 @dataclass(slots=True)
 class Record:
-    """The caller's processors and criteria, and the scores they asked to see. ``columns`` [B, T] are the prompts."""
+    """The caller's processors and criteria, and the scores they asked to see. ``columns`` [B, T] are the prompts.
+    ``rows_move``: rows are particles, which go on as others, so that a place says nothing of a text."""
 
     columns: Tensor
     processors: LogitsProcessorList
@@ -43,6 +61,7 @@ class Record:
     kept_logits: list[Tensor] = field(default_factory=list)
     stopped: Tensor | None = None  # [B] bool
     ends_rows: bool = False  # whether an EOS is among the criteria
+    rows_move: bool = False
 
     def take_endings(self, config: GenerationConfig) -> tuple[int, list[int]]:
         """Move the criteria that decoding has itself out of ``criteria`` -> the longest row and the ids that end one.
@@ -73,6 +92,25 @@ class Record:
         self.processors = LogitsProcessorList(self.processors[:start])
         return {NATIVE[i][1]: getattr(p, NATIVE[i][2]) for i, p in native if i is not None}
 
+    def check_weighed(self) -> None:
+        """Of the processors that are left to run, none may take the models' scale off the scores.
+
+        Raises:
+            UnsupportedGenerationError: one does.
+        """
+        for place, processor in enumerate(self.processors):
+            if isinstance(processor, UNWEIGHED):
+                raise UnsupportedGenerationError(
+                    f"{type(processor).__name__} was asked for with particles, which are weighed by the models' "
+                    "scores, and it gives others, or knows texts by their places: leave one of the two out"
+                )
+            if isinstance(processor, TemperatureLogitsWarper) and processor.temperature != 1.0:
+                after = next((type(one).__name__ for one in self.processors[place + 1 :][::-1]), "nothing")
+                raise UnsupportedGenerationError(
+                    f"temperature acts before {after}, and particles are weighed by scores that the sampler divides "
+                    "itself: leave one of the two out, or particles"
+                )
+
     def edit_or_none(self) -> Any:
         return self.edit if self.processors or self.output_scores or self.output_logits else None
 
@@ -93,6 +131,8 @@ class Record:
         """Which rows stop, [B] bool. Without an EOS among the criteria transformers pads nothing: rows go on until all
         have stopped."""
         stopped: Tensor = self.criteria(torch.cat([self.columns, generated], dim=1), self.scores())
+        if self.rows_move:  # what has stopped moves with its text, which the loop sees to
+            return stopped
         self.stopped = stopped if self.stopped is None else self.stopped | stopped
         return self.stopped if self.ends_rows else self.stopped.all().expand_as(stopped)
 

@@ -60,8 +60,10 @@ def custom_generate(
     ``torch.manual_seed`` governs it; row seeds are one for each returned sequence.
     ``particles`` and what follows it are as in ``GuidedDecoder.generate``: ``num_return_sequences`` answers to a prompt
     are drawn from one set of particles, row seeds are one for each prompt, and processors and criteria see all
-    particles, as they would a batch. A ``terminal`` on texts needs ``processing_class``, the tokenizer that makes them,
-    which transformers keeps back under the name ``tokenizer``.
+    particles, as they would a batch. They must know a row by its text alone, since particles take each other's places,
+    and a processor may mask scores or add to them, but neither rescale nor normalise them. A ``terminal`` on texts
+    needs ``processing_class``, the tokenizer that makes them, which transformers keeps back under the name
+    ``tokenizer``.
     Further keywords that the model's forward takes reach it, and adapters on it, unchanged in every step.
     ``streamer`` does not arrive here (transformers drops it): use ``GuidedDecoder.generate(streamer=...)``.
 
@@ -95,6 +97,7 @@ def custom_generate(
         stopping_criteria or StoppingCriteriaList(),
         bool(config.return_dict_in_generate and config.output_scores),
         bool(config.return_dict_in_generate and config.output_logits),
+        rows_move=particles is not None,
     )
     max_length, eos_ids = record.take_endings(config)
     request = decoder.prepare(
@@ -114,7 +117,9 @@ def custom_generate(
         **record.take_native(bool(config.do_sample)),
         **whole,
     )
-    record.columns = record.columns.repeat_interleave(particles or 1, dim=0)
+    if particles is not None:
+        record.check_weighed()
+        record.columns = record.columns.repeat_interleave(particles, dim=0)
     for error in request.errors.values():
         raise error
     pad_id = _pad_id(config, request.pad_id)

@@ -97,7 +97,12 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or not math.isfinite(value)
+        or not low <= float(value) <= high
+    ):
         span = f" from {low:g} to {high:g}" if high < math.inf else ""
         raise InvalidArgumentError(f"{name} is {value!r}: pass a finite number{span}")
     return float(value)
