@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
 import genarm_kernels
 from genarm_kernels import Resampled, noise, reference
 from genarm_kernels.dispatch import INTERPRETED
+from genarm_kernels.particles import follow
 
 NAN, INF = math.nan, math.inf
 SENTINEL = 77.0
@@ -166,8 +168,12 @@ def check_follow(
 
 
 def check_tails(dtype: torch.dtype = torch.float32, device: str = "cpu", offset: int = 0, D: int = 8) -> None:
-    """Rows that stay, a row that two follow, tails of every kind: whole, some, one token, none."""
-    check_follow([0, 0, 2, 5, 0, 5, 5], [0, 3, 1, 8, 0, 2, 4], [9, 7, 9, 9, 9, 5, 4], 2, 3, 9, D, dtype, device, offset)
+    """Rows that stay, a row that two follow, tails of every kind: whole, some, one token, none; two programs share
+    each row's 12."""
+    origins, starts, lengths = [0, 0, 2, 5, 0, 5, 5], [0, 3, 1, 8, 0, 2, 4], [9, 7, 9, 9, 9, 5, 4]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(follow, "PROGRAMS", 2 * len(origins))
+        check_follow(origins, starts, lengths, 2, 3, 9, D, dtype, device, offset)
 
 
 def check_bounds_end_with_the_cache(device: str = "cpu") -> None:

@@ -104,6 +104,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "heads copied whole": (edited(rows, "start = tl.maximum(tl.load(starts + row), 0)", "start = 0 * origin"), tails),
     "another row's tail": (edited(rows, "(plane + origin)", "(plane + origin + 1)"), tails),
     "keys alone": (edited(rows, "tl.program_id(1), tails,", "tl.program_id(1), tails // 2,"), tails),
+    "only a program's first tail": (edited(rows, "tails, tl.num_programs(1)", "tails, tails"), tails),
     "every plane the first": (edited(rows, "(tail // H)", "(tail // H * 0)"), tails),
     "every head the first": (edited(rows, "tail % H", "tail * 0"), tails),
     "the last word lost": (edited(rows, "words < stop", "words < stop - 1"), narrow_tails),
