@@ -41,13 +41,16 @@ _LAZY = {
     "ScoreOutput": "request.output",
     "StreamStep": "request.output",
 }
+_SUBMODULES = ("embedded", "methods")  # `import genarm` is enough for genarm.methods["args"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'genarm' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _SUBMODULES:
+        return import_module(f".{name}", __name__)
+    if name not in _LAZY:
+        raise AttributeError(f"module 'genarm' has no attribute {name!r}")
     found: object = getattr(import_module(f".{_LAZY[name]}", __name__), name)
     globals()[name] = found  # asked for once: from now on an ordinary name, which documentation tools see too
     return found

@@ -17,6 +17,7 @@ from lm_eval.tasks import TaskManager
 
 from genarm.errors import InvalidArgumentError
 from genarm.lm_eval import GenarmLM
+from genarm_kernels import row_seeds
 
 TASKS = Path(__file__).parent.parent / "lm_eval_tasks"
 CHOICES = [
@@ -85,7 +86,16 @@ def test_what_a_task_asks_for_reaches_the_decoder_or_is_refused(guided: dict[str
     sampled = {"do_sample": True, "temperature": 1.0, "until": [], "max_gen_toks": 6}
     texts = model.generate_until(instances("generate_until", *[("I really enjoy", sampled)] * 5), disable_tqdm=True)
     assert len({*texts}) > 1, "each sample has a seed of its own, in another batch too"
-    for settings, cause in (({"num_beams": 4}, "'num_beams'"), ({"max_gen_toks": 400}, "leaves no room for a prompt")):
+    few = instances("generate_until", ("I really enjoy", {**sampled, "particles": 3, "length_bonus": 0.5}))
+    whole: dict[str, Any] = {"particles": 3, "length_bonus": 0.5, "weights": {"art": 2.0}, "max_new_tokens": 6}
+    expected = model.decoder.generate("I really enjoy", seed=row_seeds(model.seed, 1), **whole).texts
+    assert model.generate_until(few, disable_tqdm=True) == expected
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"num_beams": 4}, "'num_beams'"),
+        ({"max_gen_toks": 400}, "leaves no room for a prompt"),
+        ({"particles": 4}, "at temperature 0"),
+    ]
+    for settings, cause in refused:
         with pytest.raises(InvalidArgumentError, match=cause):
             model.generate_until(instances("generate_until", ("x", {"until": ["."], **settings})), disable_tqdm=True)
 

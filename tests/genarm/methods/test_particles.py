@@ -8,6 +8,7 @@ import pytest
 from families import make_model, random_prompts
 from method_cases import assert_same_rows, make_scorer
 
+import genarm
 from genarm import GuidedDecoder, methods
 from genarm.errors import InvalidArgumentError
 
@@ -54,3 +55,7 @@ def test_what_a_method_would_not_heed_is_refused(name: str, settings: dict[str, 
     given = settings if name == "particles" else {"trajectory_rm": make_scorer("llama"), **settings}
     with pytest.raises(InvalidArgumentError, match=words):
         methods[name].generate(make_decoder(), random_prompts([4]), **given)
+
+
+def test_importing_the_library_is_enough_to_reach_its_methods() -> None:
+    assert genarm.__getattr__("methods") is methods and genarm.__getattr__("embedded").BASE.is_dir()
