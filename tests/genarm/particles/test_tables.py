@@ -1,0 +1,77 @@
+"""Particles on models that are known whole: what they draw, and their Ẑ, against the product over whole answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from particle_checks import (
+    LENGTH,
+    SETTINGS,
+    T,
+    V,
+    assert_followers_go_on_with_the_text_they_took_over,
+    assert_unbiased,
+    divergences,
+    instance,
+    three_models,
+)
+from particle_tables import direct_divergence, divergence, enumerated
+
+from genarm.evaluation.tabular import guided, joint
+from genarm_kernels import reference
+
+
+def test_a_target_is_the_oracles_token_by_token_and_the_product_over_answers():
+    models = three_models()
+    for setting in SETTINGS:
+        weights = [1.0, *setting.weights]
+        found = enumerated(models, weights, *setting[1:])
+        tables = [
+            reference.guided_log_probs([rows.float() for rows in depth], weights, *setting[1:3], 1.0, *setting[3:])
+            for depth in zip(*models, strict=True)
+        ]
+        assert torch.allclose(found.drawn.exp(), joint([table.double() for table in tables]).exp(), atol=1e-6)
+        product = (
+            sum(weight * joint(model) for weight, model in zip(weights, models, strict=True)) / setting.temperature
+        )
+        kept = found.weighted > -torch.inf
+        assert torch.allclose(found.weighted[kept], product[kept]) and 0 < int(kept.sum()) < V**T
+    plain = enumerated(models, [1.0, 0.5, 0.5])
+    assert torch.allclose(plain.drawn, joint(guided(models, [1.0, 0.5, 0.5])))
+    assert plain.lengths.tolist() == [T] * V**T
+
+
+def test_both_estimates_of_a_divergence_are_that_of_independent_draws():
+    """Importance sampling without a decoder: N draws from the base each, weighted by the reward model's product."""
+    *_, target = instance(0)[1]
+    generator = torch.Generator().manual_seed(1)
+    draws = torch.multinomial(target.drawn.exp().expand(20_000, -1), 4, replacement=True, generator=generator)
+    weights = (target.weighted - target.drawn)[draws]
+    mass = torch.zeros(len(draws), V**LENGTH, dtype=torch.float64).scatter_add_(1, draws, weights.softmax(1))
+    evidence = weights.logsumexp(1) - torch.tensor(4.0).log()
+    direct = direct_divergence(mass, target)
+    assert direct > 1e-3 and divergence(mass, evidence, target) == pytest.approx(direct, rel=0.2)
+    few = [divergence(mass[start : start + 25], evidence[start : start + 25], target) for start in range(0, 5000, 25)]
+    assert sum(few) / len(few) == pytest.approx(direct, rel=0.2)
+
+
+def test_few_particles_are_close_to_the_product():
+    found = divergences({4: 12, 16: 8, 64: 3})
+    assert found[16] < found[1] / 10
+    assert found[4] > 2 * found[16] > 4 * found[64]
+
+
+@pytest.mark.parametrize("below", [0.0, 0.5, 1.0])
+def test_the_evidence_is_that_of_the_product_in_the_mean(below: float):
+    assert_unbiased({2: 60, 16: 15}, 0.2, resample_below=below, seed=1)
+
+
+def test_followers_go_on_with_the_text_they_took_over():
+    assert_followers_go_on_with_the_text_they_took_over(seed=1)
+
+
+def test_a_length_bonus_and_a_terminal_reward_multiply_the_product():
+    options: dict[str, Any] = {"length_bonus": 0.4, "beta": 0.5, "terminal": "values"}
+    assert_unbiased({8: 30}, 0.2, resample_below=1.0, seed=2, **options)
