@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import GenARMError, InvalidArgumentError, PromptError
 
@@ -71,14 +71,10 @@ def _on_device(columns: Tensor, rows: list[Tensor], device: torch.device) -> Pro
 
 def pad_left(rows: list[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:
     """B ragged 1-D prompts -> ids [B, T] int64 padded on the left, and their mask [B, T] int64."""
-    width = max(len(row) for row in rows)
-    ids = rows[0].new_full((len(rows), width), pad_id)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        if len(row):
-            ids[index, width - len(row) :] = row
-            mask[index, width - len(row) :] = 1
-    return ids, mask
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id, padding_side="left")
+    width = ids.shape[1]
+    starts = ids.new_tensor([width - len(row) for row in rows])
+    return ids, (torch.arange(width, device=ids.device) >= starts[:, None]).long()
 
 
 def prompt_errors(
