@@ -15,9 +15,8 @@ from genarm.evaluation.tabular import Tables, answers, kl
 from genarm.evaluation.tabular_models import lm_from_tables, scorer_from_values
 from genarm.evaluation.tabular_problems import random_problem
 
-V, EOS = 3, 2
-LENGTH = 4  # tokens of an answer where all have as many
-T = 5  # where EOS may end them early
+WORDS, LENGTH = 4, 3  # ids and tokens of an answer where all have as many
+V, T, EOS = 3, 5, 2  # where EOS may end them early
 PROMPT = torch.tensor([1])
 BETAS = (0.3, 1.0)
 RARE = 0.1  # few systems say nothing of less
@@ -27,7 +26,7 @@ def instance(seed: int) -> list[tuple[Tables, Tables, Target]]:
     """A base, the reward model that learned a random reward, and the target of guidance by it, for each of BETAS."""
     found = []
     for beta in BETAS:
-        problem = random_problem(V, LENGTH, beta, seed=seed)
+        problem = random_problem(WORDS, LENGTH, beta, seed=seed)
         reward_model = methods.bradley_terry_optimum(problem, 1.0)
         target = enumerated([problem.base, reward_model], [1.0, 1 / beta])
         assert torch.allclose(target.product, problem.optimum)  # the best policy is what particles draw from
@@ -49,7 +48,7 @@ def divergences(systems: Mapping[int, int], instances: int = 10, direct: bool = 
                 [PROMPT] * each * len(BETAS), beta=[beta for beta in BETAS for _ in range(each)], particles=count,
                 return_particles=True, max_new_tokens=LENGTH, eos_token_id=[], seed=seed,
             )  # fmt: skip
-            mass = masses(out, V, LENGTH).split(each)
+            mass = masses(out, WORDS, LENGTH).split(each)
             assert out.log_evidence is not None
             for own, evidence, (*_, target) in zip(mass, out.log_evidence.split(each), cases, strict=True):
                 found[count].append(direct_divergence(own, target) if direct else divergence(own, evidence, target))
@@ -140,18 +139,20 @@ def estimates(
     return found
 
 
-def assert_unbiased(systems: Mapping[int, int], largest: float, **options: Any) -> None:
+def assert_unbiased(
+    systems: Mapping[int, int], largest: float, settings: Sequence[Setting] = SETTINGS, **options: Any
+) -> None:
     """E[Ẑ] = Z within 4 standard errors, each at most ``largest`` · Z, and so is every marginal of Ẑ · particles within
     5. ``systems``: {N: how many of each setting}."""
     models = three_models()
-    decoder, targets = decoder_of(models), [setting.target(models) for setting in SETTINGS]
+    decoder, targets = decoder_of(models), [setting.target(models) for setting in settings]
     bonus, terminal = options.get("length_bonus", 0.0), options.get("terminal")
     targets = [target.times(bonus * target.lengths) for target in targets]
     if terminal is not None:
         targets = [target.times(reward_of(target) / options["beta"]) for target in targets]
         options["terminal"] = scorer_from_values(V, VALUES)
     for particles, count in systems.items():
-        for off, error in estimates(decoder, targets, count, particles, SETTINGS, **options):
+        for off, error in estimates(decoder, targets, count, particles, settings, **options):
             assert float(error.max()) < largest, f"{count} systems say too little: ± {float(error.max()):.3f}"
             worst = (off.abs() / error.clamp(min=1e-9)).tolist()
             assert worst[0] < 4 and max(worst) < 5, f"N = {particles}: off by {worst[0]:.1f}, {max(worst):.1f} errors"

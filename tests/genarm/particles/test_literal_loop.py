@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,33 +17,33 @@ from genarm_kernels import row_seeds
 PROMPTS = random_prompts([5, 11], seed=1)
 OTHER = random_prompts([9, 2], seed=2)
 EOS = list(range(9, 15))
-COMMON: dict[str, Any] = {"particles": 4, "max_new_tokens": 6, "seed": 3, "eos_token_id": EOS}
+COMMON: dict[str, Any] = {"particles": 4, "max_new_tokens": 5, "seed": 3, "eos_token_id": EOS}
 
 
 class Case(NamedTuple):
-    """weights: of the base and each reward model, by prompt; other: that the separate reward model reads a prompt of
-    its own; resampled: how often at least, over both prompts."""
+    """weights: of the base and each reward model, by prompt; resampled: how often at least, over both prompts; ends:
+    that the separate reward model reads a prompt of its own, and answers have a terminal reward."""
 
     weights: list[list[float]]
     options: dict[str, Any]
     resampled: int
-    other: bool = False
+    ends: bool = False
 
 
 CASES = {
     "every token": Case(
         [[1.0, 0.3, -0.2], [1.0, 0.1, 0.3]],
         {"resample_below": 1.0, "top_k": 40, "top_p": 0.95, "num_return_sequences": 3},
-        10,
+        8,
     ),
     "at half": Case(
-        [[1.0, 0.4], [1.0, 0.2]],
+        [[1.0, 0.7], [1.0, 0.5]],
         {"repetition_penalty": 1.05, "temperature": 0.9, "min_p": 0.01, "stop": [[k, k + 1] for k in range(15, 96)]},
         1,
     ),
     "never": Case(
         [[1.0, 0.3, -0.2], [1.0, 0.0, 0.4]],
-        {"resample_below": 0.0, "base_min_p": 0.02, "length_bonus": 0.4, "temperature": 1.3},
+        {"resample_below": 0.0, "base_min_p": 0.02, "length_bonus": 0.4, "temperature": 1.3, "beta": 0.5},
         0,
         True,
     ),
@@ -54,6 +53,16 @@ CASES = {
         4,
     ),
 }
+
+
+def worth(texts: list[str]) -> list[float]:
+    """A terminal reward, of the words w3, w4 and so on."""
+    return [sum(int(word[1:]) for word in text.split()) / 100 for text in texts]
+
+
+def worth_of_tokens(tokens: list[int]) -> float:
+    """What it adds to a log-weight."""
+    return sum(tokens) / 100 / CASES["never"].options["beta"]
 
 
 class Models(NamedTuple):
@@ -78,14 +87,15 @@ def expected(models: Models) -> dict[str, list[System]]:
         found[name] = []
         seeds = row_seeds(COMMON["seed"], 2).tolist()
         for prompt, other, weights, seed in zip(PROMPTS, OTHER, case.weights, seeds, strict=True):
-            own = [prompt, prompt, other if case.other else prompt][: len(weights)]
-            found[name].append(system(models.plain[: len(own)], own, weights, seed, COMMON | case.options))
+            own = [prompt, prompt, other if case.ends else prompt][: len(weights)]
+            terminal = worth_of_tokens if case.ends else None
+            found[name].append(system(models.plain[: len(own)], own, weights, seed, COMMON | case.options, terminal))
     return found
 
 
 def generate(decoder: GuidedDecoder, case: Case, **more: Any) -> GenerationOutput:
-    weights = torch.tensor(case.weights)[:, 1:]
-    given = {"reward_prompts": {"full": OTHER}} if case.other else {}
+    weights = torch.tensor(case.weights)[:, 1:] * case.options.get("beta", 1.0)  # which they are divided by
+    given: dict[str, Any] = {"reward_prompts": {"full": OTHER}, "terminal": worth} if case.ends else {}
     wanted = {"return_particles": True, "return_normalizers": True, "return_logprobs": True}
     return decoder.generate(PROMPTS, weights=weights, **given, **wanted, **COMMON | case.options | more)
 
@@ -123,8 +133,12 @@ def test_the_cases_are_what_they_say(expected: dict[str, list[System]]) -> None:
         assert any(len({tuple(one.tokens) for one in own.particles}) > 1 for own in systems)
 
 
-@pytest.mark.parametrize("path", ["fused", "hf", "hf-padded"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [(name, "fused") for name in CASES]
+    + [(name, "hf") for name in ("at half", "never")]
+    + [(name, "hf-padded") for name in ("every token", "every other")],
+)
 def test_particles_are_the_literal_loop(
     name: str, path: str, models: Models, expected: dict[str, list[System]]
 ) -> None:
@@ -132,7 +146,7 @@ def test_particles_are_the_literal_loop(
     rewards = {key: models.rewards[key] for key in ("lora", "full")[: len(case.weights[0]) - 1]}
     at_once = {"every token": 8, "at half": 3, "never": 4, "every other": 16}[name]  # one prompt's are never parted
     engine: Any = "auto" if path == "fused" else "hf"
-    decoder = GuidedDecoder(models.base, rewards, engine=engine, max_batch_size=at_once)
+    decoder = GuidedDecoder(models.base, rewards, word_tokenizer(), engine=engine, max_batch_size=at_once)
     if path == "hf-padded":
         for backbone in decoder.engine.backbones:
             backbone.static = False  # type: ignore[attr-defined]
@@ -146,47 +160,33 @@ def test_captured_steps_are_the_literal_loop(
 ) -> None:
     record_on_cpu(monkeypatch)
     decoder = GuidedDecoder(models.base, models.rewards, max_batch_size=16, max_length=40)
-    for name in ("every token", "every other", "every token"):
+    for name in ("every token", "every token"):
         out = generate(decoder, CASES[name])
         assert out.stats.engine == "fused (CUDA graphs)"
         assert_is(out, expected[name])
 
 
 def test_a_system_does_not_depend_on_its_batch_mates(models: Models) -> None:
+    """To the last bit where the batch has one shape; alone, the prompts' own pass may round otherwise."""
     decoder = GuidedDecoder(models.base, models.rewards, max_batch_size=16)
-    case = CASES["every token"]
-    seeds = torch.tensor([11, 12, 13])
-    prompts = [*PROMPTS, OTHER[0]]
-    weights = torch.tensor([*case.weights, [1.0, 2.0, 0.1]])[:, 1:]
-    wanted: dict[str, Any] = COMMON | case.options | {"return_particles": True, "return_normalizers": True}
-    together = decoder.generate(prompts, weights=weights, **wanted | {"seed": seeds})
+    weights, seeds = torch.tensor([[0.3, -0.2], [0.1, 0.3], [2.0, 0.1]]), torch.tensor([11, 12, 13])
+    prompts, others = [*PROMPTS, OTHER[0]], random_prompts([5, 11, 9], seed=9)
+    wanted: dict[str, Any] = COMMON | CASES["every token"].options
+    wanted |= {"return_particles": True, "return_normalizers": True}
+
+    def drawn(rows: list[Tensor], mates: slice = slice(None), **own: Any) -> tuple[Any, Tensor, Tensor]:
+        out = decoder.generate(rows, weights=weights[mates], **wanted | {"seed": seeds[mates]} | own)
+        assert out.particles is not None and out.log_evidence is not None and out.log_normalizers is not None
+        return out.particles[::3], out.log_evidence[::3], out.log_normalizers
+
+    together = drawn(prompts)
     for row in range(3):
-        one = slice(row, row + 1)
-        alone = decoder.generate(prompts[one], weights=weights[one], **wanted | {"seed": seeds[one]})
-        mine, its = together.particles[3 * row], alone.particles[0]
-        assert [own.tolist() for own in mine.tokens] == [own.tolist() for own in its.tokens]
-        assert torch.equal(mine.log_weights, its.log_weights)
-        assert torch.equal(together.log_evidence[3 * row : 3 * row + 3], alone.log_evidence)
-        width = alone.log_normalizers.shape[1]
-        pair = together.log_normalizers[3 * row : 3 * row + 3, :width], alone.log_normalizers
-        assert torch.equal(*(rows.nan_to_num(nan=9.0) for rows in pair))
-
-
-def test_a_terminal_reward_multiplies_the_weights_at_the_end(models: Models, tmp_path: Path) -> None:
-    """A callable on texts, divided by beta, which the weights are divided by too."""
-    decoder = GuidedDecoder(models.base, models.rewards, tokenizer=word_tokenizer())
-    case, beta, seeds = CASES["every token"], 0.5, row_seeds(COMMON["seed"], 2).tolist()
-    options = COMMON | case.options
-
-    def worth(text: str) -> float:
-        return sum(int(word[1:]) for word in text.split()) / 100
-
-    def reward(tokens: list[int]) -> float:
-        return sum(tokens) / 100 / beta
-
-    out = generate(decoder, case, beta=beta, terminal=lambda texts: [worth(text) for text in texts])
-    expected = [
-        system(models.plain, [prompt] * 3, [1.0, *(weight / beta for weight in own[1:])], seed, options, reward)
-        for prompt, own, seed in zip(PROMPTS, case.weights, seeds, strict=True)
-    ]
-    assert_is(out, expected)
+        mixed = drawn([*others[:row], prompts[row], *others[row + 1 :]])
+        alone = drawn(prompts[row : row + 1], slice(row, row + 1))
+        mine = together[0][row]
+        for found, place in (mixed, row), (alone, 0):
+            its = found[0][place]
+            assert [own.tolist() for own in mine.tokens] == [own.tolist() for own in its.tokens]
+            torch.testing.assert_close(mine.log_weights, its.log_weights, atol=1e-5, rtol=0)
+        assert torch.equal(mine.log_weights, mixed[0][row].log_weights)
+        assert torch.equal(together[1][row], mixed[1][row])

@@ -9,6 +9,7 @@ import torch
 from particle_checks import (
     LENGTH,
     SETTINGS,
+    WORDS,
     T,
     V,
     assert_followers_go_on_with_the_text_they_took_over,
@@ -45,27 +46,28 @@ def test_a_target_is_the_oracles_token_by_token_and_the_product_over_answers():
 
 def test_both_estimates_of_a_divergence_are_that_of_independent_draws():
     """Importance sampling without a decoder: N draws from the base each, weighted by the reward model's product."""
-    *_, target = instance(0)[1]
+    *_, target = instance(0)[0]
     generator = torch.Generator().manual_seed(1)
     draws = torch.multinomial(target.drawn.exp().expand(20_000, -1), 4, replacement=True, generator=generator)
     weights = (target.weighted - target.drawn)[draws]
-    mass = torch.zeros(len(draws), V**LENGTH, dtype=torch.float64).scatter_add_(1, draws, weights.softmax(1))
+    mass = torch.zeros(len(draws), WORDS**LENGTH, dtype=torch.float64).scatter_add_(1, draws, weights.softmax(1))
     evidence = weights.logsumexp(1) - torch.tensor(4.0).log()
     direct = direct_divergence(mass, target)
-    assert direct > 1e-3 and divergence(mass, evidence, target) == pytest.approx(direct, rel=0.2)
-    few = [divergence(mass[start : start + 25], evidence[start : start + 25], target) for start in range(0, 5000, 25)]
-    assert sum(few) / len(few) == pytest.approx(direct, rel=0.2)
+    assert direct > 0.02 and divergence(mass, evidence, target) == pytest.approx(direct, rel=0.1)
+    few = [divergence(mass[start : start + 25], evidence[start : start + 25], target) for start in range(0, 5_000, 25)]
+    assert sum(few) / len(few) == pytest.approx(direct, rel=0.1)
 
 
-def test_few_particles_are_close_to_the_product():
-    found = divergences({4: 12, 16: 8, 64: 3})
+def test_few_particles_are_close_to_the_product_and_more_are_closer():
+    """Of 64 particles, three instances: `make mutants` has all of them, with more systems."""
+    found, more = divergences({4: 8, 16: 4}), divergences({64: 2}, instances=3)
     assert found[16] < found[1] / 10
-    assert found[4] > 2 * found[16] > 4 * found[64]
+    assert found[4] > 2 * found[16] and found[16] > 2 * more[64] > -0.005
 
 
 @pytest.mark.parametrize("below", [0.0, 0.5, 1.0])
 def test_the_evidence_is_that_of_the_product_in_the_mean(below: float):
-    assert_unbiased({2: 60, 16: 15}, 0.2, resample_below=below, seed=1)
+    assert_unbiased({2: 40, 16: 10}, 0.2, SETTINGS[:2], resample_below=below, seed=1)
 
 
 def test_followers_go_on_with_the_text_they_took_over():
@@ -74,4 +76,4 @@ def test_followers_go_on_with_the_text_they_took_over():
 
 def test_a_length_bonus_and_a_terminal_reward_multiply_the_product():
     options: dict[str, Any] = {"length_bonus": 0.4, "beta": 0.5, "terminal": "values"}
-    assert_unbiased({8: 30}, 0.2, resample_below=1.0, seed=2, **options)
+    assert_unbiased({8: 15}, 0.25, SETTINGS[:2], resample_below=1.0, seed=2, **options)
