@@ -200,6 +200,8 @@ def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
             f"generation_kwargs hold {unknown[0]!r}: guided decoding takes {', '.join(sorted(OPTIONS | KNOWN))}"
         )
     options = {name: settings[name] for name in OPTIONS & set(settings)}
+    if settings.get("do_sample") is False:  # which the harness makes of tasks that say nothing about it
+        options["temperature"] = 0.0
     stop = [text for text in settings["until"] if text]
     return {**options, "stop": stop, "max_new_tokens": int(settings["max_gen_toks"])}
 

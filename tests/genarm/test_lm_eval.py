@@ -90,10 +90,13 @@ def test_what_a_task_asks_for_reaches_the_decoder_or_is_refused(guided: dict[str
     whole: dict[str, Any] = {"particles": 3, "length_bonus": 0.5, "weights": {"art": 2.0}, "max_new_tokens": 6}
     expected = model.decoder.generate("I really enjoy", seed=row_seeds(model.seed, 1), **whole).texts
     assert model.generate_until(few, disable_tqdm=True) == expected
+    silent = instances("generate_until", ("I really enjoy", {"until": [], "max_gen_toks": 6}))
+    greedy = model.decoder.generate("I really enjoy", weights={"art": 2.0}, temperature=0.0, max_new_tokens=6).texts
+    assert model.generate_until(silent, disable_tqdm=True) == greedy
     refused: list[tuple[dict[str, Any], str]] = [
         ({"num_beams": 4}, "'num_beams'"),
         ({"max_gen_toks": 400}, "leaves no room for a prompt"),
-        ({"particles": 4}, "at temperature 0"),
+        ({"particles": 4, "max_gen_toks": 6}, "at temperature 0"),
     ]
     for settings, cause in refused:
         with pytest.raises(InvalidArgumentError, match=cause):
