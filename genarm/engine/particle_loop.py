@@ -65,7 +65,9 @@ class SystemDecoding(Decoding):
         population, rows = run.state.population, len(self.reasons)
         assert population is not None
         with on_stream(stream):
-            self.log_weights, self.log_evidence = population.log_weights.cpu(), population.log_evidence.cpu()
+            # Copies on a CPU too: the next chunk's captured steps have these buffers.
+            kept = (one.to("cpu", copy=True) for one in (population.log_weights, population.log_evidence))
+            self.log_weights, self.log_evidence = kept
             generated, counts = run.state.generated[:rows].tolist(), population.counts[:rows].tolist()
         for system, weights in enumerate(self.log_weights):
             if bool((weights == -torch.inf).all()):

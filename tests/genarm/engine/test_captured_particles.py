@@ -22,13 +22,14 @@ def texts(out: GenerationOutput) -> list[list[list[int]]]:
 def test_captured_particles_are_those_of_eager_steps(
     base: Any, rewards: dict[str, Any], eager: GuidedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The second call's rows follow others than those of the first, which was recorded.
-    calls = [(PROMPTS[:2], OPTIONS | ALWAYS), (PROMPTS[2:4], OPTIONS | ALWAYS | {"seed": 8})]
+    # The second call's rows follow others than those of the first, which was recorded; the third has two chunks.
+    again = OPTIONS | ALWAYS | {"seed": 8}
+    calls = [(PROMPTS[:2], OPTIONS | ALWAYS), (PROMPTS[2:4], again), (PROMPTS[:4], again)]
     expected = [eager.generate(prompts, **options) for prompts, options in calls]
     unmoved = eager.generate(calls[0][0], **(calls[0][1] | {"resample_below": 0.0}))
     assert texts(unmoved) != texts(expected[0])
     record_on_cpu(monkeypatch)
-    decoder = GuidedDecoder(base, rewards, max_batch_size=16, max_length=100)
+    decoder = GuidedDecoder(base, rewards, max_batch_size=8, max_length=100)
     for (prompts, options), theirs in zip(calls, expected, strict=True):
         found = decoder.generate(prompts, **options)
         assert texts(found) == texts(theirs)
