@@ -131,6 +131,12 @@ def a_model_of_weight_0_is_neither_examined_nor_counted(device: str = "cpu") -> 
 
 
 @check
+def an_empty_model_of_weight_0_is_not_counted(device: str = "cpu") -> None:
+    base, other = torch.zeros(1, 40, device=device), torch.full((1, 40), -INF, device=device)
+    close(normalizers([base, other], [1.0, 0.0]), [0.0])
+
+
+@check
 def nothing_left_is_no_mass_and_a_bad_model_none_that_is_known(device: str = "cpu") -> None:
     logits = make_logits(5, V, 2, device=device)
     logits[1][1] = -INF
@@ -179,15 +185,15 @@ def normalizers_alone_are_the_oracle_s(device: str = "cpu") -> None:
 @check
 def scores_may_come_as_a_bias(device: str = "cpu") -> None:
     logits = make_logits(2, V, 2, device=device)
-    weights = torch.tensor([[1.0, 0.0], [0.5, -0.7]], device=device)
+    weights = torch.tensor([[0.5, -0.7], [1.0, 0.0]], device=device)
     logits[1][:, 4] = NAN  # an id of a whole group
     clean = [z.nan_to_num(0.0) for z in logits]
     bias = sum(z * weights[:, m, None] for m, z in enumerate(clean))
     inputs = checked(logits, torch.zeros(2, 2, device=device), bias=bias, temperature=0.7)
     inputs = replace(inputs, normalizer_weights=weights)
     sample = ops.guided_sample(inputs, False, True)
-    assert sample.status.tolist() == [0, 2]
-    close(sample.log_normalizers, [float(normalizers(clean, weights, temperature=0.7)[0]), NAN])
+    assert sample.status.tolist() == [2, 0]
+    close(sample.log_normalizers, [NAN, float(normalizers(clean, weights, temperature=0.7)[1])])
     close(sample.log_normalizers, reference.sample(inputs, False, True).log_normalizers)
 
 
@@ -216,4 +222,8 @@ def checked(logits: list[Tensor], weights: Tensor, **changes: object) -> Inputs:
 
 
 # What the interpreter has time for: the kernels as they are compiled without log-probs.
-INTERPRETED_CHECKS = (normalizers_alone_are_the_oracle_s, scores_may_come_as_a_bias)
+INTERPRETED_CHECKS = (
+    an_empty_model_of_weight_0_is_not_counted,
+    normalizers_alone_are_the_oracle_s,
+    scores_may_come_as_a_bias,
+)

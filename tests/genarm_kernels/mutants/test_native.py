@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import group_cases
 import kernel_cases as checks
+import normalizer_cases
 import pytest
 from mutations import Mutation, proofs
 from native_cases import check_groups_have_their_mass, check_long_steps, check_products, check_steps, edited_source
@@ -66,6 +67,18 @@ PLACES: dict[str, tuple[str, str, str, Callable[[], None]]] = {
     "the base's mask ignored at weight 0": (
         "sampling.h", "s.first = choose(z.first == -INFINITY, all(-INFINITY), s.first);", "",
         group_cases.a_base_of_weight_0_is_examined_just_under_a_filter_of_its_own),
+    "every model's mass the first one's": (
+        "sampling.h", "model_mass(logits[m] + row * strides[m]", "model_mass(logits[0] + row * strides[m]",
+        normalizer_cases.it_is_the_mass_that_is_left_of_the_product),
+    "a model's ids beyond the vocabulary": (
+        "sampling.h", "values[i] = i < count ?", "values[i] = i < count + 1 ?",
+        normalizer_cases.ids_beyond_the_vocabulary_have_no_mass),
+    "groups joined at temperature 1": (
+        "sampling.h", "expf((peaks[g] - top) * inverse_temperature[row])", "expf(peaks[g] - top)",
+        normalizer_cases.it_is_0_for_one_model_and_follows_bias_and_temperature),
+    "groups joined without their peaks": (
+        "sampling.h", "masses[g] * expf(", "masses[g] + 0.0f * expf(",
+        normalizer_cases.it_is_the_mass_that_is_left_of_the_product),
 }  # fmt: skip
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     name: (edited_source(file, old, new), check) for name, (file, old, new, check) in PLACES.items()

@@ -6,13 +6,14 @@ from dataclasses import replace
 import filter_cases
 import group_cases
 import kernel_cases as checks
+import normalizer_cases
 import pytest
 import torch
 from mutations import Mutation, edited, proofs
 from torch import Tensor
 
 from genarm_kernels import noise
-from genarm_kernels.sampling import cpu, sample
+from genarm_kernels.sampling import cpu, cpu_masses, sample
 from genarm_kernels.sampling import cpu_filters as filters
 from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 
@@ -165,5 +166,32 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "min-p of the largest before the base's filter": (
         edited(cpu._combine, "filters.score_threshold(kept, inputs)", "filters.score_threshold(scores, inputs)"),
         filter_cases.min_p_is_relative_to_the_largest_that_is_left),
+    "filters left out of the normaliser": (
+        edited(cpu._sample_block, "masses.totals(), model", "group_masses(combined.scores, inverse).totals(), model"),
+        normalizer_cases.it_is_the_mass_that_is_left_of_the_product),
+    "the mass before the base's filter": (
+        edited(cpu._sample_block, "masses.totals(), model", "group_masses(combined.scores, inverse).totals(), model"),
+        normalizer_cases.a_base_filter_alone_leaves_out_its_mass),
+    "bias left out of the normaliser": (
+        edited(cpu._sample_block, "masses.totals(), model",
+            "group_masses(combined.kept - (inputs.bias is not None) * 2.0, inverse).totals(), model"),
+        normalizer_cases.it_is_0_for_one_model_and_follows_bias_and_temperature),
+    "models' own normalisers at temperature 1": (
+        edited(cpu_masses.log_normalizers, "own.log_total.double())", "own.log_total.double()) / inverse_temperature"),
+        normalizer_cases.it_is_the_mass_that_is_left_of_the_product),
+    "a model of weight 0 in the normaliser": (
+        edited(cpu_masses.log_normalizers, "torch.where(weight != 0,", "torch.where(weight == weight,"),
+        normalizer_cases.a_model_of_weight_0_is_neither_examined_nor_counted),
+    "a model of weight 0 examined for the normaliser": (
+        edited(cpu._examined, "examined |= inputs.shares != 0", "examined |= True"),
+        normalizer_cases.a_model_of_weight_0_is_neither_examined_nor_counted),
+    "models of others' scores not examined": (
+        edited(cpu._examined, "examined |= inputs.shares != 0", "pass"), normalizer_cases.scores_may_come_as_a_bias),
+    "a greedy row's normaliser after the filters": (
+        edited(cpu._unfiltered_where_greedy, "combined.scores, combined.kept", "combined.kept, combined.kept"),
+        normalizer_cases.greedy_rows_have_that_of_all_ids_at_temperature_1),
+    "nothing left is not told from a bad model": (
+        edited(cpu_masses.log_normalizers, "status == NOTHING_LEFT", "status != NOTHING_LEFT"),
+        normalizer_cases.nothing_left_is_no_mass_and_a_bad_model_none_that_is_known),
 }  # fmt: skip
 test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)

@@ -18,9 +18,11 @@ SETTINGS = {
 ALL = {"top_k": 50, "top_p": 0.9, "min_p": 0.01, "base_min_p": 0.1, "base_top_p": 0.9}
 
 
-def call(logits: list[Tensor], return_logprobs: bool = False, **settings: object) -> None:
+def call(
+    logits: list[Tensor], return_logprobs: bool = False, return_normalizers: bool = False, **settings: object
+) -> None:
     inputs = settle(prepare(logits, torch.ones(len(logits)), *{**SETTINGS, **settings}.values()))
-    kernels.guided_sample(inputs, return_logprobs)
+    kernels.guided_sample(inputs, return_logprobs, return_normalizers)
 
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -46,11 +48,11 @@ def test_a_call_compiles_to_loads_that_its_tensors_allow(
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("return_logprobs", [False, True])
+@pytest.mark.parametrize("asked", [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("M", [1, 3, 8])
-def test_a_call_with_everything_compiles(launched: list[CompiledKernel], M: int, return_logprobs: bool) -> None:
+def test_a_call_with_everything_compiles(launched: list[CompiledKernel], M: int, asked: tuple[bool, bool]) -> None:
     logits = make_logits(3, 5000, M, (torch.bfloat16,))
-    call(logits, return_logprobs, **ALL, bias=torch.zeros(5000))
+    call(logits, *asked, **ALL, bias=torch.zeros(5000))
     names = [kernel.name for kernel in launched]
     search = ["group_kernel", "bound_kernel", "gather_kernel", "select_kernel"]
     assert names == [*search, *search, "regroup_kernel", "draw_kernel"]

@@ -12,7 +12,8 @@ SHIPPED = shipped()
 AROUND = [name for name in SHIPPED if not name.startswith("group")]
 USUAL = [
     *(f"group, M=2, bf16, {feature}, wide" for feature in ("plain", "filters", "log-probs", "base filter")),
-    "group, M=2, bf16, all, narrow", "group, M=8, bf16, all, wide", "draw, M=2, plain", "draw, M=8, all",
+    "group, M=2, bf16, normalisers, wide", "group, M=2, bf16, all, narrow", "group, M=8, bf16, all, wide",
+    "draw, M=2, plain", "draw, M=8, all",
     "log-probs, M=8, all", "bound", "gather", "select", "regroup",
 ]  # fmt: skip
 # Instructions an id of the plain way through a group, counted in the machine code for sm_90: at most this many.
@@ -27,6 +28,9 @@ INSTRUCTIONS = {
     ("log-probs", 1): 19,
     ("log-probs", 2): 30,
     ("log-probs", 4): 50,
+    ("normalisers", 1): 19,
+    ("normalisers", 2): 30,
+    ("normalisers", 4): 50,
 }
 
 
