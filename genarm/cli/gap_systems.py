@@ -83,18 +83,19 @@ class Measuring:
         return [self._systems(cell, kept, rows) for cell in self.cells], kept
 
     def _systems(self, cell: Cell, prompts: Sequence[Row], rows: Rows) -> Evidence:
-        evidence, seconds = {}, {}
+        evidence, seconds, tokens = {}, {}, {}
         for count in self.particles:
             found = [
                 [rows[_id(row, cell, count), sample + 1] for sample in range(self.given.samples)] for row in prompts
             ]
             values = [[row["log_evidence"] for row in own] for own in found]
             evidence[count] = np.array([[-math.inf if one is None else one for one in own] for own in values])
+            tokens[count] = float(np.mean([row["token_count"] for own in found for row in own]))
             seconds[count] = (
                 float(np.median([own[0]["seconds"] for own in found])),
                 float(np.median([row["seconds"] for own in found for row in own[1:]])),
             )
-        return Evidence(cell, evidence, seconds)
+        return Evidence(cell, evidence, seconds, tokens)
 
 
 def _id(row: Row, cell: Cell, particles: int) -> str:

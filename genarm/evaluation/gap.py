@@ -39,12 +39,13 @@ class Evidence:
     """What was measured at one setting of weights.
 
     log_evidence: {N: [P, S] float64} log Ẑ_N of S systems for each of P prompts, in nats; 1 is among the N. seconds:
-    {N: (seconds per answer with one system at a time, the same in full batches)}, NaN where it was not measured.
+    {N: (seconds per answer with one system at a time, the same in full batches)}. tokens: {N: mean per answer}.
     """
 
     cell: Cell
     log_evidence: Mapping[int, Floats]
     seconds: Mapping[int, tuple[float, float]]
+    tokens: Mapping[int, float]
 
     @property
     def particles(self) -> list[int]:
@@ -62,6 +63,7 @@ class Closed:
     left: Estimate
     share: float
     seconds: tuple[float, float]
+    tokens: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ def gap(systems: Evidence, draws: int = DRAWS, seed: int = 0) -> Gap:
                 bound=interval(float(bounds[place]), drawn_bounds[place]),
                 left=interval(float(left[place]), drawn_left[place]),
                 share=float(bounds[place]) / best.value if 0 < best.value < math.inf else math.nan,
-                seconds=systems.seconds.get(count, (math.nan, math.nan)),
+                seconds=systems.seconds[count],
+                tokens=systems.tokens[count],
             )
             for place, count in enumerate(counts)
         ],

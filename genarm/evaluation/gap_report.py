@@ -39,6 +39,7 @@ def as_record(found: Gap, prompt_ids: Sequence[str | int], plain: Floats) -> dic
                 "bound": _bounds(one.bound),
                 "left": _bounds(one.left),
                 "share_of_best_bound": _number(one.share),
+                "tokens_per_answer": _number(one.tokens),
                 "seconds_per_answer": dict(zip(("alone", "in_batches"), map(_number, one.seconds), strict=True)),
             }
             for one in found.closed
@@ -53,8 +54,8 @@ def as_record(found: Gap, prompt_ids: Sequence[str | int], plain: Floats) -> dic
 
 def _table(found: Gap) -> Table:
     table = Table(title=escape(found.cell.label), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("particles")
-    for name in ("nearer by, nats [95%]", "left", "closed", "s/answer\nalone", "s/answer\nin batches"):
+    table.add_column("particles", no_wrap=True)
+    for name in ("nearer by\nnats [95%]", "left", "closed", "tokens", "seconds\nalone", "seconds\nbatches"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in found.closed:
         plain = one.particles == 1
@@ -63,6 +64,7 @@ def _table(found: Gap) -> Table:
             NONE if plain else _bracketed(one.bound),
             _plain(one.left.value),
             NONE if plain or math.isnan(one.share) else f"{100 * one.share:.0f}%".replace("-", "−"),
+            f"{one.tokens:.1f}",
             *map(_seconds, one.seconds),
         )
     table.add_row(f"all {found.pooled:,}", _bracketed(found.best))
@@ -72,7 +74,7 @@ def _table(found: Gap) -> Table:
 NOTE = (
     "Nats per answer, means over prompts. nearer by: E[log Ẑ] less plain decoding's E[Σ log Z_t], a lower bound of how "
     "far plain decoding is from the product over whole answers. all: the samples of the row above as one estimate. "
-    "left: what it is beyond a row. Seconds per answer with one at a time, and in batches."
+    "left: what it is beyond a row. Tokens and seconds per answer, with one answer at a time and in batches."
 )
 
 
@@ -83,7 +85,8 @@ def _bracketed(found: Estimate) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−") if math.isfinite(value) else NONE
+    digits = 1 if abs(value) >= 10 else 2
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else NONE
 
 
 def _seconds(value: float) -> str:

@@ -60,7 +60,8 @@ def test_every_system_is_generate_s_with_its_weights_and_seed_and_the_figures_ar
     assert [one["weights"] for one in record["weights"]] == [{"first": 1, "second": -0.5}, {"first": 2, "second": -1}]
     for one in record["weights"]:
         own = evidence[one["weights"]["first"]]
-        expected = gap(Evidence(gap_systems.Cell("guided", ("x",), (1,)), own, {}))
+        counts = dict.fromkeys(own, (0.0, 0.0))
+        expected = gap(Evidence(gap_systems.Cell("guided", ("x",), (1,)), own, counts, dict.fromkeys(own, 1.0)))
         assert [each["particles"] for each in one["particles"]] == [1, 3]
         assert [each["bound"]["value"] for each in one["particles"]] == pytest.approx(
             [each.bound.value for each in expected.closed], abs=1e-5

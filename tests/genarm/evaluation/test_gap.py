@@ -22,8 +22,10 @@ from genarm.evaluation.tabular_models import lm_from_tables
 CELL = Cell("guided", ("art",), (1.0,))
 
 
-def systems(values: dict[int, list[list[float]]]) -> Evidence:
-    return Evidence(CELL, {n: np.array(own, dtype=float) for n, own in values.items()}, {1: (0.5, 0.25)})
+def systems(values, cell=CELL) -> Evidence:
+    """Log Ẑ [P, S] by number of particles, with seconds and tokens that say which number it is."""
+    found = {n: np.array(own, dtype=float) for n, own in values.items()}
+    return Evidence(cell, found, {n: (0.031 * n, 2.0 * n) for n in found}, {n: 10.0 * n for n in found})
 
 
 def test_bounds_are_their_definitions():
@@ -32,10 +34,8 @@ def test_bounds_are_their_definitions():
     means = {n: sum(map(sum, own)) / 4 for n, own in values.items()}
     pooled = [math.log(sum(math.exp(value) for value in own) / 2) for own in values[4]]
     plain, four = found.closed
-    assert (plain.bound.value, plain.left.value) == (0, pytest.approx(found.best.value)) and plain.seconds == (
-        0.5,
-        0.25,
-    )
+    assert (plain.bound.value, plain.left.value) == (0, pytest.approx(found.best.value))
+    assert (plain.seconds, four.seconds, four.tokens) == ((0.031, 2.0), (0.124, 8.0), 40.0)
     assert four.log_evidence.value == means[4] and four.bound.value == pytest.approx(means[4] - means[1])
     assert found.best.value == pytest.approx(sum(pooled) / 2 - means[1]) and found.pooled == 8
     assert four.left.value == found.last_growth == pytest.approx(sum(pooled) / 2 - means[4])
@@ -50,7 +50,7 @@ def test_intervals_cover_the_bound_over_prompts_and_over_the_samples_of_one():
         for _ in range(100):
             own = generator.normal(0, 5.0 if prompts > 1 else 0.0, (prompts, 1))  # a prompt's own bound, 2 on average
             plain = generator.normal(0, 2, (prompts, samples))
-            found = gap(Evidence(CELL, {1: plain, 4: 2 + own + generator.normal(0, 1, plain.shape)}, {}), draws=150)
+            found = gap(systems({1: plain, 4: 2 + own + generator.normal(0, 1, plain.shape)}), draws=150)
             covered += found.closed[1].bound.low <= 2 <= found.closed[1].bound.high
         assert covered >= least, (prompts, covered)
 
@@ -68,7 +68,7 @@ def test_intervals_cover_the_bound_over_prompts_and_over_the_samples_of_one():
 def test_the_words_say_no_more_than_the_bound(means, spread, words):
     around = spread * np.array([[-1, -0.5, 0.5, 1]] * 2)
     values = {count: mean + around for count, mean in zip((1, 4, 16), means, strict=True)}
-    found = in_words(gap(Evidence(CELL, values, {}), draws=50))
+    found = in_words(gap(systems(values), draws=50))
     assert found.startswith("art=1: ") and re.search(words, found), found
 
 
@@ -108,7 +108,7 @@ def test_on_tables_the_gap_is_the_divergence_and_no_bound_goes_beyond_it(tables)
             particles=particles, temperature=temperature, top_k=2,
         )  # fmt: skip
         values[particles] = out.log_evidence.cpu().numpy()[None]
-    found = gap(Evidence(CELL, values, {}), draws=200)
+    found = gap(systems(values), draws=200)
     noise = {n: own.std() / math.sqrt(samples) for n, own in values.items()}
     assert truth > 0.5 and values[1].mean() == pytest.approx(log_z - truth, abs=4 * noise[1])
     for one in found.closed:
@@ -121,8 +121,8 @@ def test_a_table_fits_the_line_and_a_record_and_a_picture_hold_every_setting(tmp
     several = []
     generator = np.random.default_rng(0)
     for cell in scaled_cells(["helpful", "harmless"], [1.0, 0.5], [0.5, 1]):
-        values = {n: generator.normal(-100 + 10 * math.log(n), 3, (3, 8)) for n in (1, 4, 16)}
-        several.append(gap(Evidence(cell, values, dict.fromkeys(values, (0.031, 12.0))), draws=50))
+        values = {n: generator.normal(-900 + 70 * math.log(n), 3, (3, 8)) for n in (1, 4, 16)}
+        several.append(gap(systems(values, cell), draws=50))
     console = Console(width=80, record=True, file=StringIO())
     show(several, console)
     lines = console.export_text().splitlines()
@@ -130,7 +130,11 @@ def test_a_table_fits_the_line_and_a_record_and_a_picture_hold_every_setting(tmp
     assert titles[:2] == ["helpful=0.5 harmless=0.25", "helpful=1 harmless=0.5"] and len(titles) == 4
     assert sum(line.startswith(" all 128") for line in lines) == 2
     rows = [line for line in lines if line.lstrip().startswith("16 ")]
-    assert len(rows) == 2 and all(row.rstrip().endswith("0.031           12") for row in rows)
+    assert (
+        len(rows) == 2
+        and max(map(len, lines)) <= 80
+        and all(row.split()[-3:] == ["160.0", "0.5", "32"] for row in rows)
+    )
     record = as_record(several[1], [1, 2, "x"], np.array([-1.0, -2.0, -math.inf]))
     assert record["weights"] == {"helpful": 1.0, "harmless": 0.5} and record["best_bound"]["particles"] == 128
     assert [one["id"] for one in record["prompts"]] == [1, 2, "x"]
