@@ -25,8 +25,11 @@ from .request.facts import ModelFacts
 Scorer = str | Path | nn.Module | ScalarModel
 # Settings whose model is read at every token; the others' is read at the end of a text, before its padding.
 AT_EVERY_TOKEN = ("value_head", "value")
-# {a base: {what was given: the model it came to, and what it was made of, to see whether that has changed}}
-_LOADED: WeakKeyDictionary[Any, dict[Any, tuple[ScalarModel, list[tuple[Any, int]]]]] = WeakKeyDictionary()
+# {a base: {how it is to run: the model it came to, and what it was made of, to see whether that has changed}}, of what
+# comes from files, and the same for each module that was given, which is not kept alive.
+Loaded = dict[Any, tuple[ScalarModel, list[tuple[Any, int]]]]
+_LOADED: WeakKeyDictionary[Any, Loaded] = WeakKeyDictionary()
+_GIVEN: WeakKeyDictionary[Any, WeakKeyDictionary[Any, Loaded]] = WeakKeyDictionary()
 
 
 class Beside(Protocol):
@@ -42,9 +45,9 @@ class Beside(Protocol):
 
 
 def scalar(decoder: Beside, given: Scorer, name: str) -> ScalarModel:
-    """The model that setting ``name`` of a call means, on the decoder's device and in its dtype; what was loaded
-    from a path, or put together from a module, is kept as long as the base, a module's until it has another head, or
-    other weights in the adapters around it.
+    """The model that setting ``name`` of a call means, on the decoder's device and in its dtype; what was loaded from a
+    path is kept as long as the base, what was put together from a module as long as both, or until that has another
+    head, or other weights in the adapters around it.
 
     Raises:
         GenARMError: it is none, or none of the decoder's vocabulary.
@@ -57,8 +60,11 @@ def scalar(decoder: Beside, given: Scorer, name: str) -> ScalarModel:
             "sequence classifier"
         )
     base, fuse = decoder.models[0], decoder.settings.engine != "hf"
-    kept = _LOADED.setdefault(base.module, {})
-    key = (name, fuse, given if isinstance(given, nn.Module) else str(given))
+    if isinstance(given, nn.Module):
+        kept = _GIVEN.setdefault(base.module, WeakKeyDictionary()).setdefault(given, {})
+    else:
+        kept = _LOADED.setdefault(base.module, {})
+    key = (name, fuse, None if isinstance(given, nn.Module) else str(given))
     parts = _parts(given)
     known, made_of = kept.get(key) or (None, [])
     if known is None or not _are_same(made_of, parts):

@@ -91,6 +91,8 @@ def scalar_model(
         raise InvalidArgumentError(f"{name} is on {model.device}, the base on {source.device}: move one with .to()")
     runs_on = type(inner_model(module)).__name__ if isinstance(given, nn.Module) else str(given)
     found = replace(model, runs_on=runs_on)
+    if isinstance(given, nn.Module):  # a head of one row is decoded as it is, and lives as long as its owner keeps it
+        found = found.held_weakly([given])
     own = getattr(found.config, "pad_token_id", None)
     return ScalarModel(found, Plan([found], fuse=fuse), pad if own is None else own)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
+from weakref import ref
 
 import pytest
 import torch
@@ -46,6 +48,20 @@ def test_a_scorer_with_another_head_is_read_anew_and_keeps_its_mode():
     assert all(part.training for part in scorer.modules())
     scorer.score = nn.Linear(scorer.config.hidden_size, 1, bias=False)
     assert score(decoder, scorer) == pytest.approx(score_of(scorer, TEXT), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "adapter", "head of one row"])
+def test_a_scorer_that_was_given_is_not_kept_alive_by_the_base(kind):
+    decoder, scorer = GuidedDecoder(make_model("llama")), make_scorer("llama", seed=7)
+    if kind == "adapter":
+        scorer = get_peft_model(scorer, LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS"))
+    elif kind == "head of one row":
+        scorer = scorer_from_values(97, [torch.zeros(97**t, dtype=torch.float64) for t in range(2)])
+    score(decoder, scorer)
+    scored = ref(scorer)
+    del scorer
+    gc.collect()
+    assert scored() is None
 
 
 def test_a_scorer_runs_as_its_decoder_does():
