@@ -29,10 +29,11 @@ coverage: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(PYTEST) $(KERNELS) --cov --cov-report=
 	$(PYTEST) tests --cov --cov-append --cov-report=term --cov-fail-under=90
 
-# Sources broken in one place each, the kernels', torch's and those in C: a check has to notice every one.
+# Sources broken in one place each, the kernels', torch's, those in C and what decodes with particles: a check has to
+# notice every one.
 mutants: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(PYTEST) $(KERNELS) -m mutants
-	$(PYTEST) $(KERNELS) -m mutants
+	$(PYTEST) $(KERNELS) tests/genarm/particles -m mutants
 
 # Without a GPU: the CPU paths at small shapes.
 bench: $(VENV)/.dev

@@ -30,19 +30,24 @@ def replaced(function: Any, value: Any) -> Mutation:
 
 def edited(function: Any, old: str, new: str, count: int = 1) -> Mutation:
     """The function with `old` replaced by `new` in its source, where it stands `count` times."""
+    return lambda monkeypatch: replaced(function, _rewritten(function, old, new, count))(monkeypatch)
 
-    def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
-        plain = getattr(function, "fn", function)
-        source = textwrap.dedent(inspect.getsource(plain))
-        assert source.count(old) == count, f"{function.__name__} has {source.count(old)} of {old!r}: expected {count}"
-        source = source.replace(old, new)
-        file, own = f"<mutant {next(_numbers)}>", {}
-        # Triton reads a function's source again from here.
-        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-        exec(compile(source, file, "exec"), plain.__globals__, own)
-        replaced(function, own[function.__name__])(monkeypatch)
 
-    return mutate
+def edited_method(owner: type, name: str, old: str, new: str) -> Mutation:
+    """The same for a method of a class, with `old` in its source once."""
+    return lambda monkeypatch: monkeypatch.setattr(owner, name, _rewritten(getattr(owner, name), old, new, 1))
+
+
+def _rewritten(function: Any, old: str, new: str, count: int) -> Any:
+    plain = getattr(function, "fn", function)
+    source = textwrap.dedent(inspect.getsource(plain))
+    assert source.count(old) == count, f"{function.__name__} has {source.count(old)} of {old!r}: expected {count}"
+    source = source.replace(old, new)
+    file, own = f"<mutant {next(_numbers)}>", dict[str, Any]()
+    # Triton reads a function's source again from here.
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    exec(compile(source, file, "exec"), plain.__globals__, own)
+    return own[function.__name__]
 
 
 def assert_killed(monkeypatch: pytest.MonkeyPatch, mutate: Mutation, check: Callable[[], None]) -> None:
