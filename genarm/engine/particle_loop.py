@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import GenARMError
+from ..errors import GenARMError, NumericalError
 from ..request.detokenize import RowText
 from ..request.options import Request
 from .loop import REASONS, Decoding, numerical_error
@@ -17,6 +17,7 @@ from .run import Run, on_stream
 from .state import ERROR
 
 MODEL_BITS = 255  # of a status
+MOST_WEIGHT = 1e30  # in nats; beyond it is what a draw has in the place of +inf
 ENDS = {**REASONS, ERROR: "error"}
 
 
@@ -69,10 +70,13 @@ class SystemDecoding(Decoding):
             kept = (one.to("cpu", copy=True) for one in (population.log_weights, population.log_evidence))
             self.log_weights, self.log_evidence = kept
             generated, counts = run.state.generated[:rows].tolist(), population.counts[:rows].tolist()
-        for system, weights in enumerate(self.log_weights):
+        for system, weights in enumerate(self.log_weights + self.log_evidence[:, None]):
+            where = f"prompt {self.request.row_ids[system * self.count] // self.count}, all particles"
             if bool((weights == -torch.inf).all()):
-                where = f"prompt {self.request.row_ids[system * self.count] // self.count}, all particles"
                 self.failed.setdefault(system, numerical_error(where, (), 1 << 8))
+            elif not bool((weights < MOST_WEIGHT).all()):
+                why = "a processor gave +inf, by which none can be weighed: let it mask the others"
+                self.failed.setdefault(system, NumericalError(f"{where}: {why}"))
         for row in range(rows):
             if error := self.failed.get(row // self.count):
                 self.errors[row], self.reasons[row], counts[row] = error, "error", 0

@@ -10,7 +10,7 @@ from families import VOCAB, left_padded, make_model, random_prompts
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TemperatureLogitsWarper
 
-from genarm import GuidedDecoder, UnsupportedGenerationError, custom_generate
+from genarm import GuidedDecoder, NumericalError, UnsupportedGenerationError, custom_generate
 
 IDS, MASK = left_padded(random_prompts([6, 9, 3], seed=1))
 BATCH: dict[str, Any] = {"input_ids": IDS, "attention_mask": MASK, "custom_generate": custom_generate}
@@ -69,6 +69,17 @@ def test_what_takes_the_models_scale_off_the_scores_is_refused(
     assert "\n" not in str(caught.value)
     options = {**BATCH, **DRAWN, "max_new_tokens": 2, "seed": 1}
     assert model.generate(**options, reward_models=[reward], **settings).sequences.shape == (3, IDS.shape[1] + 2)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_scores_of_infinity_are_no_weights(model: Any, reward: Any, temperature: float) -> None:
+    def infinite(_: Tensor, scores: Tensor) -> Tensor:
+        return scores.masked_fill(torch.arange(VOCAB) == 9, torch.inf)
+
+    options = {**BATCH, **DRAWN, "temperature": temperature, "logits_processor": LogitsProcessorList([infinite])}
+    assert (model.generate(**options, reward_models=[reward]).sequences[:, IDS.shape[1] :] == 9).all()
+    with pytest.raises(NumericalError, match=r"prompt 0, all particles: .* mask the others"):
+        model.generate(**options, **MANY, reward_models=[reward])
 
 
 def test_weights_do_not_follow_what_a_model_adds_to_all_its_logits(model: Any) -> None:
