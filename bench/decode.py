@@ -126,7 +126,8 @@ def build(models: Family, case: Case, backend: str = "inductor") -> dict[Contend
         if contender.is_ours:
             made = merged if case.rewards == "separate" else models.adapter
             options = OF_ONE_PROMPT[contender.way](case.batch) if contender.way != OURS else None
-            decoders[contender] = Ours(models.base, [made(index) for index in range(K)], case.batch, length, options)
+            rewards = [made(index) for index in range(K)]
+            decoders[contender] = Ours(models.base, rewards, case.batch, length, case.temperature, options)
         elif contender.way.startswith("loop"):
             decoders[contender] = Loop([Stream(models.base, length, compiled, backend), *streams(K, compiled)])
         else:

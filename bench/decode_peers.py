@@ -1,7 +1,7 @@
 """What decodes in the benchmark: this library, and what one could write with transformers instead.
 
 A decoder takes prompts and a number of tokens n, and gives the seconds to its first token and of the n − 1 whole steps
-after it. All draw from the whole distribution at temperature 1, or greedily where a test compares their tokens.
+after it. All draw from the whole distribution at one temperature, or greedily where a test compares their tokens.
 """
 
 from __future__ import annotations
@@ -48,12 +48,18 @@ class Ours:
     without any each row has its own."""
 
     def __init__(
-        self, base: Any, rewards: Sequence[Any], batch: int, length: int, options: Mapping[str, Any] | None = None
+        self,
+        base: Any,
+        rewards: Sequence[Any],
+        batch: int,
+        length: int,
+        temperature: float = 1.0,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         names = {f"r{index}": reward for index, reward in enumerate(rewards)}
         self.decoder = GuidedDecoder(base, names, max_batch_size=batch, max_length=length)
         self.weights = dict.fromkeys(names, WEIGHT)
-        self.options = dict(options or {})
+        self.temperature, self.options = temperature, dict(options or {})
 
     @property
     def engine(self) -> str:
@@ -66,7 +72,7 @@ class Ours:
             torch.ones_like(prompts),
             weights=self.weights,
             max_new_tokens=tokens,
-            temperature=0.0 if greedy else 1.0,
+            temperature=0.0 if greedy else self.temperature,
             eos_token_id=[],
             seed=1,
             **self.options,

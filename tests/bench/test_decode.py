@@ -24,6 +24,7 @@ from bench.decode_cases import (
     particle_case,
 )
 from bench.decode_models import MODELS, Family, cache_bytes, family, shapes_only, step_bytes, weight_bytes
+from genarm.models.fused import session
 
 CPU = torch.device("cpu")
 CASE = Case("tiny", "lora", 2, 12, (*ours(0, 1, 2), *HAND_MADE, *COMPILED), rounds=2, tokens=6)
@@ -67,6 +68,23 @@ def test_what_is_of_one_prompt_decodes_it_in_as_many_rows_and_reads_it_once(mode
     assert [timing.forwarded for timing in found.values()] == [8 * 12 + new, *[12 + new] * 3]
     for way in ("particles", "particles-each"):  # one answer is drawn of eight
         assert found[way].sequences.shape == (1, 18) and torch.equal(found[way].sequences[:, :12], prompts[:1])
+
+
+def test_particles_of_random_models_copy_caches(monkeypatch: pytest.MonkeyPatch, models: Family) -> None:
+    copied: list[int] = []
+    own = session.follow_rows
+
+    def follow_rows(cache: torch.Tensor, origins: torch.Tensor, *places: torch.Tensor) -> None:
+        copied.append(int((origins != torch.arange(len(origins))).sum()))
+        own(cache, origins, *places)
+
+    monkeypatch.setattr(session, "follow_rows", follow_rows)
+    case = particle_case("tiny", 1, 12, 1)
+    # Logits of a sixteenth of the width are a quarter as wide.
+    for contender, call in build(models, replace(case, temperature=case.temperature / 4)).items():
+        call(torch.arange(3, 15)[None].repeat(8, 1), 12)
+        assert bool(copied) == contender.way.startswith("particles"), contender
+        copied.clear()
 
 
 def test_separate_reward_models_decode_as_adapters_do(models: Family) -> None:
