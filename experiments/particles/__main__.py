@@ -51,7 +51,7 @@ def run(data: Path, out: Path) -> None:
         "settings": {
             "prompts": list(cells.PROMPTS),
             "systems_per_prompt_and_round": cells.SYSTEMS,
-            "rounds": cells.ROUNDS,
+            "rounds_of_what_is_checked": cells.CHECKED_ROUNDS,
             "most_answers_per_system": cells.MOST_ANSWERS,
             "new_tokens": NEW_TOKENS,
             "batch": BATCH,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 OBJECTIVE = "art"
@@ -17,8 +16,9 @@ PROMPTS = (
 WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 FILTERS = (0.0, 0.1)  # base_min_p; 0 is off
 SYSTEMS = {1: 64, 4: 16, 16: 8, 64: 4}  # particles -> systems per prompt and round, fewer where each costs more
-ROUNDS = {1: 1, 4: 2, 16: 2, 64: 2}
-MANY = 64  # as many particles are decoded at every other weight
+GUIDED = {1: (0.0, *WEIGHTS), 4: WEIGHTS, 16: WEIGHTS[::2], 64: WEIGHTS[::2]}  # particles -> weights; 0 is the base
+CHECKED = (0.5, 0.0)  # the weight and filter at which particles are set against plain decoding have rounds more
+CHECKED_ROUNDS = {4: 2, 16: 2}
 BEST_OF = 16
 BEST_OF_WEIGHTS = (0.0, 0.5, 1.0)  # 0 is the base
 BEST_OF_ANSWERS = 16  # per prompt, each of BEST_OF draws of its own
@@ -42,6 +42,7 @@ class Cell:
     systems: int
     length_bonus: float = 0.0
     rounds: int = 1
+    resample_below: float = 0.5
 
     @property
     def name(self) -> str:
@@ -54,11 +55,6 @@ class Cell:
         return min(self.particles, MOST_ANSWERS)
 
 
-def weights(particles: int) -> Sequence[float]:
-    """Those of one line of the frontier; plain decoding's starts at the base alone."""
-    return (0.0, *WEIGHTS) if particles == 1 else WEIGHTS[::2] if particles >= MANY else WEIGHTS
-
-
 def frontier() -> list[Cell]:
     """The base alone, and the weights under every filter by every number of particles.
 
@@ -67,10 +63,11 @@ def frontier() -> list[Cell]:
     cells = []
     for particles, systems in SYSTEMS.items():
         for base_min_p in FILTERS:
-            for weight in weights(particles):
+            for weight in GUIDED[particles]:
                 chosen_from = BEST_OF * BEST_OF_ANSWERS if particles == 1 and weight in BEST_OF_WEIGHTS else 0
                 count = max(systems, chosen_from)
-                cells.append(Cell(weight, base_min_p, particles, count, rounds=ROUNDS[particles]))
+                rounds = CHECKED_ROUNDS.get(particles, 1) if (weight, base_min_p) == CHECKED else 1
+                cells.append(Cell(weight, base_min_p, particles, count, rounds=rounds))
     return cells
 
 
@@ -85,5 +82,6 @@ def lengths() -> list[Cell]:
 
 
 def evidence() -> list[Cell]:
-    """One large system per prompt, for log Z."""
-    return [Cell(weight, 0.0, EVIDENCE_PARTICLES, 1) for weight in EVIDENCE_WEIGHTS]
+    """One large system per prompt, for log Z. Resampled after every token it ends sooner, with Ẑ unbiased all the same:
+    a few particles that go on and on with little weight cost as much as all."""
+    return [Cell(weight, 0.0, EVIDENCE_PARTICLES, 1, resample_below=1.0) for weight in EVIDENCE_WEIGHTS]

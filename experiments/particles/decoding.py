@@ -40,7 +40,12 @@ def decode(decoder: GuidedDecoder, cell: Cell, number: int = 0) -> Draws:
     """
     options: dict[str, Any] = {}
     if cell.particles > 1:
-        options = {"particles": cell.particles, "num_return_sequences": cell.answers, "length_bonus": cell.length_bonus}
+        options = {
+            "particles": cell.particles,
+            "num_return_sequences": cell.answers,
+            "length_bonus": cell.length_bonus,
+            "resample_below": cell.resample_below,
+        }
     started = time.process_time()
     out = decoder.generate(
         [prompt for prompt in PROMPTS for _ in range(cell.systems)],

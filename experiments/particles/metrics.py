@@ -21,7 +21,7 @@ from experiments.particles.decoding import Draws, Row
 from genarm.preferences.statistics import DRAWS, PERCENTILES, Estimate, cluster_counts, mean, ratio, share
 
 Floats = NDArray[np.float64]
-AMONG = 8  # answers of one prompt, of which the distinct ones are counted
+AMONG = 8  # answers of one prompt, of which the distinct ones are counted; where there are fewer, none are
 NORMAL = 1.959964
 
 
@@ -40,10 +40,14 @@ def figures(draws: Draws, cell: Cell, rows: Sequence[Row] | None = None) -> dict
         "base_nats": ratio([-row["base"] for row in rows], column(rows, "tokens"), systems).as_dict(),
         "tokens": mean(column(rows, "tokens"), systems).as_dict(),
         "ended": round(float(np.mean([row["ended"] for row in rows])), 4),
-        "distinct_texts": distinct(rows, lambda text: [text.strip()]).as_dict(),
-        "distinct_bigrams": distinct(rows, bigrams).as_dict(),
+        "distinct_texts": _as_dict(distinct(rows, lambda text: [text.strip()], AMONG)),
+        "distinct_bigrams": _as_dict(distinct(rows, bigrams, AMONG)),
         "seconds": round(draws["seconds"] / len(set(systems)), 4),
     }
+
+
+def _as_dict(found: Estimate | None) -> dict[str, float] | None:
+    return None if found is None else found.as_dict()
 
 
 def column(rows: Sequence[Row], name: str) -> Floats:
@@ -77,16 +81,19 @@ def distinct_share(items: Sequence[Sequence[Hashable]], among: int) -> float:
     return seen / (total * among / count) if total else math.nan
 
 
-def distinct(rows: Sequence[Row], parts: Any, among: int = AMONG) -> Estimate:
+def distinct(rows: Sequence[Row], parts: Any, among: int) -> Estimate | None:
     """``distinct_share`` of each prompt's answers, the first of every system, in the mean over prompts.
 
-    The interval is a jackknife's over systems. Where all differ it has no width.
+    The interval is a jackknife's over systems. Where all differ it has no width. None where a prompt has fewer systems
+    than ``among``.
     """
     values, variances = [], []
     for prompt in dict.fromkeys(row["prompt"] for row in rows):
         first = {row["system"]: row["text"] for row in reversed(rows) if row["prompt"] == prompt}
         items = [parts(text) for text in first.values()]
-        values.append(distinct_share(items, min(among, len(items))))
+        if len(items) < among:
+            return None
+        values.append(distinct_share(items, among))
         variances.append(_jackknife(items, min(among, len(items) - 1)))
     value, half = float(np.nanmean(values)), NORMAL * math.sqrt(np.nansum(variances)) / len(values)
     return Estimate(value, max(0.0, value - half), min(1.0, value + half))

@@ -119,7 +119,7 @@ def _matched(figures: Figures) -> str:
     for row in figures["matched"]:
         own, plain = points[row["weight"], row["base_min_p"], row["particles"]], row["plain"]
         start = [filters(row["base_min_p"]), f"{row['weight']:g}", str(row["particles"]), percent(own["about"])]
-        tokens, distinct = f"{own['tokens']['value']:.1f}", f"{100 * own['distinct_texts']['value']:.0f}"
+        tokens, distinct = f"{own['tokens']['value']:.1f}", percent(own["distinct_texts"]).split(" ")[0]
         if plain is None:
             rows.append([*start, "not reached", "–", tokens, "–", distinct, "–"])
         else:

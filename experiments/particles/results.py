@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.particles.cells import BEST_OF, BEST_OF_WEIGHTS, EVIDENCE_WEIGHTS, FILTERS, OBJECTIVE, Cell
+from experiments.particles.cells import BEST_OF, BEST_OF_WEIGHTS, CHECKED, EVIDENCE_WEIGHTS, FILTERS, OBJECTIVE, Cell
 from experiments.particles.decoding import Draws, best_of
 from experiments.particles.gap import closed, left
 from experiments.particles.matched import at_equal_share, sums
 from experiments.particles.metrics import difference, figures
 
 All = Mapping[Cell, Draws]
-CHECKED_WEIGHT, CHECKED_PARTICLES = 0.5, 4
+CHECKED_PARTICLES = 4
 
 
 def results(frontier: All, lengths: All, evidence: All) -> dict[str, Any]:
@@ -102,10 +102,10 @@ def _level_bonus(points: Sequence[dict[str, Any]], lengths: All) -> list[dict[st
 
 def _checks(frontier: All) -> dict[str, Any]:
     """Particles less plain decoding at the same weight, without filters."""
-    rows = [find(frontier, CHECKED_WEIGHT, 0.0, particles)[1]["rows"] for particles in (CHECKED_PARTICLES, 1)]
+    rows = [find(frontier, *CHECKED, particles)[1]["rows"] for particles in (CHECKED_PARTICLES, 1)]
     nats = difference(rows[0], rows[1], "base", "tokens")
     return {
-        "weight": CHECKED_WEIGHT,
+        "weight": CHECKED[0],
         "particles": CHECKED_PARTICLES,
         "about": difference(rows[0], rows[1], "about").as_dict(),
         "base_nats": {"value": -nats.value, "low": -nats.high, "high": -nats.low},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.particles import __main__ as study
-from experiments.particles import cells, decoding, judge, results
+from experiments.particles import cells, decoding, judge, metrics, results
 from experiments.particles.cells import Cell
 from experiments.particles.gap import closed, left
 from experiments.particles.matched import at_equal_share, sums
@@ -45,9 +45,9 @@ def test_the_interval_of_distinct_texts_covers_their_expected_share_as_often_as_
             for s in range(16)
             for first in (True, False)
         ]
-        found = distinct(answers, lambda text: [text])
+        found = distinct(answers, lambda text: [text], 8)
         hits += found.low <= truth <= found.high
-    assert hits >= 44
+    assert hits >= 44 and distinct(answers, lambda text: [text], 17) is None
 
 
 def test_answers_of_one_system_are_resampled_together():
@@ -115,9 +115,8 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
     art = [(f"I love art {n}", judge.PERSONA, True) for n in range(3)]
     for split in ("train", "test"):
         write_statements(tmp_path, [*art, *[(f"I run {n}", "interest-in-sports", True) for n in range(3)]], split)
-    monkeypatch.setattr(cells, "WEIGHTS", (0.5,))
+    monkeypatch.setattr(cells, "GUIDED", {1: (0.0, 0.5), 4: (0.5,)})
     monkeypatch.setattr(cells, "SYSTEMS", {1: 2, 4: 1})
-    monkeypatch.setattr(cells, "ROUNDS", {1: 1, 4: 2})
     monkeypatch.setattr(cells, "BEST_OF_ANSWERS", 1)
     monkeypatch.setattr(cells, "BONUSES", {4: {0.5: (3.0,)}})
     monkeypatch.setattr(cells, "EVIDENCE_PARTICLES", 32)
@@ -125,6 +124,7 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
         monkeypatch.setattr(module, "FILTERS", (0.0,))
         monkeypatch.setattr(module, "BEST_OF", 2)
         monkeypatch.setattr(module, "BEST_OF_WEIGHTS", (0.5,))
+    monkeypatch.setattr(metrics, "AMONG", 2)
     for module in (decoding, study):
         monkeypatch.setattr(module, "NEW_TOKENS", 3)
     for module in (cells, decoding):
