@@ -15,29 +15,33 @@ LABELLED = (0.25, 0.5, 1.0, 2.0)  # weights that are written beside the outermos
 def draw(figures: Figures, path: Path) -> None:
     """One panel per filter, every panel with its own nats per token."""
     found = list(dict.fromkeys(row["base_min_p"] for row in figures["points"]))
-    figure = new_figure(12.5, 5.4)
+    figure = new_figure(12.5, 6.0)
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, base_min_p in zip(panels, found, strict=True):
         _panel(axes, figures, base_min_p)
         axes.set_title(f"{filters(base_min_p)}, weights 0.25 to 2", loc="left", fontsize=11)
         axes.set_xlabel("base nats per token, 95% intervals (left is more plausible)")
-        axes.set_ylim(-3, 103)
+        axes.set_ylim(-3, 107)
         axes.grid(alpha=0.3)
         open_frame(axes)
     panels[0].set_ylabel(f"answers judged to be about {figures['objective']}, % (95% intervals)")
-    panels[0].legend(frameon=False, fontsize=9, loc="lower right")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), frameon=False, fontsize=9, ncols=4, loc="outside lower center"
+    )
     figure.savefig(path)
 
 
 def _panel(axes: Any, figures: Figures, base_min_p: float) -> None:
     own = [row for row in figures["points"] if row["base_min_p"] == base_min_p and row["weight"] > 0]
     numbers = list(dict.fromkeys(row["particles"] for row in own))
+    counts = [row["particles"] for row in own]
+    most = max((number for number in numbers if counts.count(number) >= len(LABELLED)), default=1)
     for place, particles in enumerate(numbers):
         rows = sorted((row for row in own if row["particles"] == particles), key=lambda row: row["weight"])
         label = f"{particles} particles" if particles > 1 else "plain guided decoding"
         _line(axes, rows, label, color=COLOURS[place], marker=MARKERS[place], markersize=5, linewidth=1.2)
-        if particles in (numbers[0], numbers[-1]):
-            _weights(axes, rows, COLOURS[place], left=particles != numbers[0])
+        if particles in (numbers[0], most):
+            _weights(axes, rows, COLOURS[place], outside=particles == numbers[0])
     alone = [row for row in figures["points"] if row["base_min_p"] == base_min_p and row["weight"] == 0]
     _line(axes, alone, "base alone", color="black", marker="X", linestyle="")
     for base, label, fill in ((True, "base", "white"), (False, "guided", "#E69F00")):
@@ -56,11 +60,11 @@ def _line(axes: Any, rows: Sequence[dict[str, Any]], label: str, **look: Any) ->
     axes.errorbar(*places, xerr=across, yerr=up, label=label, elinewidth=0.7, **look)
 
 
-def _weights(axes: Any, rows: Sequence[dict[str, Any]], colour: str, left: bool) -> None:
+def _weights(axes: Any, rows: Sequence[dict[str, Any]], colour: str, outside: bool) -> None:
+    """Below and to the right of a line's points, or else above and to the left of them."""
+    shift, side = ((7, -11), "left") if outside else ((-6, 5), "right")
     for row in rows:
         if row["weight"] in LABELLED:
             place = row["base_nats"]["value"], 100 * row["about"]["value"]
-            look = {"fontsize": 8, "color": colour, "ha": "right" if left else "left"}
-            axes.annotate(
-                f"w = {row['weight']:g}", place, xytext=(-7 if left else 7, -11), textcoords="offset points", **look
-            )
+            look = {"fontsize": 8, "color": colour, "ha": side, "xytext": shift, "textcoords": "offset points"}
+            axes.annotate(f"w = {row['weight']:g}", place, **look)
