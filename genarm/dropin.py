@@ -67,8 +67,8 @@ def custom_generate(
     Further keywords that the model's forward takes reach it, and adapters on it, unchanged in every step.
     ``streamer`` does not arrive here (transformers drops it): use ``GuidedDecoder.generate(streamer=...)``.
 
-    Returns: what ``generate`` would: [B, T + n] int64, or with ``return_dict_in_generate`` a GuidedDecoderOnlyOutput,
-    transformers' GenerateDecoderOnlyOutput with ``log_evidence`` beside it.
+    Returns: what ``generate`` would: [B, T + n] int64, or GenerateDecoderOnlyOutput with ``return_dict_in_generate``,
+    with particles one that has ``log_evidence`` too.
     Raises: UnsupportedGenerationError for beams, assistants and other modes; GenARMError as ``GuidedDecoder``.
     """
     config = generation_config or cast(GenerationConfig, model.generation_config)
@@ -130,17 +130,15 @@ def custom_generate(
         warnings.warn(f"generation stopped early: {error}", stacklevel=2)
     if not config.return_dict_in_generate:
         return output.sequences
-    return GuidedDecoderOnlyOutput(
-        sequences=cast(Any, output.sequences),
-        scores=cast(Any, record.scores()),
-        logits=cast(Any, record.logits()),
-        log_evidence=output.log_evidence,
-    )
+    found = {"sequences": output.sequences, "scores": record.scores(), "logits": record.logits()}
+    if output.log_evidence is None:
+        return GenerateDecoderOnlyOutput(**cast(Any, found))
+    return GuidedDecoderOnlyOutput(**cast(Any, found), log_evidence=output.log_evidence)
 
 
 @dataclass
 class GuidedDecoderOnlyOutput(GenerateDecoderOnlyOutput):
-    """What transformers returns, and with particles ``log_evidence`` [B] float64 as in ``GenerationOutput``."""
+    """What transformers returns, and ``log_evidence`` [B] float64 as in ``GenerationOutput``: with particles."""
 
     log_evidence: Tensor | None = None
 
