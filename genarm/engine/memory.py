@@ -170,7 +170,7 @@ def check_fit(
     raise CacheMemoryError(
         f"{size.batch} sequences of {size.length} tokens in {streams} streams take {need.total} bytes on {place} "
         f"({need}), and {free} are free on {place}, of which a tenth is left alone: lower max_batch_size, max_length "
-        f"or max_new_tokens, or free some memory.{held}"
+        f"or max_new_tokens (with particles, their number), or free some memory.{held}"
     )
 
 

@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_said_before_anything_is_allocated(
     assert f"2 sequences of {length} tokens in 2 streams take {need.total} bytes on cpu ({need.cache} for the" in text
     assert f"cache, {need.passes} for passes over prompts, {need.logits} for logits" in text
     assert (f"{need.graphs} for CUDA graphs" in text) == recorded and f", and {free['bytes']} are free on cpu" in text
-    assert "lower max_batch_size, max_length or max_new_tokens" in text and "\n" not in text
+    assert "or max_new_tokens (with particles, their number), or free some memory" in text and "\n" not in text
     assert isinstance(caught.value, MemoryError) and not made
     found = decoder.generate(PROMPTS[:2], **OPTIONS)
     assert torch.equal(found.sequences, expected.sequences)
