@@ -34,7 +34,9 @@ def instance(seed: int) -> list[tuple[Tables, Tables, Target]]:
     return found
 
 
-def divergences(systems: Mapping[int, int], instances: int = 10, direct: bool = False) -> dict[int, float]:
+def divergences(
+    systems: Mapping[int, int], instances: int = 10, direct: bool = False, **options: Any
+) -> dict[int, float]:
     """{N: the mean KL to the product of N particles}, of plain decoding for N = 1, over random instances and BETAS.
     ``systems``: {N: how many of each}."""
     found: dict[int, list[float]] = {1: []} | {count: [] for count in systems}
@@ -46,7 +48,7 @@ def divergences(systems: Mapping[int, int], instances: int = 10, direct: bool = 
         for count, each in systems.items():
             out = decoder.generate(
                 [PROMPT] * each * len(BETAS), beta=[beta for beta in BETAS for _ in range(each)], particles=count,
-                return_particles=True, max_new_tokens=LENGTH, eos_token_id=[], seed=seed,
+                return_particles=True, max_new_tokens=LENGTH, eos_token_id=[], seed=seed, **options,
             )  # fmt: skip
             mass = masses(out, WORDS, LENGTH).split(each)
             assert out.log_evidence is not None
