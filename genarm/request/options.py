@@ -29,7 +29,7 @@ from .guidance import (
     weight_matrix,
 )
 from .inputs import PromptInput
-from .particles import Particles, check_warm, read_particles
+from .particles import Particles, check_count, check_warm, read_particles
 from .preferences import Preference, Preferences, preference_rows
 from .prompts import Prompts
 from .stopping import Stop, read_stops, token_ids
@@ -185,6 +185,7 @@ def prepare(
     particles = read_particles(options, answers, per_row("beta", options.get("beta", 1.0), batch, models.device))
     if particles is not None:
         check_warm(guidance.temperature)
+        check_count(particles, models.device)
     return Request(
         streams=streams,
         row_ids=list(range(batch)),

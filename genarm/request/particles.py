@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genarm_kernels.particles.resample import MOST_PARTICLES
+
 from ..errors import InvalidArgumentError
 from .guidance import attempt_seeds
 
@@ -70,6 +72,19 @@ def read_particles(options: Mapping[str, Any], answers: int, beta: float | Tenso
         beta=beta,
         keeps_all=bool(given["return_particles"]),
     )
+
+
+def check_count(particles: Particles, device: torch.device) -> None:
+    """Refuse more particles of one prompt than a GPU resamples at once.
+
+    Raises:
+        InvalidArgumentError: there are.
+    """
+    if device.type == "cuda" and particles.count > MOST_PARTICLES:
+        raise InvalidArgumentError(
+            f"particles is {particles.count}: a GPU resamples at most {MOST_PARTICLES} of one prompt; pass fewer, or "
+            "repeat the prompt"
+        )
 
 
 def check_warm(temperature: float | Tensor) -> None:
