@@ -114,19 +114,18 @@ def _gaps(figures: Figures) -> str:
 
 
 def _matched(figures: Figures) -> str:
-    points = {(row["weight"], row["base_min_p"], row["particles"]): row for row in figures["points"]}
     rows = []
     for row in figures["matched"]:
-        own, plain = points[row["weight"], row["base_min_p"], row["particles"]], row["plain"]
-        start = [filters(row["base_min_p"]), f"{row['weight']:g}", str(row["particles"]), percent(own["about"])]
-        tokens, distinct = f"{own['tokens']['value']:.1f}", percent(own["distinct_texts"]).split(" ")[0]
+        plain, start = row["plain"], [filters(row["base_min_p"]), f"{row['weight']:g}", str(row["particles"])]
+        start += [f"{row['length_bonus']:g}", percent(row["about"])]
+        tokens, distinct = f"{row['tokens']['value']:.1f}", percent(row["distinct_texts"]).split(" ")[0]
         if plain is None:
             rows.append([*start, "not reached", "–", tokens, "–", distinct, "–"])
         else:
             there = f"{plain['tokens']:.1f}", f"{100 * plain['distinct_texts']:.0f}"
             middle = f"{plain['weight']:.2f}", number(plain["nats_less"])
             rows.append([*start, *middle, tokens, there[0], distinct, there[1]])
-    own = ["filter", "weight", "N", "on topic, %", "plain's weight", "base nats per token, less plain's"]
+    own = ["filter", "weight", "N", "bonus", "on topic, %", "plain's weight", "base nats per token, less plain's"]
     return _table([*own, "tokens", "plain's", "distinct texts, %", "plain's"], rows)
 
 

@@ -25,7 +25,7 @@ def results(frontier: All, lengths: All, evidence: All) -> dict[str, Any]:
         "objective": OBJECTIVE,
         "points": points,
         "best_of": _best_of(frontier),
-        "matched": _matched(frontier, points),
+        "matched": _matched(frontier, lengths, points),
         "lengths": [figures(draws, cell) for cell, draws in lengths.items()],
         "no_bonus": _no_bonus(points, lengths),
         "level_bonus": _level_bonus(points, lengths),
@@ -57,19 +57,21 @@ def _best_of(frontier: All) -> list[dict[str, Any]]:
     return found
 
 
-def _matched(frontier: All, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _matched(frontier: All, lengths: All, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every setting of particles beside plain decoding under the same filter, where that is on topic as often."""
     found, seeds = [], count()
     for base_min_p in FILTERS:
         plain = [item for item in frontier.items() if (item[0].base_min_p, item[0].particles) == (base_min_p, 1)]
         curve = [(cell.weight, sums(draws["rows"], next(seeds))) for cell, draws in plain]
         variety = [p["distinct_texts"]["value"] for p in points if (p["base_min_p"], p["particles"]) == (base_min_p, 1)]
-        for cell, draws in frontier.items():
+        for cell, draws in (*frontier.items(), *lengths.items()):
             if cell.base_min_p == base_min_p and cell.particles > 1:
                 there = at_equal_share(curve, sums(draws["rows"], next(seeds)))
                 if there is not None:
                     there["distinct_texts"] = float(np.interp(there["weight"], [w for w, _ in curve], variety))
-                setting = {"weight": cell.weight, "base_min_p": base_min_p, "particles": cell.particles}
+                own = figures(draws, cell)
+                kept = ("weight", "base_min_p", "particles", "length_bonus", "about", "tokens", "distinct_texts")
+                setting = {name: own[name] for name in kept}
                 found.append({**setting, "plain": there})
     return found
 
