@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from particle_checks import (
+    EOS,
     LENGTH,
+    PROMPT,
     SETTINGS,
     WORDS,
     T,
@@ -19,9 +21,14 @@ from particle_checks import (
     three_models,
 )
 from particle_tables import direct_divergence, divergence, enumerated
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from genarm import GuidedDecoder
 from genarm.evaluation.tabular import guided, joint
+from genarm.evaluation.tabular_models import TabularLM, lm_from_tables
 from genarm_kernels import reference
+
+NOTHING = -1e4
 
 
 def test_a_target_is_the_oracles_token_by_token_and_the_product_over_answers():
@@ -72,6 +79,38 @@ def test_the_evidence_is_that_of_the_product_in_the_mean(below: float):
 
 def test_followers_go_on_with_the_text_they_took_over():
     assert_followers_go_on_with_the_text_they_took_over(seed=1)
+
+
+class WithDeadEnds(TabularLM):
+    """Logits of less than NOTHING are none at all."""
+
+    def forward(self, *arguments: Any, **options: Any) -> CausalLMOutputWithPast:
+        out = super().forward(*arguments, **options)
+        out.logits = out.logits.masked_fill(out.logits < NOTHING, -torch.inf)
+        return out
+
+
+def test_a_particle_with_nothing_left_to_draw_weighs_nothing():
+    """And a system of which all are such has an estimate of 0, said as an error of its row."""
+    base, reward_model, _ = three_models()
+    base[2][0] = base[2][V] = 2 * NOTHING  # behind 0 and 0, and behind 1 and 0
+    model = lm_from_tables(base)
+    model.__class__ = WithDeadEnds
+    decoder, systems = GuidedDecoder(model, [lm_from_tables(reward_model)], max_batch_size=4096), 60
+    out = decoder.generate(
+        [PROMPT] * systems, weights=[0.7], particles=3, resample_below=1.0, return_particles=True, max_new_tokens=T,
+        eos_token_id=[EOS], seed=1,
+    )  # fmt: skip
+    assert out.particles is not None and out.log_evidence is not None and 0 < len(out.errors) < systems / 2
+    for row, one in enumerate(out.particles):
+        assert (one is None) == (row in out.errors) == bool(out.log_evidence[row].isnan())
+        if one is not None:
+            dead = [reason == "error" for reason in one.finish_reasons]
+            assert (one.log_weights == -torch.inf).tolist() == dead and out.finish_reasons[row] != "error"
+    excluded = [table.masked_fill(table < NOTHING, -torch.inf) for table in base]
+    target = enumerated([excluded, reward_model], [1.0, 0.7], eos=EOS)
+    ratio = (out.log_evidence - target.log_z).exp().nan_to_num(nan=0.0)
+    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / systems**0.5 < 0.8
 
 
 def test_a_length_bonus_and_a_terminal_reward_multiply_the_product():
