@@ -166,8 +166,8 @@ def group_configuration(dtype: str, M: int, feature: str = "plain", wide: bool =
     lane = 4 if "*fp32" in dtypes else 8
     constants = {**PLAIN, **FEATURES[feature], "WIDE": wide, "LANE": lane}
     name = f"group, M={M}, {dtype}, {feature}, {'wide' if wide else 'narrow'}"
-    modelwise = constants["LOGPROBS"] or constants["NORMALIZERS"]
-    limit = combine.most_registers(M, modelwise, constants["BASE_FILTER"], wide)
+    asked = constants["LOGPROBS"], constants["NORMALIZERS"]
+    limit = combine.most_registers(M, *asked, constants["BASE_FILTER"], wide)
     return Configuration(name, combine.group_kernel, dtypes, constants, most_registers=limit)
 
 

@@ -175,12 +175,14 @@ def group_kernel(
             )  # fmt: skip
 
 
-def most_registers(M: int, modelwise: bool, base_filter: bool, wide: bool) -> int | None:
+def most_registers(M: int, logprobs: bool, normalizers: bool, base_filter: bool, wide: bool) -> int | None:
     """A lane's limit. Left alone, the assembler sometimes keeps to fewer than it needs, and spills a few."""
     many: bool = LOADS.value < M
     if many:
-        return (None if wide else 255) if modelwise else 240
-    if modelwise or base_filter:
+        if wide:
+            return None if logprobs or normalizers else 240
+        return 255 if normalizers else 240
+    if logprobs or normalizers or base_filter:
         return None if wide else 168
     return 96
 
@@ -237,6 +239,6 @@ def reduce_groups(
         LANE=lane_width(*inputs.logits),
         num_warps=1,
         num_stages=1,
-        maxnreg=most_registers(M, logprobs or normalizers, base_threshold is not None, wide),
+        maxnreg=most_registers(M, logprobs, normalizers, base_threshold is not None, wide),
     )
     return partials
