@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,8 @@ from experiments.particles.cells import Cell
 from experiments.particles.gap import closed, left
 from experiments.particles.matched import at_equal_share, sums
 from experiments.particles.metrics import bigrams, difference, distinct, distinct_share
+
+ROOT = Path(__file__).parents[2]
 
 
 def rows(about, nats=2.0, tokens=4, answers=1):
@@ -138,7 +141,7 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
         (0.5, 4, 16),
     ]
     assert figures["gaps"][0]["log_z_from"] == 32 and figures["judge"]["all"]["recall"]["value"] == 1
-    shown = capsys.readouterr().out
+    assert capsys.readouterr().out.count(" s\n") == 6
     plain = Cell(0.5, 0.0, 1, 2)
     kept = json.loads((tmp_path / "out/settings" / f"{plain.name}-round-0.json").read_text())
     decoder = decoding.load_decoder()
@@ -151,7 +154,8 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
 
     (tmp_path / "out/settings" / f"{plain.name}-round-0.json").unlink()
     assert study.main(["--data", str(tmp_path), *command]) == 0
-    assert capsys.readouterr().out.count(" s\n") == 1
+    shown = capsys.readouterr().out
+    assert shown.count(" s\n") == 1
     picture = tmp_path / "picture.png"
     assert study.main([*command, "--picture", str(picture)]) == 0 and capsys.readouterr().out.strip() in shown
     assert picture.stat().st_size > 10_000
@@ -159,3 +163,11 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
         decoding.one_round(
             tmp_path / "out/settings", Cell(0.5, 0.0, 1, 3), 0, decoding.load_decoder, lambda texts: texts
         )
+
+
+def test_the_page_has_the_figures_of_its_file(capsys):
+    assert study.main(["--output", str(ROOT / "bench/results/cpu")]) == 0
+    page = (ROOT / "docs/particles.md").read_text(encoding="utf-8")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) > 80 and [line for line in lines if line not in page] == []
+    assert (ROOT / "docs/particles-frontier.png").stat().st_size > 10_000
