@@ -5,7 +5,7 @@
 
 DATA is the directory that holds persona/, the statements that the embedded models' data come from: the judge is trained
 on them. OUT keeps the answers of every setting and the figures; a run that was stopped goes on with what is missing. It
-takes about half an hour of one free CPU thread. Needs scikit-learn (extra `dev`); the picture needs extra `plots`.
+takes about twenty minutes of one free CPU thread. Needs scikit-learn (extra `dev`); the picture needs extra `plots`.
 """
 
 from __future__ import annotations
