@@ -71,7 +71,8 @@ class SystemBatch:
             self.errors.setdefault(prompt, NumericalError(f"prompt {prompt}, all particles: {why}"))
         if len(self.errors) == self.request.batch:
             raise self._all_failed()
-        log_evidence[list(self.errors)] = torch.nan
+        dead = log_evidence == -torch.inf  # an estimate like others, of 0
+        log_evidence[[prompt for prompt in self.errors if not dead[prompt]]] = torch.nan
         return self._taken(systems.drawn, self._choices(log_weights), log_weights, log_evidence)
 
     def _choices(self, log_weights: Tensor) -> list[list[int]]:
@@ -91,11 +92,17 @@ class SystemBatch:
         N, m, device = self._particles.count, self._particles.answers, self.request.device
         rows = [prompt * N + place for prompt, own in enumerate(choices) for place in own]
         prompts = [prompt for prompt in range(self.request.batch) for _ in range(m)]
-        tokens = [drawn.tokens[row] for row in rows]
+        failed = [prompt in self.errors for prompt in prompts]
+        picks = list(zip(rows, failed, strict=True))
+        tokens = [drawn.tokens[row][: 0 if fails else None] for row, fails in picks]
         width = max(map(len, tokens))
 
         def picked(table: Tensor | None) -> Tensor | None:
-            return None if table is None else table[torch.tensor(rows, device=table.device), :width]
+            if table is None:
+                return None
+            kept = table[torch.tensor(rows, device=table.device), :width]
+            kept[torch.tensor(failed, device=table.device)] = False if table.dtype == torch.bool else torch.nan
+            return kept
 
         guided = picked(drawn.guided)
         sets = [self._set(drawn, prompt, log_weights[prompt]) for prompt in range(self.request.batch)]
@@ -104,9 +111,9 @@ class SystemBatch:
             drawn,
             sequences=sequences(self.request.rows(prompts), tokens),
             tokens=tokens,
-            finish_reasons=[drawn.finish_reasons[row] for row in rows],
+            finish_reasons=["error" if fails else drawn.finish_reasons[row] for row, fails in picks],
             errors={row: self.errors[prompt] for row, prompt in enumerate(prompts) if prompt in self.errors},
-            texts=None if drawn.texts is None else [drawn.texts[row] for row in rows],
+            texts=None if (texts := drawn.texts) is None else ["" if fails else texts[row] for row, fails in picks],
             logprobs=picked(drawn.logprobs),
             model_logprobs=picked(drawn.model_logprobs),
             log_normalizers=picked(drawn.log_normalizers),

@@ -88,7 +88,8 @@ class GenerationOutput:
         At temperature 0 of the unfiltered scores at temperature 1. NaN after a row's end; None unless
         ``return_normalizers`` or ``particles`` was set.
     log_evidence: [B] float64, log Ẑ of the prompt's particles: Ẑ estimates the sum of the product over all answers,
-        without bias. NaN for a failed row, None without particles.
+        without bias, and is 0 where no particle had anything left to draw. NaN for a row that failed otherwise, None
+        without particles.
     particles: B, of each row the set its answer was drawn from; None unless ``return_particles`` was set.
     """
 
