@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from experiments.particles.cells import BEST_OF, BEST_OF_WEIGHTS, CHECKED, EVIDENCE_WEIGHTS, FILTERS, OBJECTIVE, Cell
+from experiments.particles.cells import (
+    BEST_OF,
+    BEST_OF_WEIGHTS,
+    CHECKED,
+    EVIDENCE_WEIGHTS,
+    FILTERS,
+    OBJECTIVE,
+    PROMPTS,
+    Cell,
+)
 from experiments.particles.decoding import Draws, best_of
 from experiments.particles.gap import closed, left
 from experiments.particles.matched import at_equal_share, sums
 from experiments.particles.metrics import difference, figures
+from genarm.cli.demo import PROMPTS as DEMO_PROMPTS
 
 All = Mapping[Cell, Draws]
 CHECKED_PARTICLES = 4
@@ -30,6 +40,7 @@ def results(frontier: All, lengths: All, evidence: All) -> dict[str, Any]:
         "no_bonus": _no_bonus(points, lengths),
         "level_bonus": _level_bonus(points, lengths),
         "checks": _checks(frontier),
+        "demo": _demo(frontier),
         "gaps": _gaps(frontier, evidence),
     }
 
@@ -99,6 +110,17 @@ def _level_bonus(points: Sequence[dict[str, Any]], lengths: All) -> list[dict[st
         reached = tokens[0] <= length[1] <= tokens[-1]
         bonus = round(float(np.interp(length[1], tokens, bonuses)), 2) if reached else None
         found.append({"weight": weight, "particles": particles, "plain_tokens": length[1], "bonus": bonus})
+    return found
+
+
+def _demo(frontier: All) -> list[dict[str, Any]]:
+    """What is checked, on the prompts of `genarm demo` alone."""
+    own = [PROMPTS.index(prompt) for prompt in DEMO_PROMPTS]
+    found = []
+    for particles in (1, CHECKED_PARTICLES):
+        cell, draws = find(frontier, *CHECKED, particles)
+        of_all = figures(draws, cell, [row for row in draws["rows"] if row["prompt"] in own])
+        found.append({name: value for name, value in of_all.items() if name != "seconds"})
     return found
 
 

@@ -171,3 +171,17 @@ def test_the_page_has_the_figures_of_its_file(capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(lines) > 80 and [line for line in lines if line not in page] == []
     assert (ROOT / "docs/particles-frontier.png").stat().st_size > 10_000
+
+
+def test_the_readme_has_the_figures_of_the_demos_prompts():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    plain, four = json.loads((ROOT / "bench/results/cpu/particles.json").read_text())["demo"]
+
+    def said(name: str, form: str, scale: float = 1.0) -> tuple[str, str]:
+        return tuple(format(scale * one[name]["value"], form) for one in (four, plain))
+
+    about, nats, tokens = said("about", ".0f", 100), said("base_nats", ".2f"), said("tokens", ".0f")
+    assert f"{about[0]} % of answers to the demo's prompts are about art instead of {about[1]} %" in text
+    assert (
+        f"at {nats[0]} base nats per token instead of {nats[1]}, in {tokens[0]} tokens instead of {tokens[1]}" in text
+    )

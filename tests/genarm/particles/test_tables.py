@@ -103,14 +103,41 @@ def test_a_particle_with_nothing_left_to_draw_weighs_nothing():
     )  # fmt: skip
     assert out.particles is not None and out.log_evidence is not None and 0 < len(out.errors) < systems / 2
     for row, one in enumerate(out.particles):
-        assert (one is None) == (row in out.errors) == bool(out.log_evidence[row].isnan())
+        assert (one is None) == (row in out.errors) == (float(out.log_evidence[row]) == -torch.inf)
         if one is not None:
             dead = [reason == "error" for reason in one.finish_reasons]
             assert (one.log_weights == -torch.inf).tolist() == dead and out.finish_reasons[row] != "error"
     excluded = [table.masked_fill(table < NOTHING, -torch.inf) for table in base]
     target = enumerated([excluded, reward_model], [1.0, 0.7], eos=EOS)
-    ratio = (out.log_evidence - target.log_z).exp().nan_to_num(nan=0.0)
+    ratio = (out.log_evidence - target.log_z).exp()
     assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / systems**0.5 < 0.8
+
+
+def test_a_prompt_whose_every_answer_a_terminal_reward_refuses_has_none():
+    base, reward_model, _ = three_models()
+    decoder = GuidedDecoder(lm_from_tables(base), [lm_from_tables(reward_model)], tokenizer=Spelling())
+    calls = []
+
+    def refuse_the_first(texts: list[str], prompts: list[str]) -> list[float]:
+        calls.append(texts)
+        return [-torch.inf if prompt == "0" else 0.0 for prompt in prompts]
+
+    out = decoder.generate(
+        [[0], [1]], particles=3, num_return_sequences=2, max_new_tokens=T, terminal=refuse_the_first, eos_token_id=[],
+        return_logprobs=True, return_particles=True,
+    )  # fmt: skip
+    assert calls and sorted(out.errors) == [0, 1] and out.finish_reasons == ["error", "error", "length", "length"]
+    assert [len(row) for row in out.tokens] == [0, 0, T, T] and out.texts is not None and out.texts[:2] == ["", ""]
+    assert out.log_evidence is not None and out.particles is not None and out.logprobs is not None
+    assert out.log_evidence.isneginf().tolist() == [True, True, False, False] and out.particles[0] is None
+    assert out.logprobs.isnan().tolist() == [[True] * T] * 2 + [[False] * T] * 2
+
+
+class Spelling:
+    """A tokenizer that writes ids as they are."""
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return " ".join(map(str, ids))
 
 
 def test_a_length_bonus_and_a_terminal_reward_multiply_the_product():
