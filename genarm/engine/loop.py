@@ -56,6 +56,7 @@ class Decoding:
         self.tokens, self.reasons = [[] for _ in request.row_ids], [None] * request.batch
         if not request.max_new_tokens:
             self.reasons = ["length"] * request.batch
+            self._keep_nothing()
             return
         started = time.perf_counter()
         cuda = request.device.type == "cuda"
@@ -118,6 +119,16 @@ class Decoding:
             if kept.is_cuda:  # to be read on the caller's stream of now
                 kept.record_stream(torch.cuda.current_stream(kept.device))
             setattr(self, name, kept)
+
+    def _keep_nothing(self) -> None:
+        """The same of no steps."""
+        request, empty = self.request, torch.empty(self.request.batch, 0, device=self.request.device)
+        if request.return_logprobs:
+            self.logprobs, self.model_logprobs = empty, empty[:, :, None].expand(-1, -1, len(request.streams))
+        if request.guidance.gate is not None:
+            self.guided = empty.bool()
+        if request.wants_normalizers:
+            self.log_normalizers = empty
 
     def _clock(self, seconds: float) -> None:
         """The first step's time is the prefill's, with its draw."""

@@ -182,7 +182,7 @@ def prepare(
     streams, wrong = read_streams(models, input_ids, attention_mask, options.get("reward_prompts"), pad_id, copies)
     batch = len(streams[0].rows)
     guidance = _guidance(models, options, batch, copies)
-    particles = read_particles(options, answers, per_row("beta", options.get("beta", 1.0), batch, models.device))
+    particles = read_particles(options, answers, batch, models.device)
     if particles is not None:
         check_warm(guidance.temperature)
         check_count(particles, models.device)

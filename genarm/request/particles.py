@@ -18,7 +18,7 @@ from torch import Tensor
 from genarm_kernels.particles.resample import MOST_PARTICLES
 
 from ..errors import InvalidArgumentError
-from .guidance import attempt_seeds
+from .guidance import attempt_seeds, per_row
 
 # What only a call with particles may have: name -> default.
 COMPANIONS: dict[str, Any] = {
@@ -49,8 +49,8 @@ class Particles:
     keeps_all: bool = False
 
 
-def read_particles(options: Mapping[str, Any], answers: int, beta: float | Tensor) -> Particles | None:
-    """The particles that a call's options ask for; None where they ask for none.
+def read_particles(options: Mapping[str, Any], answers: int, prompts: int, device: torch.device) -> Particles | None:
+    """The particles that the options of a call with so many ``prompts`` ask for; None where they ask for none.
 
     Raises:
         InvalidArgumentError: one of them is wrong, or makes no sense without particles.
@@ -69,7 +69,7 @@ def read_particles(options: Mapping[str, Any], answers: int, beta: float | Tenso
         resample_every=_whole("resample_every", given["resample_every"]),
         length_bonus=_number("length_bonus", given["length_bonus"]),
         terminal=given["terminal"],
-        beta=beta,
+        beta=per_row("beta", options.get("beta", 1.0), prompts, device),
         keeps_all=bool(given["return_particles"]),
     )
 

@@ -30,12 +30,12 @@ def test_a_line_through_what_grows_has_its_slope() -> None:
 
 def test_steps_leave_nothing_behind() -> None:
     """In a process of its own, whose memory is its own."""
-    call = "from bench.soak import soak; s = soak(1000); print(s.steps, s.memory[1], s.memory[-1], s.recaptures, s)"
+    call = "from bench.soak import soak; s = soak(500); print(s.steps, s.memory[1], s.memory[-1], s.recaptures, s)"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     steps, first, last, recaptures, text = done.stdout.split(maxsplit=4)
-    assert int(steps) == 1000
+    assert int(steps) == 500
     assert int(last) - int(first) < 4 * MEGABYTE
     assert int(recaptures) == 0
-    assert "1000 steps on cpu" in text
+    assert "500 steps on cpu" in text
