@@ -16,8 +16,6 @@ PROMPTS = (
 WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 FILTERS = (0.0, 0.1)  # base_min_p; 0 is off
 SYSTEMS = {1: 64, 4: 16, 16: 8, 64: 4}  # particles -> systems per prompt and round, fewer where each costs more
-GUIDED = {1: (0.0, *WEIGHTS), 4: WEIGHTS, 16: WEIGHTS[::2], 64: (0.5, 1.0)}  # particles -> weights; 0 is the base
-UNFILTERED = (64,)  # so many particles are decoded without filters alone
 CHECKED = (0.5, 0.0)  # the weight and filter at which particles are set against plain decoding have rounds more
 CHECKED_ROUNDS = {4: 2, 16: 2}
 BEST_OF = 16
@@ -60,8 +58,8 @@ def frontier() -> list[Cell]:
     """
     cells = []
     for particles, systems in SYSTEMS.items():
-        for base_min_p in FILTERS[:1] if particles in UNFILTERED else FILTERS:
-            for weight in GUIDED[particles]:
+        for base_min_p in FILTERS:
+            for weight in (0.0, *WEIGHTS) if particles == 1 else WEIGHTS:  # 0 is the base
                 chosen_from = BEST_OF * BEST_OF_ANSWERS if particles == 1 and weight in BEST_OF_WEIGHTS else 0
                 count = max(systems, chosen_from)
                 rounds = CHECKED_ROUNDS.get(particles, 1) if (weight, base_min_p) == CHECKED else 1

@@ -118,7 +118,7 @@ def test_the_study_runs_from_data_to_tables_and_goes_on_where_it_was_left(tmp_pa
     art = [(f"I love art {n}", judge.PERSONA, True) for n in range(3)]
     for split in ("train", "test"):
         write_statements(tmp_path, [*art, *[(f"I run {n}", "interest-in-sports", True) for n in range(3)]], split)
-    monkeypatch.setattr(cells, "GUIDED", {1: (0.0, 0.5), 4: (0.5,)})
+    monkeypatch.setattr(cells, "WEIGHTS", (0.5,))
     monkeypatch.setattr(cells, "SYSTEMS", {1: 2, 4: 1})
     monkeypatch.setattr(cells, "BEST_OF_ANSWERS", 1)
     monkeypatch.setattr(cells, "BONUSES", {4: {0.5: (3.0,)}})
