@@ -131,6 +131,14 @@ Stop = Annotated[
         rich_help_panel=DRAWS, metavar="TEXT", help=r"End a text before this one, repeatable; \n is a line break."
     ),
 ]
+Chat = Annotated[
+    bool, typer.Option("--chat/--no-chat", help="Put each prompt into the chat template as a user's turn.")
+]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message before every conversation.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Decode again what failed in an output that is there.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output made with other settings.")]
 Seed = Annotated[
     int,
     typer.Option(

@@ -109,16 +109,10 @@ def pareto(
     repetition_penalty: given.RepetitionPenalty = 1.0,
     stop: given.Stop = None,
     seed: given.Seed = 0,
-    chat: Annotated[
-        bool, typer.Option("--chat/--no-chat", help="Put each prompt into the chat template as a user's turn.")
-    ] = False,
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="A system message before every conversation.")
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Decode again what failed in an output that is there.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made with other settings.")] = False,
+    chat: given.Chat = False,
+    system: given.System = None,
+    retry_failed: given.RetryFailed = False,
+    overwrite: given.Overwrite = False,
     batch_size: Annotated[
         int | None,
         typer.Option(

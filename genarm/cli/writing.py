@@ -58,9 +58,7 @@ def generate(
     terminal: whole.Terminal = None,
     method: given.Method = None,
     set_: given.Set = None,
-    chat: Annotated[
-        bool, typer.Option("--chat/--no-chat", help="Put each prompt into the chat template as a user's turn.")
-    ] = False,
+    chat: given.Chat = False,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A system message before every conversation (--chat, messages).")
     ] = None,
@@ -72,10 +70,8 @@ def generate(
         bool,
         typer.Option("--as-completed", help="Rows as they are done, long prompts first; not in the input's order."),
     ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Decode again what failed in an output that is there.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made with other settings.")] = False,
+    retry_failed: given.RetryFailed = False,
+    overwrite: given.Overwrite = False,
     batch_size: given.BatchSize = 8,
     max_length: given.MaxLength = 4096,
     dtype: given.Dtype = "auto",
