@@ -59,11 +59,7 @@ class Draw:
             inputs = replace(inputs, weights=torch.zeros_like(weights), bias=bias, normalizer_weights=weights)
         sample = (ops.guided_sample if self._captured else ops.sample)(inputs, *self._kept)
         if edits:
-            bad = bad_models(logits, weights, self._vocab_size)
-            sample = sample._replace(status=sample.status | bad)
-            if sample.log_normalizers is not None:
-                found = torch.where(bad == 0, sample.log_normalizers, torch.nan)
-                sample = sample._replace(log_normalizers=found)
+            sample = sample._replace(status=sample.status | bad_models(logits, weights, self._vocab_size))
         return sample
 
     def _weights(self, base: Tensor) -> Tensor:
