@@ -12,37 +12,18 @@ from genarm_kernels.particles import follow, resample
 
 pytestmark = [pytest.mark.mutants, pytest.mark.interpreter]
 
+expectation = cases.check_expectation
+survivors = cases.check_survivors_stay
+reset = cases.check_weights_are_reset
+who = cases.check_who_is_resampled
+cannot = cases.check_what_cannot_be_resampled_stays
+ends = cases.check_the_ends_of_uniforms
+tails = cases.check_tails
+beyond = cases.check_bounds_end_with_the_cache
+
 
 def systems() -> None:
     cases.check_systems(3, 37, 1.0)
-
-
-def expectation() -> None:
-    cases.check_expectation()
-
-
-def survivors() -> None:
-    cases.check_survivors_stay()
-
-
-def reset() -> None:
-    cases.check_weights_are_reset()
-
-
-def who() -> None:
-    cases.check_who_is_resampled()
-
-
-def cannot() -> None:
-    cases.check_what_cannot_be_resampled_stays()
-
-
-def ends() -> None:
-    cases.check_the_ends_of_uniforms()
-
-
-def tails() -> None:
-    cases.check_tails()
 
 
 def narrow_tails() -> None:
@@ -51,10 +32,6 @@ def narrow_tails() -> None:
 
 def long_tails() -> None:
     cases.check_follow([1, 1], [3, 0], [150, 150], 1, 1, 160, 128, torch.bfloat16)
-
-
-def beyond() -> None:
-    cases.check_bounds_end_with_the_cache()
 
 
 def strange() -> None:

@@ -11,41 +11,18 @@ from genarm_kernels.particles import cpu
 
 pytestmark = pytest.mark.mutants
 
+expectation = cases.check_expectation
+survivors = cases.check_survivors_stay
+reset = cases.check_weights_are_reset
+who = cases.check_who_is_resampled
+cannot = cases.check_what_cannot_be_resampled_stays
+ends = cases.check_the_ends_of_uniforms
+tails = cases.check_tails
+beyond = cases.check_bounds_end_with_the_cache
+
 
 def systems() -> None:
     cases.check_systems(60, 37)
-
-
-def expectation() -> None:
-    cases.check_expectation()
-
-
-def survivors() -> None:
-    cases.check_survivors_stay()
-
-
-def reset() -> None:
-    cases.check_weights_are_reset()
-
-
-def who() -> None:
-    cases.check_who_is_resampled()
-
-
-def cannot() -> None:
-    cases.check_what_cannot_be_resampled_stays()
-
-
-def ends() -> None:
-    cases.check_the_ends_of_uniforms()
-
-
-def tails() -> None:
-    cases.check_tails()
-
-
-def beyond() -> None:
-    cases.check_bounds_end_with_the_cache()
 
 
 def middles() -> None:
