@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from bench import page as pages
 from bench.report import environment
 
 PAGE = Path("docs/comparison.md")
@@ -23,7 +23,6 @@ PAPER = {"genarm": 7.28, "args": 7.74, "cards": 87.09, "transfer_q": 130.53}
 def write_page(folder: Path, models: dict[str, Any], page: Path = PAGE) -> None:
     """Put the tables of a finished comparison, the models' accuracies and the cost ratios into the page."""
     record = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-    text = page.read_text(encoding="utf-8")
     parts = {
         "tables": (folder / "compare.md").read_text(encoding="utf-8").strip(),
         "models": accuracies(models),
@@ -32,23 +31,9 @@ def write_page(folder: Path, models: dict[str, Any], page: Path = PAGE) -> None:
     }
     drawn = [name for name in PICTURES if (folder / name).exists()]
     parts["pictures"] = "\n\n".join(f"![{PICTURES[name][1]}]({PICTURES[name][0]})" for name in drawn)
-    for name, content in parts.items():
-        text = filled(text, name, content)
-    page.write_text(text, encoding="utf-8")
+    pages.write(page, parts)
     for name in drawn:
         shutil.copyfile(folder / name, page.parent / PICTURES[name][0])
-
-
-def filled(text: str, name: str, content: str) -> str:
-    """The text with what stands between the markers of this name replaced.
-
-    Raises:
-        ValueError: the markers are not there.
-    """
-    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    if not marked.search(text):
-        raise ValueError(f"there is no <!-- {name} --> … <!-- /{name} --> in the page")
-    return marked.sub(lambda found: f"{found[1]}{content}\n{found[2]}" if content else found[1] + found[2], text)
 
 
 def accuracies(models: dict[str, Any]) -> str:

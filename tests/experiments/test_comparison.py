@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from experiments.comparison.data import HELD_OUT, PROMPTS, TRAIN, openings, read, split
-from experiments.comparison.report import PAGE, filled, write_page
+from experiments.comparison.report import PAGE, write_page
 from genarm.comparison.config import read_comparison
 
 ROOT = Path(__file__).parents[2]
@@ -54,5 +52,3 @@ def test_the_page_is_filled_between_its_markers(tmp_path):
     text = page.read_text()
     assert text.count("| a table |") == 1 and "| judge | trajectory-rm | 90.0 [80.0, 100.0] |" in text
     assert "| args | 5.00 | 2.50 | 7.74 | 1.06 |" in text and "| cards | – | – | 87.09 | 11.96 |" in text
-    with pytest.raises(ValueError, match="no <!-- other -->"):
-        filled(text, "other", "")
