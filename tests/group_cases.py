@@ -169,7 +169,7 @@ def a_row_may_be_split_in_any_way() -> None:
     samples = []
     for count in (1, 2, 3):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(combine, "groups_a_program", lambda B, G, count=count: count)
+            patch.setattr(combine, "groups_a_program", lambda B, G, processors, count=count: count)
             samples.append(guided_sample(logits, weights, top_p=0.9, return_logprobs=True))
             with_rules = torch.full((1, 2100), -torch.inf)
             with_rules[:, [3, 1500, 2099]] = 1.0

@@ -172,7 +172,7 @@ def check_tails(dtype: torch.dtype = torch.float32, device: str = "cpu", offset:
     each row's 12."""
     origins, starts, lengths = [0, 0, 2, 5, 0, 5, 5], [0, 3, 1, 8, 0, 2, 4], [9, 7, 9, 9, 9, 5, 4]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(follow, "PROGRAMS", 2 * len(origins))
+        patch.setattr(follow, "shares", lambda R, tails, processors: 2)
         check_follow(origins, starts, lengths, 2, 3, 9, D, dtype, device, offset)
 
 

@@ -14,13 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from genarm_kernels import card
 from genarm_kernels.dispatch import INTERPRETED, on_device
 from genarm_kernels.particles import cpu
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 BLOCK_WORDS, WARPS = 2048, 4
-# Of all rows: four for each place on an H200 (132 processors with 16 such programs each).
-PROGRAMS = 8192
+# Of all rows, per processor: four for each of its 16 places.
+PROGRAMS = 64
 
 
 @triton.jit(do_not_specialize=["R", "H", "T", "tails"])
@@ -72,11 +73,16 @@ def _launch(cache: Tensor, origins: Tensor, starts: Tensor, lengths: Tensor) -> 
     in_fours = cache.data_ptr() % 4 == 0 and D * cache.element_size() % 4 == 0
     words = cache.view(torch.int32 if in_fours else torch.int16)
     tails = L * K * H
-    launch: Any = follow_rows_kernel[(R, min(tails, triton.cdiv(PROGRAMS, R)))]
+    launch: Any = follow_rows_kernel[(R, shares(R, tails, card.card_of(cache.device).processors))]
     launch(
         words, origins, starts, lengths, R, H, T, tails, WORDS=words.shape[-1], BLOCK=BLOCK_WORDS, num_warps=WARPS,
         num_stages=1,
     )  # fmt: skip
+
+
+def shares(R: int, tails: int, processors: int) -> int:
+    """How many programs share a row's tails."""
+    return min(tails, triton.cdiv(PROGRAMS * processors, R))
 
 
 def _check(cache: Tensor, origins: Tensor, starts: Tensor, lengths: Tensor) -> None:

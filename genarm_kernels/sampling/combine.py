@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from genarm_kernels import card
 from genarm_kernels.sampling.arguments import Inputs
 from genarm_kernels.sampling.groups import (
     GROUP,
@@ -46,8 +47,9 @@ from genarm_kernels.sampling.rules import reduce_carefully
 # Models whose logits are on their way at the same time. With more models in all it is two, with log-probs one: more
 # would not fit the registers.
 LOADS = tl.constexpr(4)
-# With more programs than this each takes several groups, and sets up once for all of them.
-PROGRAMS = 4096
+# With more programs per processor than this, about all that it has room for at a time, each takes several groups, and
+# sets up once for all of them.
+PROGRAMS = 32
 MOST_GROUPS = 8
 
 
@@ -187,8 +189,8 @@ def most_registers(M: int, logprobs: bool, normalizers: bool, base_filter: bool,
     return 96
 
 
-def groups_a_program(B: int, G: int) -> int:
-    return min(max(B * G // PROGRAMS, 1), MOST_GROUPS)
+def groups_a_program(B: int, G: int, processors: int) -> int:
+    return min(max(B * G // (PROGRAMS * processors), 1), MOST_GROUPS)
 
 
 def reduce_groups(
@@ -213,7 +215,7 @@ def reduce_groups(
         like.new_empty(modelwise),
     )
     filters = (inputs.top_k, inputs.top_p, inputs.min_p)
-    count = groups_a_program(B, G)
+    count = groups_a_program(B, G, card.card_of(like.device).processors)
     wide = starts_rows_at_16_bytes(*inputs.logits, *([] if inputs.bias is None else [inputs.bias]))
     launch: Any = group_kernel[(B, -(-G // count))]
     launch(
