@@ -26,12 +26,25 @@ SMALLEST, LARGEST = 256, 4096
 
 
 @triton.jit
-def sum_eights(values):
-    """[8·n] -> [n]: sums of 8 consecutive values in one order, whatever layout their loads were given."""
-    for _ in tl.static_range(3):
+def sum_two_squares(first, second):
+    """first² + second², the second square rounded. Left the choice, a compiler makes another one in every variant."""
+    return tl.fma(first, first, second * second)
+
+
+@triton.jit
+def sum_neighbours(values, HALVINGS: tl.constexpr):
+    """[2^HALVINGS · n] -> [n]: sums of neighbours in one order, whatever layout their loads were given."""
+    for _ in tl.static_range(HALVINGS):
         first, second = tl.split(tl.reshape(values, [values.shape[0] // 2, 2]))
         values = first + second
     return values
+
+
+@triton.jit
+def sum_eight_squares(values):
+    """[8·n] -> [n]: sums of the squares of 8 consecutive values, by the same additions in every variant."""
+    first, second = tl.split(tl.reshape(values, [values.shape[0] // 2, 2]))
+    return sum_neighbours(sum_two_squares(first, second), 2)
 
 
 @triton.jit(do_not_specialize=["z_stride", "residual_stride"])
@@ -67,7 +80,7 @@ def add_rms_norm_kernel(
 
     squares = tl.zeros([BLOCK // 8], tl.float32)
     for value in tl.static_range(len(sums)):
-        squares += sum_eights(sums[value] * sums[value])
+        squares += sum_eight_squares(sums[value])
     scale = tl.rsqrt(tl.sum(squares, 0) / N + eps)
     for block in tl.static_range(len(sums)):
         columns = block * BLOCK + tl.arange(0, BLOCK)

@@ -21,7 +21,7 @@ from torch import Tensor
 from genarm_kernels.dispatch import INTERPRETED, on_device
 from genarm_kernels.layer import cpu
 from genarm_kernels.layer.lora import Lora, check_columns, expand_columns
-from genarm_kernels.layer.norm import at, sum_eights
+from genarm_kernels.layer.norm import at, sum_neighbours, sum_two_squares
 
 HALF_COLUMNS = 256
 STRIDES = [
@@ -45,7 +45,7 @@ def load_half(
 @triton.jit
 def head_scale(first, second, eps, D: tl.constexpr, HALF_BLOCK: tl.constexpr):
     """1 / √(mean(x²) + ε) of every head, at each of its places."""
-    squares = sum_eights(first * first + second * second)
+    squares = sum_neighbours(sum_two_squares(first, second), 3)
     HEADS: tl.constexpr = first.shape[0] // HALF_BLOCK
     scale = tl.rsqrt(tl.sum(tl.reshape(squares, [HEADS, HALF_BLOCK // 8]), 1) / D + eps)
     return tl.reshape(tl.broadcast_to(scale[:, None], [HEADS, HALF_BLOCK]), [HEADS * HALF_BLOCK])
@@ -102,7 +102,8 @@ def rotary_store_kernel(
         angles = tl.where(inside, position, 0) * table_stride
         c = tl.load(at(cos + angles, pair, ALIGNED), mask=mask, other=0.0)
         s = tl.load(at(sin + angles, pair, ALIGNED), mask=mask, other=0.0)
-        first, second = first * c - second * s, second * c + first * s
+        # Which product is rounded before the sum is not left to the compiler, which chooses by alignment.
+        first, second = tl.fma(first, c, second * (s * -1.0)), tl.fma(second, c, first * s)
     if kind == 0:
         store_halves(query + row * (H * D), columns, first, second, mask, HALF, ALIGNED)
     elif inside:

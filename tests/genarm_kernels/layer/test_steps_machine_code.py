@@ -2,12 +2,13 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import step_cases as cases
 import torch
-from compiled_launches import compile_only, first, in_registers, loads, on, swept
+from compiled_launches import compile_only, first, in_registers, loads, on, sass, swept
 from triton.compiler import CompiledKernel
 
 from genarm_kernels import add_rms_norm, rotary_store, swiglu
@@ -115,14 +116,30 @@ def test_the_heads_norms_take_few_registers(launched: list[CompiledKernel]) -> N
 
 def test_a_norm_is_summed_in_one_order_whatever_is_known_of_the_alignment(launched: list[CompiledKernel]) -> None:
     for step in (norm_step, lambda **more: rotary_step(normed=True, **more)):
-        orders = []
+        orders, additions = [], []
         for layout in ("padded", "narrow"):
-            step(A=0, layout=layout)
+            step(layout=layout, dtype=torch.float32)
             text = launched[-1].asm["ttgir"]
             layouts = dict(re.findall(r"^(#\w+) = (.*)$", text, re.M))
             found = re.findall(r"\"tt\.reduce\".*?\}\) : \((tensor<[\w]+), (#\w+)>", text, re.S)
             orders.append([(kind, layouts[name]) for kind, name in found])
+            additions.append(Counter(re.findall(r"\b(FFMA|FADD)\b", sass(launched[-1]))))
+            assert products_to_contract(launched[-1]) == []
         assert orders[0] == orders[1] != []
+        assert additions[0] == additions[1] != {}
+
+
+def products_to_contract(kernel: CompiledKernel) -> list[str]:
+    """Sums with a product as a term: which of a sum's products is rounded would be the compiler's choice."""
+    products, sums = set(), []
+    for line in kernel.asm["ttir"].splitlines():
+        names = re.findall(r"%[\w#]+", line.partition(" loc(")[0])
+        operands = set(names[line.partition(" = ")[0].count("%") :])
+        if "arith.mulf" in line or (re.search(r"tt\.(reshape|split|trans|broadcast)\b", line) and operands & products):
+            products.update(set(names) - operands)
+        elif re.search(r"arith\.(addf|subf)\b", line) and operands & products:
+            sums.append(line)
+    return sums
 
 
 @pytest.mark.parametrize("name", STEPS)

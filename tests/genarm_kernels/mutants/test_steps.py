@@ -67,6 +67,9 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         (edited(norm.add_rms_norm_kernel, "tl.static_range(len(sums))", "tl.static_range(1)", 2), longer_than_a_block),
     "mean over the block":
         (edited(norm.add_rms_norm_kernel, "tl.sum(squares, 0) / N", "tl.sum(squares, 0) / BLOCK"), several_blocks),
+    "every second square left out":
+        (edited(norm.sum_two_squares, "second * second", "0 * second"), several_blocks),
+    "only some of a head's squares": (edited(norm.sum_neighbours, "first + second", "first"), normed),
     "residual not stored":
         (edited(norm.add_rms_norm_kernel, "rounded, mask=mask", "rounded, mask=columns < 0"), rounded),
     "the sum normed before its rounding": (
@@ -90,7 +93,9 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "gate's B for up":
         (edited(activation.swiglu_kernel, "adapter, 1, WIDTH + columns", "adapter, 1, columns"), gated_with_adapters),
     "rotated the other way":
-        (edited(rotary.rotary_store_kernel, "first * c - second * s", "first * c + second * s"), rotated),
+        (edited(rotary.rotary_store_kernel, "s * -1.0", "s * 1.0"), rotated),
+    "second halves not rotated":
+        (edited(rotary.rotary_store_kernel, "tl.fma(second, c, first * s)", "second"), rotated),
     "v rotated too": (edited(rotary.rotary_store_kernel, "if kind < 2:", "if kind < 3:"), rotated),
     "k not rotated": (edited(rotary.rotary_store_kernel, "if kind < 2:", "if kind < 1:"), rotated),
     "k stored over v": (edited(rotary.rotary_store_kernel, "target = value_cache +", "target = key_cache +"), rotated),
