@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import socket
-import subprocess
 import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from training_cases import run_settings, write_pairs
 
+from genarm.cli.app import main
 from genarm.training.run import train
 
 pytestmark = pytest.mark.skipif(
@@ -19,39 +21,35 @@ pytestmark = pytest.mark.skipif(
 )
 # The data lasts for three whole batches and a half; seven pairs are held out, of which two processes take four each.
 CHANGES = {"batch_size": 8, "micro_batch_size": 2, "max_steps": 3, "objective": "joy"}
-# Each of the processes makes a run that is refused, one that is not, and one that its folder is refused for. They part
-# once what takes long to import is there, and before anything has asked for their ranks.
-THRICE = """
-import os, sys
-import genarm.training.run, trl.trainer.dpo_trainer
-from genarm.cli.app import main
-folder, arguments = sys.argv[1], sys.argv[2:]
-children = []
-for rank in range(int(os.environ["WORLD_SIZE"])):
-    children.append(os.fork())
-    if not children[-1]:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        for number, name in ((1, "out"), (2, "said")):
-            os.dup2(os.open(f"{folder}/{name}{rank}", os.O_CREAT | os.O_WRONLY), number)
-        print(*(main([*arguments, *more]) for more in (["--objective", "a=b"], [], ["--beta", "3"])))
-        sys.exit()
-for child in children:
-    os.waitpid(child, 0)
-"""
 
 
 def launch(arguments, folder, processes=2):
-    """Output and messages of each process that runs the command three times.
+    """Output and messages of each process that runs the command three times: a run that is refused, one that is not,
+    and one that its folder is refused for.
 
-    With what a launcher tells them; torchrun and accelerate would import torch in each.
+    Forks with what a launcher tells them; torchrun and accelerate would import torch in each.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    environment = {**os.environ, **shared, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     folder.mkdir()
-    subprocess.run([sys.executable, "-c", THRICE, str(folder), *arguments], env=environment, timeout=300, check=True)
+    children = []
+    for rank in range(processes):
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                signal.alarm(300)
+                AcceleratorState._reset_state(reset_partial_state=True)  # its own rank, and not that of an earlier run
+                os.environ |= {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "CUDA_VISIBLE_DEVICES": ""}
+                with (folder / f"out{rank}").open("w") as sys.stdout, (folder / f"said{rank}").open("w") as sys.stderr:
+                    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+                        os.dup2(stream.fileno(), number)
+                    print(*(main([*arguments, *more]) for more in (["--objective", "a=b"], [], ["--beta", "3"])))
+            finally:
+                os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
     return [[(folder / f"{name}{rank}").read_text() for name in ("out", "said")] for rank in range(processes)]
 
 
