@@ -102,15 +102,24 @@ def family(name: str, dtype: torch.dtype, device: torch.device) -> Family:
     return Family(name, random_model(config(name), dtype, device))
 
 
-def shapes_only(name: str, count: int) -> Family:
-    """A model and as many adapters without weights: enough to count bytes."""
-    base = random_model(config(name), torch.bfloat16, torch.device("meta"))
-    layers = {
-        path: (layer.weight.new_empty(RANK, layer.in_features), layer.weight.new_empty(layer.out_features, RANK), None)
-        for path, layer in base.named_modules()
-        if isinstance(layer, nn.Linear) and path != "lm_head"
-    }
-    return Family(name, base, [LoraAdapter("", None, layers)] * count)
+def shapes_only(name: str, count: int, layers: int | None = None) -> Family:
+    """A model and as many adapters without weights: enough to count bytes. ``layers``: default all that it has."""
+    shape = config(name)
+    shape.num_hidden_layers = layers or shape.num_hidden_layers
+    base = random_model(shape, torch.bfloat16, torch.device("meta"))
+    linears = {path: one for path, one in base.named_modules() if isinstance(one, nn.Linear) and path != "lm_head"}
+
+    def adapter() -> LoraAdapter:
+        return LoraAdapter(
+            "",
+            None,
+            {
+                path: (one.weight.new_empty(RANK, one.in_features), one.weight.new_empty(one.out_features, RANK), None)
+                for path, one in linears.items()
+            },
+        )
+
+    return Family(name, base, [adapter() for _ in range(count)])
 
 
 def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> Any:

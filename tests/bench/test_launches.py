@@ -1,0 +1,63 @@
+"""How many kernels a step launches, counted on the engine's own code for a GPU that is not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bench.launches import GPU, SETTINGS, Count, count, on_gpu, recorded, step
+from genarm_kernels import swiglu
+
+LARGE = "Llama-3.1-8B"
+A_LAYER, BESIDE = 10, 27
+
+
+@pytest.mark.parametrize(("K", "batch"), [(0, 1), (1, 1), (3, 1), (3, 4)], ids=str)
+def test_a_step_of_an_8b_model_launches_so_many_kernels_per_layer_and_beside_them(K: int, batch: int) -> None:
+    assert count(LARGE, K, batch) == Count(A_LAYER, BESIDE)
+
+
+def test_a_model_of_all_layers_launches_what_its_count_says() -> None:
+    launches = step(LARGE, 3)
+    assert len(launches) == Count(A_LAYER, BESIDE).of(32) == 347
+    assert sum(launch.name == "swiglu_kernel" for launch in launches) == 32
+
+
+@pytest.mark.parametrize(("settings", "more"), [("top-k 50 + top-p 0.9", 4), ("min-p 0.05", 2), ("log-probs", 2)])
+def test_filters_and_log_probs_launch_so_many_more(settings: str, more: int) -> None:
+    assert count(LARGE, 3, **SETTINGS[settings]) == Count(A_LAYER, BESIDE + more)
+
+
+def test_more_rows_than_the_kernels_are_for_take_ten_per_layer_with_the_library_s_products() -> None:
+    launches = step("Qwen3-0.6B", 3, 16, layers=1)
+    assert sum(launch.name == "mm" for launch in launches) == 5
+    assert count("Qwen3-0.6B", 3, 16).a_layer == 10
+
+
+def launched(call: Any) -> list[str]:
+    with on_gpu(), recorded() as launches:
+        call(torch.empty(4, 6, device=GPU))
+    return [launch.name for launch in launches]
+
+
+def test_what_starts_a_kernel_is_counted_and_what_does_not_is_not() -> None:
+    assert launched(lambda x: x[1:, None].transpose(0, 2).reshape(-1).detach()) == ["clone"]
+    assert launched(lambda x: torch.empty_like(x)[0].view(2, 3)) == []
+    assert launched(lambda x: x.copy_(x[:1]).add_(1)) == ["copy_", "add_"]
+    # torch makes a tensor of a number it chooses, which a kernel fills.
+    assert launched(lambda x: torch.where(x > 0, x, 0.0)) == ["gt", "scalar_tensor", "where"]
+    assert launched(lambda x: torch.zeros(0, device=x.device) + 1) == []
+    assert launched(lambda x: x @ x.t()) == ["mm"]
+    assert launched(swiglu) == ["swiglu_kernel"]
+
+
+def test_a_launch_is_cut_for_the_card_and_knows_its_tensors() -> None:
+    with on_gpu("H100 PCIe"), recorded() as launches:
+        x = torch.empty(4, 2048, device=GPU, dtype=torch.bfloat16)
+        swiglu(x)
+    (launch,) = launches
+    assert launch.grid == (4, 2) and launch.bytes == 2 * 4 * (2048 + 1024)
+    assert launch.arguments["z"] is x and launch.arguments["WIDTH"] == 1024
+    assert x.device.type == "meta"  # outside of the block it is what it was
