@@ -18,6 +18,7 @@ from bench.decode_cases import OF_ONE_PROMPT, OURS, Case, Contender
 from bench.decode_models import Family, StepBytes, family, step_bytes
 from bench.decode_peers import Decode, Generate, Loop, Ours, Stream, Timing
 from bench.measure import DEVICE, GPU
+from bench.step_counts import Launches, launches, per_step
 from genarm.cli.bench import rotate
 from genarm.errors import CacheMemoryError
 
@@ -33,6 +34,7 @@ class Measured:
     floors: dict[int, StepBytes] = field(default_factory=dict)
     engines: dict[Contender, str] = field(default_factory=dict)
     busy: dict[Contender, float] = field(default_factory=dict)
+    launches: dict[Contender, Launches] = field(default_factory=dict)
     too_large: set[Contender] = field(default_factory=set)
     failed: dict[Contender, str] = field(default_factory=dict)
 
@@ -88,7 +90,10 @@ def measured(case: Case, dtype: torch.dtype) -> Measured:
     calls = {contender: lambda decode=decode: decode(prompts, case.tokens) for contender, decode in ready.items()}
     found.rounds = rotate(calls, case.rounds) if calls else []
     if GPU:
-        found.busy = {name: busy_seconds(decode, prompts, case.tokens) for name, decode in ready.items()}
+        for contender, decode in ready.items():
+            found.busy[contender], launched = profiled(decode, prompts, case.tokens)
+            if isinstance(decode, Ours):
+                found.launches[contender] = launches(case, contender, decode, prompts, launched)
     return found
 
 
@@ -149,8 +154,8 @@ def _warm_up(contender: Contender, decode: Decode, prompts: Tensor, tokens: int)
         decode(prompts, tokens if GPU else WARMUP_TOKENS)
 
 
-def busy_seconds(decode: Decode, prompts: Tensor, tokens: int) -> float:
-    """Seconds of a step in which at least one kernel or copy ran on the device.
+def profiled(decode: Decode, prompts: Tensor, tokens: int) -> tuple[float, float]:
+    """Seconds of a step in which at least one kernel or copy ran on the device, and how many did.
 
     The profiler slows the host down, not the kernels: the step's own length is taken without it.
     """
@@ -163,7 +168,8 @@ def busy_seconds(decode: Decode, prompts: Tensor, tokens: int) -> float:
     ]
     stop = max(end for _, end in intervals)
     # The steps are the end of the call, by its own clock.
-    return covered(intervals, stop - timing.decode) / (tokens - 1)
+    since = stop - timing.decode
+    return covered(intervals, since) / (tokens - 1), per_step((start for start, _ in intervals), since, tokens - 1)
 
 
 def covered(intervals: Iterable[tuple[float, float]], since: float = float("-inf")) -> float:

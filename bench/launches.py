@@ -123,9 +123,8 @@ def _launches(func: Any) -> bool:
 
 
 @contextmanager
-def on_gpu(name: str = card.DEFAULT.name) -> Iterator[None]:
-    """A block in which tensors made are a GPU's, of this card (genarm_kernels.card.CARDS), and hold nothing."""
-    own = card.CARDS[name]
+def on_gpu(own: card.Card = card.DEFAULT) -> Iterator[None]:
+    """A block in which tensors that are made are this card's and hold nothing."""
     utils = SimpleNamespace(get_device_properties=lambda index: {"max_shared_mem": own.shared_per_program})
     with (
         patch.object(card, "card_of", lambda device: own),
@@ -158,19 +157,23 @@ def step(
     batch: int = 1,
     layers: int | None = None,
     context: int = 1024,
-    on: str = card.DEFAULT.name,
+    on: card.Card = card.DEFAULT,
+    rewards: str = "lora",
     filters: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> list[Launch]:
-    """The launches of one captured step of a model of this shape with K LoRA reward models on it, in bfloat16.
+    """The launches of one captured step of a model of this shape and K reward models, in bfloat16.
 
-    ``layers``: of the model, default as many as it has. ``filters``: fields of Guidance; ``settings``: of Request.
+    ``layers``: of the model, default as many as it has. ``rewards``: "lora", of rank 16 on the model, or "separate",
+    models of its shape. ``filters``: fields of Guidance; ``settings``: of Request.
     """
-    models = shapes_only(model, K, layers)
+    models = shapes_only(model, K if rewards == "lora" else 0, layers)
     vocab = models.base.config.vocab_size
     with on_gpu(on):
         streams = [make_model("base", models.base)]
         streams += [make_model(f"r{index}", models.base, adapter) for index, adapter in enumerate(models.adapters)]
+        if rewards == "separate":
+            streams += [make_model(f"r{index}", shapes_only(model, 0, layers).base) for index in range(K)]
         backbones = Plan(streams).backbones
         run = _made(backbones, _request(batch, K + 1, context, vocab, filters or {}, settings))
         launches: list[Launch] = []

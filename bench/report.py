@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from bench.targets import digest
+from bench.targets import digest, launches
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "numpy", "pytest-benchmark", "flashinfer-python")
 MOST_ROWS = 40
@@ -57,7 +57,8 @@ def write(suite: str, raw: Path, out: Path, status: int, command: str) -> None:
 
 
 def show(out: Path) -> None:
-    """Print every suite in short."""
+    """Print every suite in short, and last how many kernels a decoding step launched."""
+    last: list[str] = []
     for path in sorted(out.glob("*.json")):
         record = json.loads(path.read_text())
         print(f"\n{record['suite']} on {record['device']}, torch {record['versions']['torch']}, {record['commit']}")
@@ -68,6 +69,10 @@ def show(out: Path) -> None:
         print("\n".join(digest(record) or _table(record["rows"])))
         if record["exit_status"] not in COMPLETE:
             print(f"  FAILED with exit status {record['exit_status']}: {record['command']}")
+        if record["suite"] == "decode":
+            last = launches(record)
+    if last:
+        print("\n" + "\n".join(last))
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

@@ -181,6 +181,21 @@ def decode(record: Row) -> list[str]:
     return lines
 
 
+def launches(record: Row) -> list[str]:
+    """Launches per step, counted on the device beside what the engine's own code says; nothing from a CPU."""
+    found: dict[str, Row] = {}
+    for row in record["rows"]:
+        notes = row["notes"]
+        if notes.get("launches") is not None:
+            name = f"{notes['model']} {notes['rewards']} B={notes['B']} K={notes['K']} {notes['contender']}"
+            found.setdefault(name, notes)
+    lines = []
+    for name, notes in found.items():
+        expected = "-" if notes["launches_expected"] is None else notes["launches_expected"]
+        lines.append(f"  {name:<50} {notes['launches']:>8g}  expected {expected:<6} by {notes['launches_by']}")
+    return ["launches per step:", *lines] if lines else []
+
+
 def logprobs(record: Row) -> list[str]:
     """With a frozen head: a peer's time over ours, its peak over ours, at the shape where ours is worst."""
     lines = [f"  {len(record['rows'])} rows"]

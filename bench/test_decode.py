@@ -18,6 +18,7 @@ from bench import measure
 from bench.decode import measured, missing
 from bench.decode_cases import OURS, PLAIN, Case, Contender, cpu_cases, gpu_cases
 from bench.measure import GPU
+from bench.step_counts import Launches
 
 DTYPE = torch.bfloat16
 CASES = [
@@ -67,10 +68,18 @@ def test_decode(benchmark: Any, case: Case, contender: Contender) -> None:
             **spread("ratio", found.ratios(contender, PLAIN)),
             **spread("over_ours", own),
             "host_gap": found.host_gap(contender),
+            **launched(found.launches.get(contender)),
             "first_ms": found.first_seconds(contender) * 1e3,
             "prompts_read": found.prompts_read(contender),
         }
     )
+
+
+def launched(found: Launches | None) -> dict[str, float | str | None]:
+    """Launches per step, who counted them, and how many there should be."""
+    if found is None:
+        return {"launches": None}
+    return {"launches": found.counted, "launches_by": found.by, "launches_expected": found.expected}
 
 
 def spread(name: str, values: list[float] | None) -> dict[str, float | None]:

@@ -9,6 +9,7 @@ import torch
 
 from bench.launches import GPU, SETTINGS, Count, count, on_gpu, recorded, step
 from genarm_kernels import swiglu
+from genarm_kernels.card import CARDS
 
 LARGE = "Llama-3.1-8B"
 A_LAYER, BESIDE = 10, 27
@@ -54,7 +55,7 @@ def test_what_starts_a_kernel_is_counted_and_what_does_not_is_not() -> None:
 
 
 def test_a_launch_is_cut_for_the_card_and_knows_its_tensors() -> None:
-    with on_gpu("H100 PCIe"), recorded() as launches:
+    with on_gpu(CARDS["H100 PCIe"]), recorded() as launches:
         x = torch.empty(4, 2048, device=GPU, dtype=torch.bfloat16)
         swiglu(x)
     (launch,) = launches

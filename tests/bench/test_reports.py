@@ -44,7 +44,11 @@ def decode_rows(cases: list[Case]) -> list[dict[str, Any]]:
             notes |= {"part": case.part, "B": case.batch, "context": case.context, "dtype": "bfloat16"}
             notes |= {"engine": "fused", "steps": 32, "tokens/s": 1.0, "bytes": 1e10, "host_gap": 0.02}
             notes |= {"GB/s": 2500.0, "share_of_copy": 0.6, "copy_GB/s": 4000.0, "first_ms": 50.0}
-            notes |= {"prompts_read": 1.0 if contender.is_ours else None}
+            notes |= {
+                "prompts_read": 1.0 if contender.is_ours else None,
+                "launches": 347.0 if contender.is_ours else None,
+            }
+            notes |= {"launches_by": "graph", "launches_expected": 347 if contender.way == "ours" else None}
             for name, value in (("ratio", times), ("over_ours", over)):
                 notes |= {name: value, f"{name}_low": value and value * 0.99, f"{name}_high": value and value * 1.01}
             rows.append({"name": case.name, "median_us": 4000.0 * times, "rounds": 9, "notes": notes})
@@ -184,3 +188,17 @@ def test_what_is_no_suite_s_record_is_refused(tmp_path: Path) -> None:
     for reader in (tables.table, lambda source: plots.main(source, tmp_path)):
         with pytest.raises(SystemExit, match="another suite"):
             reader(path)
+
+
+def test_launches_per_step_stand_last_in_the_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = record("decode", decode_rows(DEFAULT)) | {"exit_status": 0}
+    for name in ("decode", "soak"):
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps(made if name == "decode" else record("soak", []) | {"exit_status": 0})
+        )
+    report.show(tmp_path)
+    shown = capsys.readouterr().out.split("launches per step:\n")[1].splitlines()
+    assert shown[0].split() == ["Llama-3.1-8B", "lora", "B=1", "K=0", "ours", "347", "expected", "347", "by", "graph"]
+    assert any("particles" in line and "expected -" in line for line in shown) and len(set(shown)) == len(shown)
+    bare = [{"notes": {"launches": None}}, {"notes": {}}]  # of peers, of a CPU and of records from before
+    assert targets.launches(record("decode", bare)) == []
