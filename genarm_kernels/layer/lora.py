@@ -143,9 +143,13 @@ def check_columns(z: Tensor, widths: tuple[int, ...], lora: Lora | None) -> None
         raise ValueError(f"z has shape {list(shape)}: expected [R, {N} + {behind}], one row per token")
     if z.stride(1) != 1:
         raise ValueError(f"z has strides {z.stride()}: its columns must be next to each other; pass z.contiguous()")
-    if lora is None:
-        return
-    up, adapters = lora.up, lora.adapters
+    if lora is not None:
+        check_adapters(lora, z, widths)
+
+
+def check_adapters(lora: Lora, z: Tensor, widths: tuple[int, ...]) -> None:
+    """Whether adapters are those of a layer of these targets, for the rows of z."""
+    up, adapters, N = lora.up, lora.adapters, sum(widths)
     if lora.widths != widths:
         raise ValueError(f"lora is for targets of {lora.widths} columns: this layer's are {widths}")
     if up.dtype != z.dtype or up.device != z.device or up.shape[1] != N or not up.is_contiguous():
@@ -153,10 +157,10 @@ def check_columns(z: Tensor, widths: tuple[int, ...], lora: Lora | None) -> None
             f"lora.up is {up.dtype} {list(up.shape)} on {up.device}: expected [A, {N}, rank], contiguous, "
             f"{z.dtype} on {z.device} as z"
         )
-    if adapters.shape != shape[:1] or adapters.dtype != torch.int32 or adapters.device != z.device:
+    if adapters.shape != z.shape[:1] or adapters.dtype != torch.int32 or adapters.device != z.device:
         raise ValueError(
             f"lora.adapters is {adapters.dtype} {list(adapters.shape)} on {adapters.device}: "
-            f"expected int32 [{shape[0]}] on {z.device}, one adapter per row"
+            f"expected int32 [{z.shape[0]}] on {z.device}, one adapter per row"
         )
 
 

@@ -142,12 +142,16 @@ def _check(z: Tensor | None, residual: Tensor, weight: Tensor, lora: Lora | None
     check_columns(z, (residual.shape[1],), lora)
 
 
+def block_size(N: int, itemsize: int) -> int:
+    """Columns that a program holds at a time: half as many of float32, or B would not fit the registers."""
+    largest = LARGEST if itemsize == 2 else LARGEST // 2
+    return min(max(int(triton.next_power_of_2(N)), SMALLEST), largest)
+
+
 def _launch(z: Tensor | None, residual: Tensor, weight: Tensor, normed: Tensor, eps: float, lora: Lora | None) -> None:
     R, N = normed.shape
     rows = residual if z is None else z
-    # Half as many of float32, or B would not fit the registers.
-    largest = LARGEST if rows.element_size() == 2 else LARGEST // 2
-    block = min(max(triton.next_power_of_2(N), SMALLEST), largest)
+    block = block_size(N, rows.element_size())
     launch: Any = add_rms_norm_kernel[(R,)]
     launch(
         rows,

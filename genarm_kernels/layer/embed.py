@@ -1,0 +1,80 @@
+"""What a step begins with: every stream's rows of the embedding, their squares, their positions and new lengths.
+
+    residual[s·B·Q + b·Q + q] = embedding[tokens[b, q]]       positions = lengths + q       lengths += Q
+
+One program per row of the cache reads and writes Q rows of N elements.
+"""
+
+# mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from genarm_kernels.dispatch import INTERPRETED, on_device
+from genarm_kernels.layer.norm import LANE, block_size, sum_eights
+from genarm_kernels.layer.residual import Residual
+
+
+@triton.jit(do_not_specialize=["B", "Q", "V"])
+def embed_kernel(
+    tokens, embedding, embedding_stride, lengths, residual, squares, squares_stride, positions, B, Q, V,
+    N: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One program per row of the cache; an id that does not exist gives NaN."""
+    row = tl.program_id(0).to(tl.int64)
+    length = tl.load(lengths + row)
+    for q in range(Q):
+        token = tl.load(tokens + row % B * Q + q)
+        there = (token >= 0) & (token < V)
+        source = embedding + tl.where(there, token, 0) * embedding_stride
+        for start in tl.static_range(0, N, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            value = tl.load(source + column, mask=column < N, other=0.0)
+            value = tl.where(there | (column >= N), value, float("nan"))
+            tl.store(residual + (row * Q + q) * N + column, value, mask=column < N)
+            wide = value.to(tl.float32)
+            place = start // 8 + tl.arange(0, BLOCK // 8)
+            to = squares + (row * Q + q) * squares_stride + place
+            tl.store(to, sum_eights(wide * wide), mask=place < (N + 7) // 8)
+        tl.store(positions + row * Q + q, length + q)
+    tl.store(lengths + row, length + Q)
+
+
+def embed(tokens: Tensor, embedding: Tensor, lengths: Tensor, counters: Tensor) -> tuple[Residual, Tensor]:
+    """Begin a pass of Q more tokens of each row -> the residual's rows [S·B·Q, N], stream-major, and their positions.
+
+    Args:
+        tokens: [B, Q] int64, the same for every stream. On a GPU an id that is not one of V makes its rows NaN.
+        embedding: [V, N], rows at any stride.
+        lengths: [S·B] int32, the cached tokens of each stream's rows; Q is added in place.
+        counters: [2] int32 zeros, for `add_linear`.
+
+    Returns:
+        The residual, on a CPU without squares, and positions [S·B·Q] int32.
+    """
+    B, Q = tokens.shape
+    rows, N = len(lengths) * Q, embedding.shape[1]
+    if not (tokens.is_cuda or INTERPRETED):
+        positions = lengths.clone()
+        if Q > 1:
+            positions = (positions[:, None] + torch.arange(Q, dtype=torch.int32, device=lengths.device)).flatten()
+        lengths += Q
+        values = embedding[tokens.flatten()].repeat(len(lengths) // B, 1)
+        return Residual(values, values.new_empty(0), counters), positions
+    residual = Residual(
+        embedding.new_empty(rows, N), embedding.new_empty(rows, -(-N // 32) * 4, dtype=torch.float32), counters
+    )
+    positions = lengths.new_empty(rows)
+    block = block_size(N, embedding.element_size())
+    with on_device(tokens.device):
+        launch: Any = embed_kernel[(len(lengths),)]
+        launch(
+            tokens.contiguous(), embedding, embedding.stride(0), lengths, residual.values, residual.squares,
+            residual.squares.stride(0), positions, B, Q, len(embedding),
+            N=N, BLOCK=block, num_warps=block // (32 * LANE),
+        )  # fmt: skip
+    return residual, positions
