@@ -33,13 +33,13 @@ def embed_kernel(
         source = embedding + tl.where(there, token, 0) * embedding_stride
         for start in tl.static_range(0, N, BLOCK):
             column = start + tl.arange(0, BLOCK)
-            value = tl.load(source + column, mask=column < N, other=0.0)
+            value = tl.load(source + column, mask=column < N, other=0.0).to(tl.float32)
             value = tl.where(there | (column >= N), value, float("nan"))
-            tl.store(residual + (row * Q + q) * N + column, value, mask=column < N)
-            wide = value.to(tl.float32)
+            to = residual + (row * Q + q) * N + column
+            tl.store(to, value.to(residual.dtype.element_ty), mask=column < N)
             place = start // 8 + tl.arange(0, BLOCK // 8)
             to = squares + (row * Q + q) * squares_stride + place
-            tl.store(to, sum_eights(wide * wide), mask=place < (N + 7) // 8)
+            tl.store(to, sum_eights(value * value), mask=place < (N + 7) // 8)
         tl.store(positions + row * Q + q, length + q)
     tl.store(lengths + row, length + Q)
 

@@ -50,14 +50,15 @@ def add_linear_kernel(
     x_stride, weight_stride, residual_stride, squares_stride,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, SLICES: tl.constexpr, SLICE: tl.constexpr, DEPTH: tl.constexpr,
     EVEN: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, RANK: tl.constexpr, SHRINKS: tl.constexpr,
+    FIRST: tl.constexpr,
 ):  # fmt: skip
-    """One program per tile of W: those of A's SHRINKS rows, then those of its own N, one per tile of the residual."""
-    FIRST: tl.constexpr = (SHRINKS + BLOCK_N - 1) // BLOCK_N
+    """One program per tile of W: FIRST that have A's SHRINKS rows, then those of its own N, one per tile of the
+    residual. A tile's rows of W are those it has in a product by itself."""
     rows = tl.arange(0, ROWS)
     tile = tl.program_id(0) - FIRST
     start, stop = tile * BLOCK_N, N
     if tile < 0:
-        start, stop = N + (tile + FIRST) * BLOCK_N, N + SHRINKS
+        start, stop = N // BLOCK_N * BLOCK_N + (tile + FIRST) * BLOCK_N, N + SHRINKS
     n = start + tl.arange(0, BLOCK_N)
     y = products(
         x, weight, n, stop - 1, 0, tl.cdiv(H, SLICES * SLICE), R, H, x_stride, weight_stride, weight, rows,
@@ -68,7 +69,7 @@ def add_linear_kernel(
     z = tl.trans(y).to(residual.dtype.element_ty)  # [ROWS, BLOCK_N], rounded as a product by itself is
     live = (rows < R)[:, None] & (n < stop)[None, :]
     if tile < 0:
-        tl.store(shrinks + rows[:, None] * SHRINKS + (n - N)[None, :], z, mask=live)
+        tl.store(shrinks + rows[:, None] * SHRINKS + (n - N)[None, :], z, mask=live & (n >= N)[None, :])
         # Everybody's part is stored before one says so.
         tl.debug_barrier()
         tl.atomic_add(counters, 1)
@@ -210,11 +211,12 @@ def add_linear(
 def _launch(residual: Residual, x: Tensor, weight: Tensor, bias: Tensor | None, lora: Lora | None, h: Tensor) -> None:
     (R, N), shrinks = residual.values.shape, h.shape[1]
     cut = configuration(R, *weight.shape, x.element_size(), card.card_of(x.device))
-    tiles = -(-N // cut.BLOCK_N) - (-shrinks // cut.BLOCK_N)
-    launch: Any = add_linear_kernel[(tiles,)]
+    first = -(-(N % cut.BLOCK_N + shrinks) // cut.BLOCK_N) if shrinks else 0
+    launch: Any = add_linear_kernel[(first + -(-N // cut.BLOCK_N),)]
     launch(
         x, weight, x if bias is None else bias, residual.values, residual.squares, h,
         x if lora is None else lora.up, residual.counters if lora is None else lora.adapters, residual.counters,
         R, N, x.shape[1], x.stride(0), weight.stride(0), residual.values.stride(0), residual.squares.stride(0),
-        HAS_BIAS=bias is not None, RANK=0 if lora is None else lora.rank, SHRINKS=shrinks, **tile_constants(cut, x),
+        HAS_BIAS=bias is not None, RANK=0 if lora is None else lora.rank, SHRINKS=shrinks,
+        FIRST=first, **tile_constants(cut, x),
     )  # fmt: skip

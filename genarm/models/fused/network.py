@@ -2,7 +2,8 @@
 
 All streams go through it as one batch of S·B rows, stream-major: row s·B + b is sequence b as stream s sees it. A fused
 linear gives the base's output and every adapter's shrink in one product; the expand is added in the element-wise step
-that follows. Ten kernels per layer on a GPU.
+that follows. On a GPU a layer is ten kernels, or seven for few rows, where the norms and the sums of the residual are
+part of the products beside them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from genarm_kernels import add_rms_norm, rotary_store, swiglu
 from genarm_kernels.dispatch import INTERPRETED
 from genarm_kernels.layer import cpu
+from genarm_kernels.layer.residual import Residual, add_linear, adds_residual, normed_linear, reads_residual
 from genarm_kernels.native.linear import rows_linear
 
 from .families import Parts
@@ -39,7 +41,9 @@ class Network:
         self._parts = parts
         self._caches = caches
         self._angles = cos, sin
-        steps = (cpu.add_rms_norm, cpu.rotary_store, cpu.swiglu) if on_host(cos.device) else None
+        self._host = on_host(cos.device)
+        self._narrow: dict[int, bool] = {}  # rows -> whether they take the narrow way
+        steps = (cpu.add_rms_norm, cpu.rotary_store, cpu.swiglu) if self._host else None
         self._steps: Any = steps or (add_rms_norm, rotary_store, swiglu)
 
     def __call__(
@@ -81,6 +85,50 @@ class Network:
             before = lora.down
         hidden: Tensor = norm(z, residual, tensors.norm, eps, before)
         return hidden
+
+    def is_narrow(self, tensors: Tensors, rows: int) -> bool:
+        """Whether so many rows can take the narrow way: every layer's products with the norms and the residual's sums
+        inside them."""
+        if rows not in self._narrow:
+            self._narrow[rows] = not self._host and all(
+                reads_residual(rows, layer.attention_norm, layer.qkv.weight)
+                and reads_residual(rows, layer.mlp_norm, layer.gate_up.weight)
+                and adds_residual(rows, layer.out.weight)
+                and adds_residual(rows, layer.down.weight)
+                for layer in tensors.layers
+            )
+        return self._narrow[rows]
+
+    def narrow(
+        self,
+        tensors: Tensors,
+        residual: Residual,
+        positions: Tensor,
+        slots: Tensor | None,
+        loras: Sequence[RowLoras],
+        attend: Attend,
+    ) -> None:
+        """The same for few rows, where ``is_narrow``, bit for bit in float32: the residual [N, H] becomes the last
+        layer's, which the final norm is still to come for."""
+        parts = self._parts
+        for index, (layer, lora) in enumerate(zip(tensors.layers, loras, strict=True)):
+            z = normed_linear(residual, layer.attention_norm, parts.eps, layer.qkv.weight, layer.qkv.bias)
+            query = rotary_store(
+                z,
+                *self._angles,
+                positions,
+                *self._caches[index],
+                parts.heads,
+                lora.qkv,
+                slots,
+                layer.q_norm,
+                layer.k_norm,
+                parts.eps,
+            )
+            seen = attend(index, query).view(len(query), -1)
+            add_linear(residual, seen, layer.out.weight, layer.out.bias, lora.out)
+            z = normed_linear(residual, layer.mlp_norm, parts.eps, layer.gate_up.weight, layer.gate_up.bias)
+            add_linear(residual, swiglu(z, lora.gate_up), layer.down.weight, layer.down.bias, lora.down)
 
 
 def _apart(adapters: Any, layers: int) -> tuple[Sequence[RowLoras], Segments | None]:

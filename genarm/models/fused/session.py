@@ -12,8 +12,8 @@ from torch import Tensor
 
 from genarm_kernels import follow_rows
 from genarm_kernels.layer.cpu import attention as host_attention
-from genarm_kernels.native.linear import rows_linear
-from genarm_kernels.native.products import linear as native_linear
+from genarm_kernels.layer.embed import embed
+from genarm_kernels.layer.residual import COUNTERS
 
 from ..backbone import RowPreferences, Rows, checked_lengths, checked_rows, copied_rows, origins
 from ..causal import CausalModel, inner_model
@@ -21,6 +21,7 @@ from ..footprint import fused_pass_bytes
 from ..turns import alone_with
 from .attention import AttentionName, decode_attention, prefill_attention
 from .families import rotary_tables
+from .head import Head
 from .native import native_step
 from .network import Network, on_host
 from .prefill import Chunk, chunks, unique_prompts
@@ -131,7 +132,7 @@ class FusedSession:
     ) -> None:
         self.batch, self.length = batch, length
         self.streams = len(backbone.streams)
-        self._attention, self._head_lora = backbone.attention, backbone.head_lora
+        self._attention = backbone.attention
         self._parts = parts = backbone.weights.parts
         rows, like = self.streams * batch, tensors.head
         shape = (len(tensors.layers), 2, rows, parts.kv_heads, length, parts.head_dim)
@@ -144,12 +145,14 @@ class FusedSession:
         self.cache = self._slots.transpose(3, 4)
         self._keys_and_values = [(layer[0], layer[1]) for layer in self.cache]
         self._lengths = torch.zeros(rows, dtype=torch.int32, device=like.device)
+        self._counters = torch.zeros(COUNTERS, dtype=torch.int32, device=like.device)
         self._prompts = torch.zeros_like(self._lengths)  # how much of it a row has in common with those it may follow
         self.cos, self.sin = rotary_tables(parts.rotary, length, like.device)
         self._adapter_of_row = backbone.slots.row_adapters(tensors.adapters, batch, given)
         self._row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
         self._host, self._longest, self._even = on_host(like.device), 0, True
         self._network = Network(parts, self._keys_and_values, self.cos, self.sin)
+        self._head = Head(backbone.head_lora, parts.eps, self._host)
         self._rows: dict[int, PassRows] = {}
         self.attach(tensors)
 
@@ -160,6 +163,7 @@ class FusedSession:
         if tensors is not None and self._host:
             read = (self._row_adapters, self._slots, self._lengths, self.cos, self.sin)
             self._native = native_step(self._parts, tensors, *read)
+        self._head.in_c = self._native is not None
 
     def give(self, adapters: list[int]) -> None:
         """Each of S·B rows decodes with this adapter from now on, in the buffers that a captured step reads."""
@@ -188,20 +192,19 @@ class FusedSession:
 
     def _append(self, tokens: Tensor) -> list[Tensor]:
         B, Q = tokens.shape
-        positions = self._lengths.clone()
-        if Q > 1:
-            positions = (positions[:, None] + torch.arange(Q, dtype=torch.int32, device=positions.device)).flatten()
-        self._lengths += Q
         self._longest += Q
-        rows = self._rows_of(Q)
+        rows, tensors = self._rows_of(Q), self._tensors
         with torch.autocast(tokens.device.type, enabled=False):
-            hidden = self._tensors.embedding[tokens.flatten()].repeat(self.streams, 1)
+            residual, positions = embed(tokens, tensors.embedding, self._lengths, self._counters)
+            attend, counts = partial(self._attend, Q), [B * Q] * self.streams
             if self._native is not None:
-                hidden = self._native(hidden, Q)
+                logits = self._head(tensors, self._native(residual.values, Q), counts)
+            elif self._network.is_narrow(tensors, len(positions)):
+                self._network.narrow(tensors, residual, positions, rows.slots, self._loras_of(Q), attend)
+                logits = self._head.of_residual(tensors, residual, counts)
             else:
-                attend = partial(self._attend, Q)
-                hidden = self._network(self._tensors, hidden, positions, rows.slots, self._loras_of(Q), attend)
-            logits = self._logits(hidden, [B * Q] * self.streams)
+                passed = positions, rows.slots, self._loras_of(Q), attend
+                logits = self._head(tensors, self._network(tensors, residual.values, *passed), counts)
         return [part.view(B, Q, -1) for part in logits.chunk(self.streams)]
 
     def copy(self, sources: Rows, targets: Rows) -> None:
@@ -234,7 +237,7 @@ class FusedSession:
         with torch.autocast(device.type, enabled=False):
             last = torch.cat([self._read(chunk) for chunk in chunks(unique, CHUNK_TOKENS)])
             streams = [slot // self.batch for slot in unique.slots]
-            logits = self._logits(last, [streams.count(stream) for stream in range(self.streams)])
+            logits = self._head(self._tensors, last, [streams.count(stream) for stream in range(self.streams)])
         lengths = [len(unique.prompts[place]) for place in unique.source]
         self._lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
         self._prompts.copy_(self._lengths)
@@ -291,10 +294,3 @@ class FusedSession:
         if Q not in self._loras:
             self._loras[Q] = row_loras(self._tensors.layers, self._rows_of(Q).adapters)
         return self._loras[Q]
-
-    def _logits(self, hidden: Tensor, counts: Sequence[int]) -> Tensor:
-        """[N, H] -> [N, V]; so many rows are each stream's, one stream's behind the other's."""
-        # In C a token's bits are those it has alone, however many there are.
-        product = native_linear if self._native is not None else rows_linear
-        logits = product(hidden, self._tensors.head, self._tensors.head_bias)
-        return logits if self._head_lora is None else self._head_lora.add_to(logits, hidden, counts)
