@@ -13,7 +13,7 @@ from interpreted_loads import addresses_read
 from torch import Tensor
 
 from genarm_kernels import reference
-from genarm_kernels.layer import linear
+from genarm_kernels.layer import cut, linear
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 SENTINEL = 77.0
@@ -43,10 +43,10 @@ def inside_sentinels(R: int, N: int, dtype: torch.dtype, device: str = "cpu") ->
 def split_without_a_price() -> Iterator[None]:
     """H is taken in parts wherever there is enough of it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "SECOND_KERNEL", -1.0)
-        linear.configuration.cache_clear()
+        patch.setattr(cut, "SECOND_KERNEL", -1.0)
+        cut.configuration.cache_clear()
         yield
-    linear.configuration.cache_clear()
+    cut.configuration.cache_clear()
 
 
 def is_exact(R: int, N: int, H: int, dtype: torch.dtype, bias: bool = True, device: str = "cpu") -> None:
@@ -73,7 +73,7 @@ def every_shape_is_exact(device: str = "cpu") -> None:
 
 def parts_of_h_are_added(device: str = "cpu") -> None:
     with split_without_a_price():
-        assert linear.configuration(3, 40, 2100, 2).splits == 3
+        assert cut.configuration(3, 40, 2100, 2).splits == 3
         for R, N, H in ((17, 20, 2048), (1, 600, 1030)):
             is_exact(R, N, H, torch.bfloat16, device=device)
         is_exact(3, 40, 2100, torch.bfloat16, bias=False, device=device)
@@ -82,12 +82,12 @@ def parts_of_h_are_added(device: str = "cpu") -> None:
 
 def tall_tiles_are_exact(device: str = "cpu") -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "TALL", 64)
-        linear.configuration.cache_clear()
-        assert linear.configuration(3, 100, 300, 2).BLOCK_N == 64
+        patch.setattr(cut, "TALL", 0)
+        cut.configuration.cache_clear()
+        assert cut.configuration(3, 100, 300, 2).BLOCK_N == 64
         for R in (1, 9, 17):
             is_exact(R, 100, 300, torch.bfloat16, device=device)
-    linear.configuration.cache_clear()
+    cut.configuration.cache_clear()
 
 
 def random_numbers_are_as_near_as_their_dtype(device: str = "cpu") -> None:

@@ -20,6 +20,7 @@ DEPTH = 8
 # From so many tiles of 64 rows of W per processor on a tile has 64: half the inputs' traffic, and still two programs.
 TALL = 2
 PROGRAM_BYTES = 1024  # of shared memory, that a processor keeps for each program
+SCALE_BYTES = 256  # of it, in which a norm's sums are exchanged
 # Predictions that decide on splits: what one processor can take, what a second kernel costs.
 PROCESSOR_BANDWIDTH, SECOND_KERNEL = 110e9, 3e-6
 REACHED = 0.9  # of the memory's bandwidth, by a copy
@@ -36,19 +37,19 @@ class Configuration(NamedTuple):
 
 
 @cache
-def configuration(R: int, N: int, H: int, itemsize: int, card: Card = DEFAULT) -> Configuration:
+def configuration(R: int, N: int, H: int, itemsize: int, card: Card = DEFAULT, normed: bool = False) -> Configuration:
     """How a call is cut: by N, H, the dtype and the card, and by R no more than rounded up, which no sum's order
-    depends on."""
+    depends on. A ``normed`` input takes room for its norm's weight too."""
     ROWS = next(rows for rows in (8, 16, 32, 64) if rows >= R)
     BLOCK_N = 64 if 64 * TALL * card.processors <= N and ROWS <= 32 and itemsize == 2 else 32
     steps = -(-H * itemsize // STEP_BYTES)
     splits = _splits(-(-N // 32), N * H * itemsize, steps, card)
     programs = -(-N // BLOCK_N) * splits
-    a_step = (BLOCK_N + ROWS) * STEP_BYTES
+    a_step = (BLOCK_N + ROWS + normed) * STEP_BYTES
     room = card.shared_per_program
     if programs > card.processors:
         room = min(room, card.shared_per_processor // 2 - PROGRAM_BYTES)
-    depth = max(1, min(DEPTH, room // a_step))
+    depth = max(1, min(DEPTH, (room - SCALE_BYTES * normed) // a_step))
     part = -(-steps // splits)
     return Configuration(ROWS, BLOCK_N, depth, -(-steps // part), part)
 

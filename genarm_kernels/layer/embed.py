@@ -37,9 +37,9 @@ def embed_kernel(
             value = tl.where(there | (column >= N), value, float("nan"))
             to = residual + (row * Q + q) * N + column
             tl.store(to, value.to(residual.dtype.element_ty), mask=column < N)
-            place = start // 8 + tl.arange(0, BLOCK // 8)
-            to = squares + (row * Q + q) * squares_stride + place
-            tl.store(to, sum_eights(value * value), mask=place < (N + 7) // 8)
+            # Whole blocks, with zeros beyond N, which nobody writes again.
+            to = squares + (row * Q + q) * squares_stride + start // 8 + tl.arange(0, BLOCK // 8)
+            tl.store(to, sum_eights(value * value))
         tl.store(positions + row * Q + q, length + q)
     tl.store(lengths + row, length + Q)
 
@@ -65,11 +65,10 @@ def embed(tokens: Tensor, embedding: Tensor, lengths: Tensor, counters: Tensor) 
         lengths += Q
         values = embedding[tokens.flatten()].repeat(len(lengths) // B, 1)
         return Residual(values, values.new_empty(0), counters), positions
-    residual = Residual(
-        embedding.new_empty(rows, N), embedding.new_empty(rows, -(-N // 32) * 4, dtype=torch.float32), counters
-    )
-    positions = lengths.new_empty(rows)
     block = block_size(N, embedding.element_size())
+    squares = embedding.new_empty(rows, -(-N // block) * block // 8, dtype=torch.float32)
+    residual = Residual(embedding.new_empty(rows, N), squares, counters)
+    positions = lengths.new_empty(rows)
     with on_device(tokens.device):
         launch: Any = embed_kernel[(len(lengths),)]
         launch(

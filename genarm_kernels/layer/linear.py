@@ -28,7 +28,6 @@ from genarm_kernels.layer.products import (
     norm_arguments,
     norm_constants,
     products,
-    row_scales,
     tile_constants,
 )
 
@@ -47,12 +46,9 @@ def linear_kernel(
     rows = tl.arange(0, ROWS)
     part = tl.program_id(1)
     first, last = part * steps, tl.minimum((part + 1) * steps, tl.cdiv(H, SLICES * SLICE))
-    scales = rows
-    if NORM:
-        scales = row_scales(squares, squares_stride, rows, R, H, eps, ROWS, EIGHTS, BLOCKS)
     y = products(
-        x, weight, n, N - 1, first, last, R, H, x_stride, weight_stride, gain, scales,
-        ROWS, BLOCK_N, SLICES, SLICE, DEPTH, EVEN, UPCAST, NORM,
+        x, weight, n, N - 1, first, last, R, H, x_stride, weight_stride, squares, squares_stride, gain, eps,
+        ROWS, BLOCK_N, SLICES, SLICE, DEPTH, EVEN, UPCAST, NORM, EIGHTS, BLOCKS,
     )  # fmt: skip
     if HAS_BIAS:
         y += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
@@ -149,7 +145,7 @@ def linear_by_kernel(
         raise ValueError(f"weight is on {weight.device} and x on {x.device}: move one of them")
     if out is None:
         out = x.new_empty(R, N)
-    cut = configuration(R, N, H, x.element_size(), card.card_of(x.device))
+    cut = configuration(R, N, H, x.element_size(), card.card_of(x.device), norm is not None)
     parts = out if cut.splits == 1 else x.new_empty(cut.splits * R, N, dtype=torch.float32)
     launch: Any = linear_kernel[(-(-N // cut.BLOCK_N), cut.splits)]
     launch(

@@ -27,7 +27,7 @@ WARPS = 4
 class Norm(NamedTuple):
     """What makes of a residual [R, H] its RMSNorm."""
 
-    squares: Tensor  # [R, ≥ H/8] float32: the sums of the squares of 8 columns each
+    squares: Tensor  # [R, H/8, 0 from there to a whole block] float32: the sums of the squares of 8 columns each
     weight: Tensor  # [H]
     eps: float
 
@@ -38,16 +38,16 @@ def row_scales(squares, stride, rows, R, H, eps, ROWS: tl.constexpr, EIGHTS: tl.
     total = tl.zeros([ROWS, EIGHTS], tl.float32)
     for block in tl.static_range(BLOCKS):
         place = block * EIGHTS + tl.arange(0, EIGHTS)
-        mask = (rows < R)[:, None] & (place < tl.cdiv(H, 8))[None, :]
-        total += tl.load(squares + rows.to(tl.int64)[:, None] * stride + place[None, :], mask=mask, other=0.0)
+        at = squares + rows.to(tl.int64)[:, None] * stride + place[None, :]
+        total += tl.load(at, mask=(rows < R)[:, None], other=0.0)
     return tl.rsqrt(tl.sum(total, 1) / H + eps)
 
 
 @triton.jit
 def products(
-    x, weight, n, last_row, first, last, R, H, x_stride, weight_stride, gain, scales,
+    x, weight, n, last_row, first, last, R, H, x_stride, weight_stride, squares, squares_stride, gain, eps,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, SLICES: tl.constexpr, SLICE: tl.constexpr, DEPTH: tl.constexpr,
-    EVEN: tl.constexpr, UPCAST: tl.constexpr, NORM: tl.constexpr,
+    EVEN: tl.constexpr, UPCAST: tl.constexpr, NORM: tl.constexpr, EIGHTS: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """[BLOCK_N, ROWS] float32: rows n of W, none beyond the last one, times x's rows over the steps from first to last.
 
@@ -62,6 +62,7 @@ def products(
     inputs = x + rows.to(tl.int64)[None, :, None] * x_stride + k  # [SLICES, ROWS, SLICE]
     live = (rows < R)[None, :, None]
     sums = tl.zeros([SLICES, BLOCK_N, ROWS], tl.float32)
+    scales = tl.zeros([ROWS], tl.float32)
     # A loop of `num_stages` has one step fewer in flight.
     for step in tl.range(first, last, num_stages=DEPTH + 1):
         at = step * STEP
@@ -72,6 +73,8 @@ def products(
             w = tl.load(weights + at, mask=k < H - at, other=0.0)
             v = tl.load(inputs + at, mask=live & (k < H - at), other=0.0)
         if NORM:
+            if step == first:  # here, so that the first steps are on their way meanwhile
+                scales = row_scales(squares, squares_stride, rows, R, H, eps, ROWS, EIGHTS, BLOCKS)
             g = tl.load(gain + k + at) if EVEN else tl.load(gain + k + at, mask=k < H - at, other=0.0)
             scaled = (v.to(tl.float32) * scales[None, :, None]).to(v.dtype)
             v = (scaled.to(tl.float32) * g.to(tl.float32)).to(v.dtype)

@@ -40,7 +40,7 @@ class Residual:
     """R rows of a residual stream on a GPU, and what its writers leave for its readers."""
 
     values: Tensor  # [R, N]
-    squares: Tensor  # [R, ⌈N/8⌉, rounded up to whole 16 bytes] float32: sums of the squares of 8 columns each
+    squares: Tensor  # [R, N/8, 0 from there to a whole block] float32: the sums of the squares of 8 columns each
     counters: Tensor  # [COUNTERS] int32, 0 between launches; of one stream of launches alone
 
 
@@ -61,8 +61,8 @@ def add_linear_kernel(
         start, stop = N // BLOCK_N * BLOCK_N + (tile + FIRST) * BLOCK_N, N + SHRINKS
     n = start + tl.arange(0, BLOCK_N)
     y = products(
-        x, weight, n, stop - 1, 0, tl.cdiv(H, SLICES * SLICE), R, H, x_stride, weight_stride, weight, rows,
-        ROWS, BLOCK_N, SLICES, SLICE, DEPTH, EVEN, UPCAST, False,
+        x, weight, n, stop - 1, 0, tl.cdiv(H, SLICES * SLICE), R, H, x_stride, weight_stride, weight, 0, weight, 0.0,
+        ROWS, BLOCK_N, SLICES, SLICE, DEPTH, EVEN, UPCAST, False, 1, 1,
     )  # fmt: skip
     if HAS_BIAS:
         y += tl.load(bias + n, mask=n < stop, other=0.0).to(tl.float32)[:, None]

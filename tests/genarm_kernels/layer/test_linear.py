@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import linear_cases as cases
 import pytest
@@ -12,7 +13,9 @@ from linear_cases import DTYPES
 from torch import Tensor
 
 from genarm_kernels import reference, skinny_linear
+from genarm_kernels.card import CARDS
 from genarm_kernels.layer import linear
+from genarm_kernels.layer.cut import PROGRAM_BYTES, STEP_BYTES, configuration
 
 CPU, CUDA = torch.device("cpu"), "cuda"
 # Of Llama-3.1-8B, Llama-3.2-1B and Qwen3-0.6B, with and without a LoRA adapter's shrinks below the weights.
@@ -74,39 +77,41 @@ def test_what_does_not_fit_is_named() -> None:
         skinny_linear(x, weight, out=torch.zeros(2, 3, dtype=torch.float64))
 
 
-def test_enough_is_in_flight_and_fits() -> None:
+@pytest.mark.parametrize("normed", [False, True])
+def test_enough_is_in_flight_and_fits(normed: bool) -> None:
+    h200 = CARDS["H200"]
     for (N, H), R in itertools.product(SHAPES, (1, 2, 8, 9, 16, 17, 32, 33, 64)):
-        cut = linear.configuration(R, N, H, 2)
+        cut = configuration(R, N, H, 2, h200, normed)
         programs = -(-N // cut.BLOCK_N) * cut.splits
-        an_sm = 1 if programs <= linear.SMS else 2
-        of_weights, of_inputs = (cut.depth * rows * linear.STEP_BYTES for rows in (cut.BLOCK_N, cut.ROWS))
-        assert an_sm * (of_weights + of_inputs + 1024) <= linear.SHARED_BYTES + 1024
+        an_sm = 1 if programs <= h200.processors else 2
+        of_weights, of_inputs = (cut.depth * rows * STEP_BYTES for rows in (cut.BLOCK_N, cut.ROWS + normed))
+        assert an_sm * (of_weights + of_inputs + PROGRAM_BYTES) <= h200.shared_per_processor
         assert an_sm * of_weights >= 64 * 1024
         # 4.3 TB/s for 1 µs, by the programs that there are.
         if N >= 2048 and R <= 16:
-            assert min(programs, an_sm * linear.SMS) * of_weights >= 4.3e6, (N, H, R)
+            assert min(programs, an_sm * h200.processors) * of_weights >= 4.3e6, (N, H, R)
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_the_order_of_a_sum_does_not_depend_on_the_rows(itemsize: int) -> None:
     for N, H in [*SHAPES, (1, 100_000), (33, 50_001), (512, 14336), (100, 1), (640, 20_000)]:
-        cuts = [linear.configuration(R, N, H, itemsize) for R in range(1, 65)]
+        cuts = [configuration(R, N, H, itemsize) for R in range(1, 65)]
         assert all(cut.ROWS >= R for R, cut in enumerate(cuts, 1))
         assert len({(cut.splits, cut.steps) for cut in cuts}) == 1
         # The parts cover H, and none is empty.
-        steps, cut = -(-H * itemsize // linear.STEP_BYTES), cuts[0]
+        steps, cut = -(-H * itemsize // STEP_BYTES), cuts[0]
         assert (cut.splits - 1) * cut.steps < steps <= cut.splits * cut.steps
 
 
 def test_h_is_taken_in_parts_for_few_tiles_of_long_rows_only() -> None:
-    assert all(linear.configuration(1, N, H, 2).splits == 1 for N, H in SHAPES)
-    assert linear.configuration(1, 512, 14336, 2).splits == 8
-    assert linear.configuration(1, 512, 4096, 2).splits == 1
+    assert all(configuration(1, N, H, 2).splits == 1 for N, H in SHAPES)
+    assert configuration(1, 512, 14336, 2).splits == 8
+    assert configuration(1, 512, 4096, 2).splits == 1
 
 
 def test_less_shared_memory_takes_fewer_steps_ahead() -> None:
-    depths = [linear.configuration(16, 4096, 4096, 2, shared).depth for shared in (232448, 166912, 101376, 49152)]
-    assert depths == [8, 6, 4, 2]
+    cards = [CARDS["H200"], CARDS["A100"], CARDS["RTX 4090"], replace(CARDS["L4"], shared_per_program=49152)]
+    assert [configuration(16, 2048, 4096, 2, card).depth for card in cards] == [8, 6, 4, 2]
 
 
 UNSUITED: list[dict[str, object]] = [

@@ -7,7 +7,11 @@ import torch
 from compiled_launches import SHARED_BYTES, compile_only, first, in_registers, multiplying_loop, on, swept
 from triton.compiler import CompiledKernel
 
+from genarm_kernels import card
 from genarm_kernels.layer import linear
+from genarm_kernels.layer.cut import STEP_BYTES, Configuration, configuration
+
+CARDS = {80: card.CARDS["A100"], 90: card.CARDS["H200"], 100: card.CARDS["B200"]}
 
 # Registers at most, by rows of a tile: x's, W's. 128 threads of 168 leave an SM three programs.
 REGISTERS = {(8, 32): 64, (16, 32): 80, (32, 32): 128, (64, 32): 200, (8, 64): 96, (16, 64): 128, (32, 64): 200}
@@ -17,18 +21,18 @@ REGISTERS = {(8, 32): 64, (16, 32): 80, (32, 32): 128, (64, 32): 200, (8, 64): 9
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
     """Every kernel that a call would have launched on `capability`."""
     kernels = compile_only(monkeypatch)
-    use_shared_bytes(90, monkeypatch)
+    use_card(90, monkeypatch)
     return kernels
 
 
-def use_shared_bytes(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "per_program_bytes", lambda device: SHARED_BYTES[capability])
+def use_card(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "card_of", lambda device: CARDS[capability])
 
 
-def call(R: int, N: int, H: int, dtype: torch.dtype = torch.bfloat16, bias: bool = False) -> linear.Configuration:
+def call(R: int, N: int, H: int, dtype: torch.dtype = torch.bfloat16, bias: bool = False) -> Configuration:
     x, weight = torch.empty(R, H, dtype=dtype), torch.empty(N, H, dtype=dtype)
     linear.linear_by_kernel(x, weight, torch.empty(N, dtype=dtype) if bias else None)
-    return linear.configuration(R, N, H, dtype.itemsize, linear.per_program_bytes(x.device))
+    return configuration(R, N, H, dtype.itemsize, card.card_of(x.device))
 
 
 # The engine's weights carry adapters' shrinks below: N is no multiple of a tile.
@@ -46,11 +50,11 @@ def test_weights_come_in_16_byte_copies_and_nothing_spills(
     in_registers(kernel, REGISTERS[cut.ROWS, cut.BLOCK_N])
     # A step of W and of x, by 128 threads, 16 bytes each; no other load from global memory.
     copies = {name: count for name, count in loop.items() if re.match(r"LDGSTS|LDG\b|LDG\.", name)}
-    assert copies == {"LDGSTS.E.BYPASS.128": (cut.BLOCK_N + cut.ROWS) * linear.STEP_BYTES // (128 * 16)}
+    assert copies == {"LDGSTS.E.BYPASS.128": (cut.BLOCK_N + cut.ROWS) * STEP_BYTES // (128 * 16)}
     # Nothing in shared memory is read twice: a matrix load moves 512 bytes.
     reads = sum(count for name, count in loop.items() if name.startswith("LDSM"))
-    assert reads == (cut.BLOCK_N + cut.ROWS) * linear.STEP_BYTES // linear.WARPS // 512
-    assert kernel.metadata.shared == cut.depth * (cut.BLOCK_N + cut.ROWS) * linear.STEP_BYTES
+    assert reads == (cut.BLOCK_N + cut.ROWS) * STEP_BYTES // linear.WARPS // 512
+    assert kernel.metadata.shared == cut.depth * (cut.BLOCK_N + cut.ROWS) * STEP_BYTES
     assert kernel.metadata.shared <= SHARED_BYTES[90]
 
 
@@ -103,7 +107,7 @@ def test_other_devices_get_it_too(
     launched: list[CompiledKernel], monkeypatch: pytest.MonkeyPatch, capability: int
 ) -> None:
     on(capability, monkeypatch)
-    use_shared_bytes(capability, monkeypatch)
+    use_card(capability, monkeypatch)
     for R in (1, 64):
         call(R, 6192, 4096)
     for kernel in launched:
