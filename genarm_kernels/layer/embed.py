@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from genarm_kernels.dispatch import INTERPRETED, on_device
-from genarm_kernels.layer.norm import LANE, block_size, sum_eights
+from genarm_kernels.layer.norm import LANE, block_size, sum_eight_squares
 from genarm_kernels.layer.residual import Residual
 
 
@@ -39,7 +39,7 @@ def embed_kernel(
             tl.store(to, value.to(residual.dtype.element_ty), mask=column < N)
             # Whole blocks, with zeros beyond N, which nobody writes again.
             to = squares + (row * Q + q) * squares_stride + start // 8 + tl.arange(0, BLOCK // 8)
-            tl.store(to, sum_eights(value * value))
+            tl.store(to, sum_eight_squares(value))
         tl.store(positions + row * Q + q, length + q)
     tl.store(lengths + row, length + Q)
 

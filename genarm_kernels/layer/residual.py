@@ -28,7 +28,7 @@ from genarm_kernels.dispatch import on_device
 from genarm_kernels.layer.cut import configuration
 from genarm_kernels.layer.linear import linear_by_kernel, takes_rows
 from genarm_kernels.layer.lora import Lora, check_adapters
-from genarm_kernels.layer.norm import sum_eights
+from genarm_kernels.layer.norm import sum_eight_squares
 from genarm_kernels.layer.products import Norm, products, tile_constants
 
 ROWS_AT_MOST = 16
@@ -138,7 +138,7 @@ def load_shrinks(shrinks, adapter, start, RANK: tl.constexpr, STEP: tl.constexpr
 def store_squares(squares, stride, value, rows, tile, R, N, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """The sums of the squares of eight columns each of a tile [ROWS, BLOCK], 0 beyond the N columns."""
     EIGHTS: tl.constexpr = BLOCK // 8
-    sums = tl.reshape(sum_eights(tl.reshape(value * value, [ROWS * BLOCK])), [ROWS, EIGHTS])
+    sums = tl.reshape(sum_eight_squares(tl.reshape(value, [ROWS * BLOCK])), [ROWS, EIGHTS])
     place = tile * EIGHTS + tl.arange(0, EIGHTS)
     mask = (rows < R)[:, None] & (place < tl.cdiv(N, 8))[None, :]
     tl.store(squares + rows.to(tl.int64)[:, None] * stride + place[None, :], sums, mask=mask)
