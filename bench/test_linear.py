@@ -3,8 +3,9 @@
     python -m pytest bench/test_linear.py -m "not full"
 
 `share_of_copy` is the bytes that must move, weights once, over the time and the copy bandwidth measured beside it.
-`preferred` says what skinny_linear would take. Without a GPU it measures the kernel in C and torch at the layers of the
-model whose whole steps bench/test_decode.py measures there.
+`preferred` says what skinny_linear would take. Rows whose layer begins with "residual" are two products with the sum of
+the residual and the norm between them, in two kernels or in three, with K adapters on the first. Without a GPU it
+measures the kernel in C and torch at the layers of the model whose whole steps bench/test_decode.py measures there.
 """
 
 import itertools
@@ -18,7 +19,10 @@ from torch import Tensor
 
 from bench import measure
 from bench.measure import DEVICE, GPU
+from genarm_kernels import Lora, add_rms_norm
 from genarm_kernels.layer import linear
+from genarm_kernels.layer.embed import embed
+from genarm_kernels.layer.residual import COUNTERS, add_linear, normed_linear
 from genarm_kernels.native import linear as native
 
 DTYPES = (torch.bfloat16,) if GPU else (torch.bfloat16, torch.float32)
@@ -95,3 +99,52 @@ def test_linear(benchmark, model: str, layer: str, N: int, H: int, R: int, dtype
     measure.time_calls(
         benchmark, calls, size, lambda ys: [check(*those) for those in zip(ys, xs, weights, strict=True)]
     )
+
+
+PAIRS = {"o, gate_up": ("o", "gate_up"), "down, qkv": ("down", "qkv")}
+RANK, EPS = 16, 1e-5
+
+
+def make_pair(pair: str, R: int, K: int) -> Callable[[str], Tensor]:
+    """What runs one pair of Llama-3.1-8B's products on data of its own, as "ours" or "separate"."""
+    layers = LAYERS[FOCUS]
+    (N, H), (M, _) = (layers[name] for name in PAIRS[pair])
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16)
+
+    x, first, second = normal(R, H), normal(N + K * RANK, H) / H**0.5, normal(M, N) / N**0.5
+    adapters = (torch.arange(R, device=DEVICE) % (K + 1) - 1).to(torch.int32)
+    lora = Lora(normal(K, N, RANK) / 4, adapters, (N,)) if K else None
+    lengths = torch.zeros(R, dtype=torch.int32, device=DEVICE)
+    counters = torch.zeros(COUNTERS, dtype=torch.int32, device=DEVICE)
+    residual, _ = embed(torch.arange(R, device=DEVICE)[:, None], normal(R, N), lengths, counters)
+    weight = normal(N)
+
+    def run(way: str) -> Tensor:
+        if way == "ours":
+            add_linear(residual, x, first, None, lora)
+            return normed_linear(residual, weight, EPS, second)
+        z = linear.linear_by_kernel(x, first)
+        return linear.linear_by_kernel(add_rms_norm(z, residual.values, weight, EPS, lora), second)
+
+    return run
+
+
+def same_pair(pair: str, R: int, K: int) -> Callable[[str], Tensor]:
+    torch.manual_seed(0)
+    return make_pair(pair, R, K)
+
+
+@pytest.mark.skipif(not GPU, reason="a CPU has no kernels for it")
+@pytest.mark.benchmark(timer=measure.CLOCK)
+@pytest.mark.parametrize("way", ["ours", "separate"])
+@pytest.mark.parametrize(("pair", "R", "K"), list(itertools.product(PAIRS, (1, 4, 16), (0, 3))))
+def test_residual(benchmark, pair: str, R: int, K: int, way: str) -> None:
+    (N, H), (M, _) = (LAYERS[FOCUS][name] for name in PAIRS[pair])
+    size = 2 * (N * H + M * N + K * RANK * (H + N))
+    ours, separate = (same_pair(pair, R, K)(name) for name in ("ours", "separate"))
+    torch.testing.assert_close(ours, separate, rtol=2e-2, atol=2e-2)
+    sets = [make_pair(pair, R, K) for _ in range(measure.rotation(size).sets)]
+    benchmark.extra_info.update({"way": way, "model": FOCUS, "layer": f"residual: {pair}", "rows": R, "K": K})
+    measure.time_calls(benchmark, [partial(run, way) for run in sets], size)
