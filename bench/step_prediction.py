@@ -21,6 +21,11 @@ from bench.kernels_report import CLOCK, COPY_BANDWIDTH, CYCLES_A_STEP, GAP, LANE
 from bench.tables import markdown
 from genarm_kernels.card import CARDS, DEFAULT, Card
 
+# State.advance, when it was torch's operations.
+TAIL = (
+    "_to_copy", "bitwise_or", "eq", "scalar_tensor", "where", "eq", "where", "full_like", "eq", "any",
+    "masked_fill_", "scalar_tensor", "where", "eq", "where", "copy_", "stack", "add_", "add_",
+)  # fmt: skip
 KERNELS_PAGE = Path(__file__).parents[1] / "docs/kernels.md"
 MODEL, COUNTS, CONTEXTS, ON = "Llama-3.1-8B", (0, 1, 3), (1024, 8192), ("H200", "H100 SXM")
 SIZE = 2  # bytes of a number in bfloat16
@@ -147,16 +152,12 @@ def before(step: Step) -> list[Kernel]:
         norm(step, H),  # the next layer's first, and the last layer's final one
     ]
     first = [*torch_kernels("clone", "add_"), Kernel("index", trips=2), *torch_kernels("repeat"), norm(step, H, False)]
-    tail = torch_kernels(
-        "_to_copy", "bitwise_or", "eq", "scalar_tensor", "where", "eq", "where", "full_like", "eq", "any",
-        "masked_fill_", "scalar_tensor", "where", "eq", "where", "copy_", "stack", "add_", "add_",
-    )  # fmt: skip
     head = product("linear_kernel", step, shape.vocab_size, 0, H)
-    return [*first, *layer * (step.layers or shape.num_hidden_layers), head, *sampling(step), *tail]
+    return [*first, *layer * (step.layers or shape.num_hidden_layers), head, *sampling(step), *torch_kernels(*TAIL)]
 
 
 def after(step: Step) -> list[Kernel]:
-    """Seven kernels per layer and five beside them.
+    """Eight kernels per layer and 23 beside them.
 
     A product with the norm in its input adds up squares while its first weights are on their way. One that adds to the
     residual reads it behind its loop, and where there are adapters waits for h: stored, counted, seen, loaded."""
@@ -170,15 +171,15 @@ def after(step: Step) -> list[Kernel]:
     layer = [
         product("linear_kernel", step, qkv, 3, H, **normed),
         rotary(step, qkv),
-        *attention(step, ("attention_kernel",)),
+        *attention(step, ("split_kernel", "combine_kernel")),
         out,
         product("linear_kernel", step, 2 * I, 2, H, **normed),
         swiglu(step, I),
         down,
     ]
     head = product("linear_kernel", step, shape.vocab_size, 0, H, **normed)
-    embed, tail = Kernel("embed_kernel", trips=2, chain=150), Kernel("advance_kernel", trips=3, chain=300)
-    return [embed, *layer * (step.layers or shape.num_hidden_layers), head, *sampling(step), tail]
+    embed = Kernel("embed_kernel", trips=2, chain=150)
+    return [embed, *layer * (step.layers or shape.num_hidden_layers), head, *sampling(step), *torch_kernels(*TAIL)]
 
 
 WAYS: dict[str, Callable[[Step], list[Kernel]]] = {"before": before, "after": after}

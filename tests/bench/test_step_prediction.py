@@ -6,17 +6,21 @@ import pytest
 
 from bench import page
 from bench.launches import step as recorded_step
-from bench.step_prediction import KERNELS_PAGE, MODEL, Kernel, Step, before, copied, parts, splits
+from bench.step_prediction import KERNELS_PAGE, MODEL, Kernel, Step, after, before, copied, parts, splits
 from genarm_kernels.card import CARDS, DEFAULT
 
 
 @pytest.mark.parametrize("K", [0, 3])
 def test_the_kernels_of_a_predicted_step_are_those_that_are_launched(K: int) -> None:
-    predicted, launched = before(Step(MODEL, K, 1024, layers=2)), recorded_step(MODEL, K, layers=2)
+    predicted, launched = after(Step(MODEL, K, 1024, layers=2)), recorded_step(MODEL, K, layers=2)
     assert [kernel.name for kernel in predicted] == [launch.name for launch in launched]
     for kernel, launch in zip(predicted, launched, strict=True):
         if launch.name.endswith("linear_kernel"):  # all but x and the result is weights
             assert kernel.bytes == pytest.approx(launch.bytes, rel=0.01)
+
+
+def test_the_step_before_had_ten_kernels_per_layer_and_27_beside_them() -> None:
+    assert [len(before(Step(MODEL, K, 1024))) for K in (0, 1, 3)] == [347] * 3
 
 
 def test_a_kernel_takes_the_longer_of_bytes_and_instructions_and_then_its_latency() -> None:
