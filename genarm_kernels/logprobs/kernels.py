@@ -5,8 +5,11 @@
 C rows of V logits are read once for the totals; with slopes they are read once more and overwritten, C·V elements each
 time. One program per row keeps its row in L2 between the two (256 KB of bfloat16 at V = 128k, 34 MB on 132 SMs at a
 time) while the block may be larger. A block is 8,192 logits to 8 warps: a lane has 4 loads of 16 bytes on their way, a
-program 16 KB, and the 4 programs that share an SM 64 KB. Under 264 rows a row is cut into parts, one kernel for
-their sums and one for the rest. Columns are one read and one write.
+program 16 KB, and the 3 programs that share an SM 48 KB. Columns are one read and one write.
+
+A row is summed in pieces of two blocks, by lanes and then across them, and its total is the sum of its pieces' in one
+order. With fewer than two rows per SM pieces have programs of their own, one kernel for their sums and one for the
+rest. So a row's bits depend neither on the rows beside it nor on the GPU.
 
 With floor bytes f = 2 (rows without slopes), 6 (with) or 4 (columns) per bfloat16 logit, 4.3 TB/s give f·C·V / 4.3e12
 seconds where nothing comes from L2; the product before it takes 2·H·C·V operations, at H = 4,096 and 800 T per second
@@ -21,11 +24,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from genarm_kernels import card
 from genarm_kernels.sampling.groups import LOWEST
 
 BLOCK_BYTES, WARP_BYTES = 16384, 2048
 COLUMNS = 2048
-PROGRAMS = 2 * 132
+# Blocks of a piece, and the fewest places for a row's pieces: as many for every usual vocabulary, one variant for all.
+PIECE = tl.constexpr(2)
+LEAST_PLACES = 32
+# Of one row each, per processor: with fewer rows than that their pieces are apart.
+PROGRAMS = 2
 
 
 @triton.jit
@@ -51,19 +59,33 @@ def add_block(peaks, sums, z, LANE: tl.constexpr):
 
 
 @triton.jit
-def peak_and_sum(z, start, stop, V, BLOCK: tl.constexpr, LANE: tl.constexpr):
-    """The largest of a row's logits in [start, stop), and Σ exp(logit − largest); start is a multiple of BLOCK."""
+def piece_sum(z, piece, V, LAST: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr):
+    """The largest of a piece's logits, and Σ exp(logit − largest). A piece that cannot be the row's last has no end."""
     ACCURATE: tl.constexpr = tl.float64 if z.dtype.element_ty == tl.float64 else tl.float32
     ids = tl.arange(0, BLOCK)
     peaks = tl.full([BLOCK // LANE], LOWEST, ACCURATE)
     sums = tl.zeros([BLOCK // LANE], ACCURATE)
-    whole = V // BLOCK * BLOCK
+    start, whole = piece * PIECE * BLOCK, V // BLOCK * BLOCK
+    stop = tl.minimum(start + PIECE * BLOCK, V)
     for first in range(start, tl.minimum(stop, whole), BLOCK):
         peaks, sums = add_block(peaks, sums, accurate(tl.load(z + first + ids)), LANE)
-    if stop > whole:
+    if LAST and stop > whole:
         peaks, sums = add_block(peaks, sums, load_last(z, whole + ids, V, LANE), LANE)
     peak = tl.max(peaks, 0)
     return peak, tl.sum(sums * tl.exp(peaks - peak), 0)
+
+
+@triton.jit
+def piece_sums(z, places, pieces, V, BLOCK: tl.constexpr, LANE: tl.constexpr):
+    """Peaks and sums of all of a row's pieces, at the first of its places."""
+    ACCURATE: tl.constexpr = tl.float64 if z.dtype.element_ty == tl.float64 else tl.float32
+    peaks, sums = tl.full(places.shape, LOWEST, ACCURATE), tl.zeros(places.shape, ACCURATE)
+    for piece in range(pieces - 1):
+        peak, total = piece_sum(z, piece, V, False, BLOCK, LANE)
+        peaks, sums = tl.where(places == piece, peak, peaks), tl.where(places == piece, total, sums)
+    # The last behind the loop: in it the masks of the row's end would take registers all along.
+    peak, total = piece_sum(z, pieces - 1, V, True, BLOCK, LANE)
+    return tl.where(places == pieces - 1, peak, peaks), tl.where(places == pieces - 1, total, sums)
 
 
 @triton.jit
@@ -80,52 +102,51 @@ def slopes_of(z, total, at, place, ignored):
     return tl.where(ignored, 0.0, tl.where(at == place, 1.0, 0.0) - tl.exp(z - total))
 
 
-@triton.jit(do_not_specialize=["V", "part", "ignore_index"])
-def row_sums_kernel(
-    logits, stride, token_ids, ignore_index, peaks, sums, picked, V, part, BLOCK: tl.constexpr, LANE: tl.constexpr
+@triton.jit(do_not_specialize=["V", "ignore_index"])
+def piece_sums_kernel(
+    logits, stride, token_ids, ignore_index, peaks, sums, picked, V, BLOCK: tl.constexpr, LANE: tl.constexpr
 ):
-    """Program (row, part): the part's peak and sum; the first leaves the token's logit too."""
-    row, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """Program (row, piece): the piece's peak and sum; the first leaves the token's logit too."""
+    row, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
     z = logits + row * stride
-    start = place * part * BLOCK
-    peak, total = peak_and_sum(z, start, tl.minimum(start + part * BLOCK, V), V, BLOCK, LANE)
-    tl.store(peaks + row * tl.num_programs(1) + place, peak)
-    tl.store(sums + row * tl.num_programs(1) + place, total)
-    if place == 0:
+    peak, total = piece_sum(z, piece, V, True, BLOCK, LANE)
+    tl.store(peaks + row * tl.num_programs(1) + piece, peak)
+    tl.store(sums + row * tl.num_programs(1) + piece, total)
+    if piece == 0:
         tl.store(picked + row, token_logit(z, tl.load(token_ids + row), V, ignore_index))
 
 
-@triton.jit(do_not_specialize=["V", "part", "ignore_index"])
+@triton.jit(do_not_specialize=["V", "ignore_index"])
 def finish_rows_kernel(
-    logits, stride, token_ids, ignore_index, peaks, sums, logprobs, totals, V, part,
-    PARTS: tl.constexpr, PLACES: tl.constexpr, SLOPES: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr,
+    logits, stride, token_ids, ignore_index, peaks, sums, picked, logprobs, totals, V,
+    APART: tl.constexpr, PLACES: tl.constexpr, SLOPES: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, part): log p and the row's total, by the first; with SLOPES the part becomes onehot − p."""
-    row, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """Program (row), or with its pieces apart (row, piece): log p and the row's total, by the first; with SLOPES the
+    row or piece becomes onehot − p."""
+    row, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
     z = logits + row * stride
     token = tl.load(token_ids + row)
     ignored = token == ignore_index
-    if PARTS == 1:
-        # Read before the sums' barrier: afterwards another warp may have overwritten it.
-        picked = token_logit(z, token, V, ignore_index)
-        peak, total = peak_and_sum(z, 0, V, V, BLOCK, LANE)
+    places, pieces = tl.arange(0, PLACES), tl.cdiv(V, PIECE * BLOCK)
+    if APART:
+        logit = tl.load(picked + row)
+        all_peaks = tl.load(peaks + row * pieces + places, mask=places < pieces, other=LOWEST)
+        all_sums = tl.load(sums + row * pieces + places, mask=places < pieces, other=0.0)
     else:
-        picked = tl.load(logprobs + row)
-        places = tl.arange(0, PLACES)
-        part_peaks = tl.load(peaks + row * PARTS + places, mask=places < PARTS, other=LOWEST)
-        part_sums = tl.load(sums + row * PARTS + places, mask=places < PARTS, other=0.0)
-        peak = tl.max(part_peaks, 0)
-        total = tl.sum(part_sums * tl.exp(part_peaks - peak), 0)
-    total = peak + tl.log(total)
+        # Read before the sums' barrier: afterwards another warp may have overwritten it.
+        logit = token_logit(z, token, V, ignore_index)
+        all_peaks, all_sums = piece_sums(z, places, pieces, V, BLOCK, LANE)
+    peak = tl.max(all_peaks, 0)
+    total = peak + tl.log(tl.sum(all_sums * tl.exp(all_peaks - peak), 0))
     # An id that does not exist makes everything of its row NaN.
-    total = tl.where(picked == picked, total, float("nan"))
-    if place == 0:
-        tl.store(logprobs + row, tl.where(ignored, 0.0, picked - total))
+    total = tl.where(logit == logit, total, float("nan"))
+    if piece == 0:
+        tl.store(logprobs + row, tl.where(ignored, 0.0, logit - total))
         tl.store(totals + row, total)
     if SLOPES:
         ids, hot = tl.arange(0, BLOCK), token.to(tl.int32)
-        start = place * part * BLOCK
-        stop = tl.minimum(start + part * BLOCK, V)
+        start = piece * PIECE * BLOCK
+        stop = tl.minimum(start + PIECE * BLOCK, V) if APART else V
         whole = V // BLOCK * BLOCK
         for first in range(start, tl.minimum(stop, whole), BLOCK):
             value = slopes_of(accurate(tl.load(z + first + ids)), total, first + ids, hot, ignored)
@@ -162,29 +183,32 @@ def finish_rows(
     Rows start at multiples of 16 bytes, and what lies behind them to the next such multiple is written too.
     """
     C, V = logits.shape
-    block, parts, part = cut(C, V, logits.element_size())
-    count = C * parts if parts > 1 else 0
-    peaks, sums = logprobs.new_empty(count), logprobs.new_empty(count)
+    block, pieces = cut(V, logits.element_size())
+    apart = pieces > 1 and are_apart(C, card.card_of(logits.device).processors)
+    peaks, sums, picked = (logprobs.new_empty(C * each if apart else 0) for each in (pieces, pieces, 1))
     common = {
         "BLOCK": block,
         "LANE": 16 // logits.element_size(),
         "num_warps": max(1, block * logits.element_size() // WARP_BYTES),
     }
-    rows = (logits, logits.stride(0), token_ids, ignore_index, peaks, sums)
-    if parts > 1:
-        launch: Any = row_sums_kernel[(C, parts)]
-        launch(*rows, logprobs, V, part, **common)
-    launch = finish_rows_kernel[(C, parts if slopes else 1)]
-    places = int(triton.next_power_of_2(parts))
-    launch(*rows, logprobs, totals, V, part, PARTS=parts, PLACES=places, SLOPES=slopes, **common)
+    rows = (logits, logits.stride(0), token_ids, ignore_index, peaks, sums, picked)
+    if apart:
+        launch: Any = piece_sums_kernel[(C, pieces)]
+        launch(*rows, V, **common)
+    launch = finish_rows_kernel[(C, pieces if apart and slopes else 1)]
+    places = max(LEAST_PLACES, int(triton.next_power_of_2(pieces)))
+    launch(*rows, logprobs, totals, V, APART=apart, PLACES=places, SLOPES=slopes, **common)
 
 
-def cut(C: int, V: int, itemsize: int) -> tuple[int, int, int]:
-    """Logits of a block, parts of a row, and blocks of a part."""
+def cut(V: int, itemsize: int) -> tuple[int, int]:
+    """Logits of a block, and pieces of a row: the order of its sums, in which neither other rows nor the GPU count."""
     block = min(BLOCK_BYTES // itemsize, max(256, int(triton.next_power_of_2(V))))
-    blocks = -(-V // block)
-    part = -(-blocks // min(blocks, -(-PROGRAMS // C)))
-    return block, -(-blocks // part), part
+    return block, -(-V // (PIECE.value * block))
+
+
+def are_apart(C: int, processors: int) -> bool:
+    """Whether every piece of C rows has a program of its own: one per row would leave processors with less than two."""
+    return PROGRAMS * processors > C
 
 
 def finish_columns(

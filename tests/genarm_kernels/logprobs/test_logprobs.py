@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable
 
 import logprobs_cases as cases
+import logprobs_kernel_cases as kernel_cases
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ def test_check(check: Callable[[str], None], device: str) -> None:
 
 
 @pytest.mark.usefixtures("stale_memory")
-@pytest.mark.parametrize("check", cases.KERNEL_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", kernel_cases.KERNEL_CHECKS, ids=lambda check: check.__name__)
 def test_kernel_check(check: Callable[[str], None], kernel_device: str) -> None:
     check(kernel_device)
 
