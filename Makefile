@@ -6,7 +6,11 @@ INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 KERNELS := tests/genarm_kernels tests/gpu
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test compare coverage mutants bench bench-decode roofline kernels-report lint types docs test-lowest clean
+LOWEST_TRITON := 3.6.0
+BY_TRITON = $(if $(TRITON),PYTHONPATH=$(VENV)-triton-$(TRITON))
+
+.PHONY: demo test compare coverage mutants bench bench-decode roofline kernels-gate kernels-record kernels-report \
+	kernels-tables lint types docs test-lowest clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -55,11 +59,32 @@ roofline: $(VENV)/.dev
 	$(BIN)/python -m bench.plots out/device/sampling.json out
 	$(BIN)/python -m bench.tables out/device/sampling.json > out/roofline.md
 
-# Registers, loads and instructions per id of every kernel as compiled for sm_90, and the times they predict; before
-# them the tests of every configuration that `make test` leaves out.
-kernels-report: $(VENV)/.dev
-	@$(PYTEST) -q tests/genarm_kernels -m sweep 1>&2
-	@$(BIN)/python -m bench.kernels_report
+# Kernels compiled ahead of time for sm_80, sm_90 and sm_100, every configuration held to its bounds, by the triton of
+# constraints.txt or by another: make kernels-gate TRITON=3.6.0. Nothing else differs: that triton lies in a folder of
+# its own, which comes first on the path.
+kernels-gate: $(VENV)/.dev $(if $(TRITON),$(VENV)-triton-$(TRITON)/triton)
+	$(BY_TRITON) $(PYTEST) -q tests -m "(compiled or sweep) and not mutants"
+
+# The tables of docs/kernels.md by the triton of the lowest torch that setup.py allows and by that of constraints.txt.
+kernels-record: $(VENV)/.dev $(VENV)-triton-$(LOWEST_TRITON)/triton
+	rm -rf out/kernels
+	PYTHONPATH=$(VENV)-triton-$(LOWEST_TRITON) $(BIN)/python -m bench.kernels_report record out/kernels
+	$(BIN)/python -m bench.kernels_report record out/kernels
+
+# The gate by both, then what the machine code says and the times it predicts: the page must say the same.
+kernels-report: kernels-record
+	$(MAKE) kernels-gate TRITON=$(LOWEST_TRITON)
+	$(MAKE) kernels-gate TRITON=
+	$(BIN)/python -m bench.kernels_report show out/kernels/*.json
+	$(BIN)/python -m bench.kernels_report check docs/kernels.md out/kernels/*.json
+
+kernels-tables: kernels-record
+	$(BIN)/python -m bench.kernels_report write docs/kernels.md out/kernels/*.json
+
+# No CUDA build of torch and no interpreter of Python comes with it: a compiler is all that is wanted.
+$(VENV)-triton-%/triton: $(VENV)/.dev
+	$(BIN)/pip install --quiet --no-deps --no-cache-dir --upgrade --target $(@D) triton==$*
+	touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -87,4 +112,4 @@ $(VENV)/.dev: $(BIN)/python setup.py constraints.txt
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info out .coverage*
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-triton-* build dist *.egg-info out .coverage*

@@ -1,142 +1,91 @@
-"""What the machine code of the kernels says, and the time it predicts for the targets on an H200. Needs no GPU.
+"""What the machine code of the kernels says and the times that it predicts, by one compiler or side by side by several.
 
-python -m bench.kernels_report            # or: make kernels-report
+make kernels-report        # both compilers; fails where docs/kernels.md says otherwise
+make kernels-tables        # the same, written into docs/kernels.md
+
+python -m bench.kernels_report record out/kernels                        # the tables by the compiler at hand
+python -m bench.kernels_report check docs/kernels.md out/kernels/*.json  # or write, or show
 """
 
 from __future__ import annotations
 
-import math
+import json
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import triton
 
-from bench.machine_code import MachineCode, compile_kernel, group_configuration, read, shipped
-from genarm_kernels.sampling.arguments import GROUP_SIZE
+from bench import kernel_predictions, kernel_tables, page, tables
+from bench.kernel_tables import LAUNCH_HEAD, LAUNCHES, SAMPLING, SAMPLING_HEAD, Table
 
-# An H200, as its data sheet and public measurements have it; a run's own figures replace them where there is one.
-COPY_BANDWIDTH = 4.3e12  # bytes read + written a second
-LANE_INSTRUCTIONS = 33e12  # a second, all lanes of 132 SMs
-CLOCK = 1.95e9
-# Guesses, for what is bound by latency: a kernel's start after the one before it in a graph; a load from memory; cycles
-# from one instruction of a warp to its next where little else runs on the SM.
-GAP, ROUND_TRIP, CYCLES_A_STEP = 1e-6, 0.7e-6, 3
-V = 128256
-# Of random normal logits, as the benchmark draws them: groups whose peak reaches the bound of top-k 50.
-REACHED = 50 / math.ceil(V / GROUP_SIZE)
+CAPABILITY = "sm_90"
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A kernel's bytes and instructions, and the longer of the times they take."""
-
-    name: str
-    bytes: float
-    instructions: float  # of a lane, all lanes together
-    latency: float  # seconds that no width of the chip shortens
-
-    @property
-    def seconds(self) -> float:
-        return max(self.bytes / COPY_BANDWIDTH, self.instructions / LANE_INSTRUCTIONS) + self.latency
-
-
-def code(name: str) -> MachineCode:
-    return read(compile_kernel(shipped()[name]))
+def all_tables() -> dict[str, Table]:
+    """By the compiler at hand, under the names of their markers."""
+    print(f"compiling by triton {triton.__version__}, some minutes", file=sys.stderr)
+    launches = {
+        name: [LAUNCH_HEAD, *(row for launch in group for row in kernel_tables.launch_rows(launch))]
+        for name, group in LAUNCHES.items()
+    }
+    return {
+        "sampling": [SAMPLING_HEAD, *map(kernel_tables.sampling_row, SAMPLING)],
+        "predicted times": kernel_predictions.times(),
+        "predicted targets": kernel_predictions.targets(),
+        **launches,
+    }
 
 
-def group_pass(B: int, M: int, feature: str) -> Prediction:
-    found = read(compile_kernel(group_configuration("bf16", M, feature)))
-    ids = B * V
-    stored = 4 * ids if feature == "filters" else 0
-    chain = ROUND_TRIP + sum(found.plain.values()) * CYCLES_A_STEP / CLOCK
-    return Prediction("group pass", 2 * M * ids + stored, found.plain_an_id * ids, chain)
+def record(folder: Path) -> Path:
+    """Write the tables of the compiler at hand into the folder, under its version."""
+    versions = {"triton": triton.__version__, "torch": torch.__version__}
+    path = folder / f"triton-{triton.__version__}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**versions, "tables": all_tables()}, ensure_ascii=False, indent=1) + "\n")
+    return path
 
 
-def one_program_a_row(name: str, round_trips: int, share: float = 1.0) -> Prediction:
-    """`share` of its instructions are on the way of a usual row."""
-    steps = code(name).instructions * share
-    return Prediction(name.split(",")[0], 0, 0, GAP + round_trips * ROUND_TRIP + steps * CYCLES_A_STEP / CLOCK)
+def side_by_side(records: list[dict[str, Any]]) -> dict[str, str]:
+    """The tables of several compilers as one each: a cell has one figure per compiler, or one that all agree on.
+
+    Raises:
+        ValueError: the records have different tables or rows, as when one of them is of other sources.
+    """
+    records = sorted(records, key=lambda found: [int(number) for number in found["triton"].split(".")])
+    versions = " / ".join(found["triton"] for found in records)
+    parts = {}
+    for name in records[0]["tables"]:
+        found = [each["tables"].get(name, []) for each in records]
+        if len({tuple(row[0] for row in table) for table in found}) != 1:
+            raise ValueError(f"the records do not have the same rows of {name!r}: write all of them anew")
+        head, *rows = ([agreed(cells) for cells in zip(*same, strict=True)] for same in zip(*found, strict=True))
+        text = tables.markdown([f"{head[0]}, {CAPABILITY}, triton {versions}", *head[1:]], rows)
+        parts[name] = text
+    return parts
 
 
-def over_scores(name: str, B: int, share: float) -> Prediction:
-    """A pass over the stored scores of the groups that the row's bound reaches."""
-    ids = share * B * V
-    instructions = code(name).instructions / 32 * ids
-    return Prediction(name, 4 * ids, instructions, GAP + 2 * ROUND_TRIP)
+def agreed(cells: tuple[str, ...]) -> str:
+    return cells[0] if len(set(cells)) == 1 else " / ".join(cell or "–" for cell in cells)
 
 
-def unfiltered(B: int, M: int) -> list[Prediction]:
-    return [group_pass(B, M, "plain"), one_program_a_row("draw, M=2, plain", 3, 0.5)]
-
-
-def filtered(B: int, M: int) -> list[Prediction]:
-    return [
-        group_pass(B, M, "filters"),
-        one_program_a_row("bound", 2, 2.0),
-        over_scores("gather", B, REACHED),
-        # The search over candidates in registers is a loop of 32 bits, of which the leading ones cost nothing.
-        one_program_a_row("select", 3, 2.0),
-        over_scores("regroup", B, REACHED),
-        one_program_a_row("draw, M=2, plain", 3, 0.5),
-    ]
-
-
-def table(rows: Iterable[tuple[object, ...]], head: tuple[str, ...]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def machine_code() -> str:
-    rows = []
-    for done, (name, configuration) in enumerate(shipped().items()):
-        print(f"\rcompiled {done} of {len(shipped())}", end="", file=sys.stderr, flush=True)
-        found = read(compile_kernel(configuration))
-        loads = ", ".join(f"{count} {load}" for load, count in found.plain_loads.items())
-        an_id = f"{found.plain_an_id:.1f}" if found.plain else ""
-        rows.append((name, found.registers, found.stack + found.local, found.instructions, an_id, loads))
-    print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
-    head = ("kernel, sm_90", "registers", "spilled", "instructions", "per id, plain way", "loads of 32 ids per lane")
-    return table(rows, head)
-
-
-def predictions() -> str:
-    rows: list[tuple[object, ...]] = []
-    lines: list[tuple[str, Callable[[], list[Prediction]]]] = [
-        ("B = 64, M = 4, no filter", lambda: unfiltered(64, 4)),
-        ("B = 1, M = 2, no filter", lambda: unfiltered(1, 2)),
-        ("B = 64, M = 4, top-k 50 + top-p .9", lambda: filtered(64, 4)),
-    ]
-    totals = []
-    for name, build in lines:
-        kernels = build()
-        totals.append(sum(kernel.seconds for kernel in kernels))
-        for kernel in kernels:
-            figures = (kernel.bytes / 1e6, kernel.instructions / 1e6, kernel.seconds * 1e6)
-            rows.append((name, kernel.name, *(f"{figure:.1f}" for figure in figures)))
-        rows.append((name, "**all**", "", "", f"**{totals[-1] * 1e6:.1f}**"))
-    wide, narrow, both = totals
-    share = 64 * 4 * V * 2 / COPY_BANDWIDTH / wide
-    targets = table(
-        [
-            ("B = 64, M = 4: share of copy bandwidth", "≥ 85%", f"{share:.0%}"),
-            ("B = 1, M = 2, in a graph", "≤ 8 µs", f"{narrow * 1e6:.1f} µs"),
-            ("B = 64, M = 4: top-k + top-p over no filter", "≤ 2.5", f"{both / wide:.2f}"),
-        ],
-        ("target, V = 128,256, bf16", "", "predicted"),
-    )
-    return table(rows, ("shape", "kernel", "MB", "M lane instructions", "µs")) + "\n\n" + targets
-
-
-def main() -> None:
-    print(f"triton {triton.__version__}, torch {torch.__version__}; compiled for sm_90, nothing of this was measured\n")
-    print(machine_code())
-    print(
-        f"\nPredicted for an H200: {COPY_BANDWIDTH / 1e12} TB/s, {LANE_INSTRUCTIONS / 1e12:g} T lane instructions/s\n"
-    )
-    print(predictions())
+def main(command: str, *arguments: str) -> None:
+    paths = [Path(argument) for argument in arguments]
+    if command == "record":
+        print(record(*paths))
+        return
+    target, *files = paths
+    parts = side_by_side([json.loads(path.read_text(encoding="utf-8")) for path in files])
+    if command == "show":
+        print("\n\n".join(parts.values()))
+    elif command == "write":
+        page.write(target, parts)
+    elif command == "check" and (names := page.stale(target, parts)):
+        raise SystemExit(
+            f"{target} is not what the kernels compile to: {', '.join(names)}; make kernels-tables writes it"
+        )
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

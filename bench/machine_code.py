@@ -93,9 +93,9 @@ def compile_kernel(configuration: Configuration, capability: int = 90) -> Compil
 
 
 def read(compiled: CompiledKernel) -> MachineCode:
-    listing, usage = _dump(compiled.asm["cubin"])
+    listing, usage = dump(compiled.asm["cubin"])
     figures = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    instructions = _instructions(listing)
+    instructions = instructions_in(listing)
     return MachineCode(
         registers=figures["REG"],
         stack=figures["STACK"],
@@ -105,7 +105,7 @@ def read(compiled: CompiledKernel) -> MachineCode:
     )
 
 
-def _dump(cubin: bytes) -> tuple[str, str]:
+def dump(cubin: bytes) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -115,7 +115,7 @@ def _dump(cubin: bytes) -> tuple[str, str]:
         )
 
 
-def _instructions(listing: str) -> list[tuple[int, str]]:
+def instructions_in(listing: str) -> list[tuple[int, str]]:
     """Address and text of each, predicates left in, padding left out."""
     found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", listing)
     return [(int(address, 16), text) for address, text in found if text != "NOP"]

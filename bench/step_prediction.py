@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import page
 from bench.decode_models import RANK, Family, config, shapes_only, step_bytes
-from bench.kernels_report import CLOCK, COPY_BANDWIDTH, CYCLES_A_STEP, GAP, LANE_INSTRUCTIONS, ROUND_TRIP
+from bench.kernel_predictions import CLOCK, COPY_BANDWIDTH, CYCLES_A_STEP, GAP, LANE_INSTRUCTIONS, ROUND_TRIP
 from bench.tables import markdown
 from genarm_kernels.card import CARDS, DEFAULT, Card
 

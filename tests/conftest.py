@@ -52,11 +52,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
     for item in items:
+        if compiles(item):
+            item.add_marker("compiled")
         for name, (there, reason) in NEEDED.items():
             if item.get_closest_marker(name) and not there:
                 item.add_marker(pytest.mark.skip(reason=reason))
         if INTERPRETED:
             item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
+
+
+def compiles(item: pytest.Item) -> bool:
+    """Whether its file asks for kernels that are compiled ahead of time."""
+    names = vars(getattr(item, "module", item)).values()
+    return any(getattr(value, "__module__", "") in ("bench.compiled", "compiled_launches") for value in names)
 
 
 def runs_interpreted(item: pytest.Item) -> bool:

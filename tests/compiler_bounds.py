@@ -1,0 +1,43 @@
+"""Where a bound on machine code is another one under another compiler, and why.
+
+The tests of machine code state what holds under the triton of constraints.txt. OTHERS is the only place where another
+version may take more; a few bytes that a lane spills into L1 cost less than keeping programs from an SM would.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+
+TRITON = ".".join(triton.__version__.split(".")[:2])
+
+
+class Other(NamedTuple):
+    """Under this triton a kernel, as its test names it, may have so much of a figure, on these devices."""
+
+    triton: str
+    kernel: str
+    figure: str  # registers, spilled (bytes of a lane's stack) or instructions
+    most: int
+    why: str
+    capabilities: tuple[int, ...] = (80, 90, 100)
+
+
+OTHERS: tuple[Other, ...] = (
+    # finish_rows with slopes, logits of two bytes. A limit of registers mends it on sm_90, but at 64 the loop takes a
+    # tenth more instructions and sm_80 spills more; at 96 an SM has two programs where 3.7.1 gives it four.
+    Other("3.6", "finish_rows_kernel", "spilled", 16, "left alone, ptxas takes 80 and spills the rest"),
+    Other("3.6", "finish_rows_kernel", "registers", 80, "an SM has three programs instead of four"),
+    Other("3.6", "finish_rows_kernel, parts", "registers", 128, "an SM has two programs, as it has under 3.7.1"),
+)
+
+
+def most(kernel: str, figure: str, usual: int, capability: int = 90, version: str = TRITON) -> int:
+    """The bound on this figure under the compiler at hand."""
+    found = [
+        other.most
+        for other in OTHERS
+        if (other.triton, other.kernel, other.figure) == (version, kernel, figure) and capability in other.capabilities
+    ]
+    return max([usual, *found])
