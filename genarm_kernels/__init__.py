@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from genarm_kernels.particles.resample import Resampled, resample
     from genarm_kernels.sampling.arguments import GuidedSample
     from genarm_kernels.sampling.sample import guided_log_probs, guided_sample
+    from genarm_kernels.step.advance import advance
+    from genarm_kernels.step.progress import Progress
 
 # Imported on first use: what is read without torch, such as how the C is compiled, lies in this package too.
 _LAZY = {
@@ -34,6 +36,8 @@ _LAZY = {
     "GuidedSample": "sampling.arguments",
     "guided_log_probs": "sampling.sample",
     "guided_sample": "sampling.sample",
+    "advance": "step.advance",
+    "Progress": "step.progress",
 }
 
 
@@ -55,8 +59,10 @@ def __dir__() -> list[str]:
 __all__ = [
     "GuidedSample",
     "Lora",
+    "Progress",
     "Resampled",
     "add_rms_norm",
+    "advance",
     "decode_attention",
     "follow_rows",
     "guided_log_probs",

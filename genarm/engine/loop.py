@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genarm_kernels.step.rules import EOS, GOING_ON, STOP
+
 from ..errors import GenARMError, NumericalError
 from ..request.options import Request
 from ..request.output import FinishReason
 from .engine import Engine
 from .run import Run, on_stream
-from .state import EOS, GOING_ON, STOP
 
 # (row of the caller's batch, its new token) -> whether the row ends with it
 Watch = Callable[[int, int], bool]

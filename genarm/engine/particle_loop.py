@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genarm_kernels.step.rules import ERROR
+
 from ..errors import GenARMError, NumericalError
 from ..request.detokenize import RowText
 from ..request.options import Request
 from .loop import REASONS, Decoding, numerical_error
 from .run import Run, on_stream
-from .state import ERROR
 
 MODEL_BITS = 255  # of a status
 MOST_WEIGHT = 1e30  # in nats; beyond it is what a draw has in the place of +inf

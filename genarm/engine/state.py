@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genarm_kernels import GuidedSample
+import genarm_kernels
+from genarm_kernels import GuidedSample, Progress
+from genarm_kernels.step.rules import ANY_TOKEN, EOS, GOING_ON, NEVER, STOP, is_over
 
 from ..request.guidance import Guidance
 from ..request.options import Request
 from .population import Population, new_population
 
-GOING_ON, EOS, STOP, ERROR = range(4)  # going on is 0, as a status without fault is
-# Ids that no model has: before the first token, whatever there is in a stop sequence, and filling that matches nothing.
-NO_TOKEN, ANY_TOKEN, NEVER = -1, -2, -3
 FILL = 4
 
 
@@ -32,13 +31,13 @@ class State:
     tokens: Tensor  # [B] int64, the last ones drawn, of finished rows too
     positions: Tensor  # [B] int64, the index of the next token in the base's stream
     step: Tensor  # [1] int64
+    arrived: Tensor  # [1] int32, 0 between steps
     columns: Tensor  # [n] int64, 0 … n − 1
     generated: Tensor  # [B, n] int64, ``pad_id`` where a row has finished
-    reasons: Tensor  # [B] int64, one of the constants above
+    reasons: Tensor  # [B] int64, how rows have ended: `step.rules` of the kernels
     report: Tensor  # [3, B] int64: tokens, reasons and status of the last step
     eos_ids: Tensor  # [E] int64
     stops: Tensor  # [S, L] int64, aligned on the right, ANY_TOKEN on the left
-    tail: Tensor  # [L] int64, −L + 1 … 0
     pad_id: int
     seen: Tensor | None  # [B, V] bool, kept under a repetition penalty
     logprobs: Tensor | None  # [B, n] float32
@@ -49,32 +48,29 @@ class State:
 
     def advance(self, sample: GuidedSample) -> None:
         """Take a step's draw: write the tokens, see which rows have finished, count on."""
-        status = sample.status.long()
-        live = (self.reasons | status) == 0
         if self.population is not None:
             assert sample.log_normalizers is not None
-            going_on = self.reasons == GOING_ON
-            self.population.weigh(sample.log_normalizers, going_on, live)
-            status = status * going_on  # what a text that has ended goes on with is no fault
-        kept = torch.where(live, sample.tokens, self.pad_id)
-        # Not by index: in torch's deterministic mode that would look at the index, which no capture allows.
-        now = self.columns == self.step
-        torch.where(now, kept[:, None], self.generated, out=self.generated)
-        code = torch.where(live, self._ends(sample.tokens), ERROR)
-        torch.where(self.reasons == GOING_ON, code, self.reasons, out=self.reasons)
-        self.tokens.copy_(sample.tokens)
-        if self.seen is not None:
-            self.seen.scatter_(1, sample.tokens[:, None], True)
-        if self.logprobs is not None and self.model_logprobs is not None:
-            assert sample.logprobs is not None and sample.model_logprobs is not None
-            torch.where(now, sample.logprobs[:, None], self.logprobs, out=self.logprobs)
-            torch.where(now[:, None], sample.model_logprobs[:, None], self.model_logprobs, out=self.model_logprobs)
-        if self.log_normalizers is not None:
-            assert sample.log_normalizers is not None
-            torch.where(now, sample.log_normalizers[:, None], self.log_normalizers, out=self.log_normalizers)
-        torch.stack([self.tokens, self.reasons, status], out=self.report)
-        self.positions += 1
-        self.step += 1
+            live = ~is_over(self.reasons, sample.status)  # type: ignore[no-untyped-call]
+            self.population.weigh(sample.log_normalizers, self.reasons == GOING_ON, live)
+        genarm_kernels.advance(sample, self.progress(), self.pad_id, excuse_ended=self.population is not None)
+
+    def progress(self) -> Progress:
+        """What a step writes, under the names of the operation."""
+        return Progress(
+            self.step,
+            self.arrived,
+            self.tokens,
+            self.positions,
+            self.generated,
+            self.reasons,
+            self.report,
+            self.eos_ids,
+            self.stops,
+            self.seen,
+            self.logprobs,
+            self.model_logprobs,
+            self.log_normalizers,
+        )
 
     def resample(self, captured: bool) -> Tensor | None:
         """Let copies of heavy particles take the places of light ones, in uneven systems that go on -> where each row's
@@ -99,19 +95,6 @@ class State:
         """Whether the rows' next tokens, [B] bool, are guided; before ``advance``."""
         assert self.guided is not None
         torch.where(self.columns == self.step, guided[:, None], self.guided, out=self.guided)
-
-    def _ends(self, tokens: Tensor) -> Tensor:
-        """[B] what each token ends its row with, GOING_ON where nothing."""
-        ends = torch.full_like(tokens, GOING_ON)
-        if self.stops.numel():
-            columns = self.step + self.tail
-            last = self.generated.index_select(1, columns.clamp(min=0))
-            last = torch.where(columns < 0, NO_TOKEN, last)
-            matched = (last[:, None] == self.stops) | (self.stops == ANY_TOKEN)
-            ends.masked_fill_(matched.all(2).any(1), STOP)
-        if self.eos_ids.numel():
-            ends.masked_fill_((tokens[:, None] == self.eos_ids).any(1), EOS)
-        return ends
 
     def copied(self) -> State:
         """The same in tensors of its own, the guidance's included."""
@@ -171,13 +154,13 @@ def new_state(request: Request, width: int | None = None) -> State:
         tokens=torch.zeros_like(lengths),
         positions=lengths,
         step=torch.zeros(1, dtype=torch.int64, device=device),
+        arrived=torch.zeros(1, dtype=torch.int32, device=device),
         columns=torch.arange(shape[1], device=device),
         generated=torch.full(shape, request.pad_id, device=device),
         reasons=reasons,
         report=torch.zeros(3, request.batch, dtype=torch.int64, device=device),
         eos_ids=torch.tensor(_filled(sorted(request.eos_ids), NEVER), dtype=torch.int64, device=device),
         stops=torch.tensor(stops, dtype=torch.int64, device=device).view(len(stops), longest),
-        tail=torch.arange(1 - longest, 1, device=device),
         pad_id=request.pad_id,
         seen=_seen(guidance, prompts, request.vocab_size),
         logprobs=unknown(request.return_logprobs, *shape),

@@ -4,9 +4,11 @@ from genarm_kernels.reference.layer import add_rms_norm, decode_attention, rotar
 from genarm_kernels.reference.logprobs import token_logprobs
 from genarm_kernels.reference.particles import follow_rows, resample
 from genarm_kernels.reference.sampling import guided_log_probs, guided_sample
+from genarm_kernels.reference.step import advance
 
 __all__ = [
     "add_rms_norm",
+    "advance",
     "decode_attention",
     "follow_rows",
     "guided_log_probs",

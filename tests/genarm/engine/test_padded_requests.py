@@ -9,10 +9,11 @@ from families import random_prompts
 
 from genarm.engine.graphs import WIDTH_MULTIPLE, padded
 from genarm.engine.memory import slot_length, slots_for
-from genarm.engine.state import EOS, GOING_ON, new_state
+from genarm.engine.state import new_state
 from genarm.request.guidance import Guidance
 from genarm.request.options import Request
 from genarm.request.prompts import Prompts, pad_left
+from genarm_kernels.step.rules import EOS, GOING_ON
 
 PROMPTS, OTHERS = random_prompts([4, 2, 7], seed=1), random_prompts([3, 9, 1], seed=2)
 

@@ -11,11 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from genarm.engine.draw import Draw
-from genarm.engine.state import EOS, ERROR, GOING_ON, STOP, State, new_state
+from genarm.engine.state import State, new_state
 from genarm.request.guidance import Guidance
 from genarm.request.options import Request
 from genarm.request.prompts import Prompts, pad_left
 from genarm_kernels import GuidedSample
+from genarm_kernels.step.rules import EOS, ERROR, GOING_ON, STOP
 
 V, PAD = 7, 0
 PROMPTS = [torch.tensor([5, 4]), torch.tensor([3]), torch.tensor([4, 4, 4, 6]), torch.tensor([1, 2, 3])]
