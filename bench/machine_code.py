@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from genarm_kernels.sampling import combine, distribution, draw, filters
+from genarm_kernels.sampling import bounds, combine, distribution, draw, filters
 from genarm_kernels.sampling.arguments import GROUP_SIZE
 from genarm_kernels.sampling.groups import Partials
 
@@ -31,7 +31,7 @@ _TYPES = {
     **dict.fromkeys(["seeds", "positions", "tokens"], "*i64"),
     "totals": "*fp64",
     "filters": ("*i64", "*fp32", "*fp32"),
-    "partials": Partials("*fp32", "*fp32", "*i32", "*fp32", "*fp32", "*fp32", "*fp32"),  # type: ignore[arg-type]
+    "partials": Partials("*fp32", "*fp32", "*i32", "*fp32", "*fp32", "*fp32", "*fp32", "*fp32"),  # type: ignore[arg-type]
 }
 _ALIGNED = [["tt.divisibility", 16]]
 
@@ -195,7 +195,7 @@ def shipped() -> dict[str, Configuration]:
             ]
     constants = {**PLAIN, **FEATURES["all"]}
     around += [
-        Configuration("bound", filters.bound_kernel, (), constants, filters.BOUND_WARPS),
+        Configuration("bound", bounds.bound_kernel, (), constants, bounds.WARPS),
         Configuration("gather", filters.gather_kernel, (), constants),
         Configuration("select", filters.select_kernel, (), constants, filters.SELECT_WARPS),
         Configuration("regroup", filters.regroup_kernel, (), constants),

@@ -14,7 +14,7 @@ FEW = 64
 INF = torch.inf
 SETTINGS = {
     "top_k 1": {"top_k": 1},
-    "top_k 37": {"top_k": 37},
+    "top_k 13": {"top_k": 13},
     "top_k V - 1": {"top_k": -1},
     "top_k V - 2": {"top_k": -2},
     "top_p 0": {"top_p": 0.0},

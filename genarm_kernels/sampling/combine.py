@@ -5,7 +5,8 @@
     sum_g    = Σ over the group of exp((s_v − peak_g) / T)  with T = 1 where the temperature is 0
 
 It reads M·B·V logits once and writes three words per group; with log-probs or normalisers two more per group and model
-from the same reads; in rows with top-k, top-p or min-p the scores too, V·4 bytes per row.
+from the same reads; in rows with top-k, top-p or min-p the scores too, V·4 bytes per row, and the peaks of the group's
+eight subgroups.
 
 A program is one warp and takes whole groups of one row, one after the other. There are two ways through a group. The
 plain one has no rule in it: finite logits need none, −inf passes by itself, and NaN or +inf in any model turn up in
@@ -28,10 +29,12 @@ from genarm_kernels.sampling.groups import (
     GROUP,
     INFINITY,
     LOG2_E,
+    SUBGROUPS,
     Partials,
     add_block,
     aligned,
     empty_group,
+    filter_argument,
     inverse_temperature,
     lane_width,
     load_group,
@@ -41,6 +44,8 @@ from genarm_kernels.sampling.groups import (
     starts_rows_at_16_bytes,
     store_model,
     store_partials,
+    store_subgroups,
+    subgroup_peaks,
 )
 from genarm_kernels.sampling.rules import reduce_carefully
 
@@ -135,6 +140,7 @@ def reduce_plainly(
     peak, total = add_block(peak, total, values, rate, LANE)
     if STORE and stored:
         tl.store(aligned(scores + row * (G * GROUP), g * GROUP + tl.arange(0, GROUP), GROUP), values)
+        store_subgroups(partials, row * G + g, subgroup_peaks(values))
     store_partials(partials, row * G + g, peak, total, 0, all_peak, all_total, BASE_FILTER)
     return bad | (total != total)
 
@@ -213,14 +219,14 @@ def reduce_groups(
         like.new_empty(unfiltered),
         like.new_empty(modelwise),
         like.new_empty(modelwise),
+        like.new_empty(B, SUBGROUPS.value * G if scores is not None else 0),
     )
-    filters = (inputs.top_k, inputs.top_p, inputs.min_p)
     count = groups_a_program(B, G, card.card_of(like.device).processors)
     wide = starts_rows_at_16_bytes(*inputs.logits, *([] if inputs.bias is None else [inputs.bias]))
     launch: Any = group_kernel[(B, -(-G // count))]
     launch(
         *row_arguments(inputs),
-        tuple(like if x is None else x for x in filters),
+        filter_argument(inputs),
         like if base_threshold is None else base_threshold,
         *share_argument(inputs),
         like if scores is None else scores,

@@ -12,12 +12,12 @@ min-p needs the row's peak only. The other two are a search (search.py): the lar
 where u counts tokens or is their mass. Small kernels for the rows that have a filter, over the scores that the group
 pass stored:
 
-    bound    from the groups' peaks and sums, a value that the threshold cannot be below
-    gather   the candidates, scores at least the bound, from the groups whose peak reaches it
+    bound    a value that the threshold cannot be below (bounds.py)
+    gather   the candidates, scores at least the bound, from the subgroups whose peak reaches it
     select   the threshold, among the candidates
     regroup  the groups' peaks and sums again, of what is left
 
-Bytes: V·4 per row written by the group pass, and read twice as far as groups reach the bound and the threshold;
+Bytes: V·4 per row written by the group pass, and read twice as far as subgroups reach the bound and the threshold;
 candidates written once, and read by every pass of the search.
 """
 
@@ -31,89 +31,59 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from genarm_kernels.sampling import bounds
 from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
-from genarm_kernels.sampling.combine import has_score_filter, reduce_groups
+from genarm_kernels.sampling.combine import reduce_groups
 from genarm_kernels.sampling.groups import (
     GROUP,
     INFINITY,
     LOG2_E,
     LOWEST,
-    UNIT,
+    RUN,
+    SUBGROUPS,
     Partials,
     add_block,
     aligned,
     empty_group,
-    groups_block,
+    filter_argument,
     inverse_temperature,
-    load_partials,
 )
-from genarm_kernels.sampling.search import from_sortable, mass_from, search, search_bits, sortable
+from genarm_kernels.sampling.search import from_sortable, mass_from, search, sortable
 
 CAPACITY = 4096
-BOUND_WARPS = 4
 SELECT_WARPS = 8
 
 
-@triton.jit(do_not_specialize=["V", "G"])
-def bound_kernel(
-    temperature, filters, peaks, sums, lower, threshold, counts, tops, totals, V, G,
-    TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr, G_BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One program per row: the bound, +inf where there is nothing to search, and the min-p threshold."""
-    row = tl.program_id(0).to(tl.int64)
-    heat = tl.load(temperature + row)
-    inverse = inverse_temperature(heat)
-    g = tl.arange(0, G_BLOCK)
-    row_peaks, row_sums = load_partials(peaks + row * G, sums + row * G, g, G)
-    top = tl.max(row_peaks, 0)
-    total = tl.sum(row_sums.to(tl.float64) * tl.exp2((row_peaks - top) * (inverse * LOG2_E)).to(tl.float64), 0)
+@triton.jit
+def reaching(subgroup_peaks, lowest):
+    """Which of a group's subgroups have a score ≥ `lowest` -> [8] int32."""
+    return (tl.load(aligned(subgroup_peaks, tl.arange(0, SUBGROUPS), SUBGROUPS)) >= lowest).to(tl.int32)
 
-    by_min_p, by_count, by_mass = top * 0.0 + LOWEST, top * 0.0 + LOWEST, top * 0.0 + LOWEST
-    any_k, any_p = top != top, top != top
-    if MIN_P:
-        # min_p 0 gives −inf, which is off.
-        by_min_p = tl.maximum(by_min_p, top + tl.log(tl.load(filters[2] + row)) / inverse)
-    if TOP_K:
-        k = tl.load(filters[0] + row)
-        any_k = (k > 0) & (k < V)
-        if any_k & (k <= G):
-            # Each of the k largest peaks is a score.
-            keys = tl.where(g < G, sortable(row_peaks), 0)
-            ones = tl.where(g < G, 1, 0)
-            low, end = sortable(by_count), sortable(top) + 1
-            by_count = from_sortable(search_bits(keys, ones, 0, k.to(tl.float64), low, end))
-    if TOP_P:
-        p = tl.load(filters[1] + row)
-        any_p = p < 1.0
-        rest = 1.0 - p
-        if any_p & (rest > 1e-5):
-            # All ids below it together have at most half of the mass that top-p may leave out.
-            share = tl.log(rest * total.to(tl.float32) / (2.0 * V)) / inverse
-            by_mass = tl.maximum(top + share - tl.abs(top) * 2e-7, LOWEST)
-    on = has_score_filter(filters, heat, row, V, TOP_K, TOP_P, MIN_P)
-    any_k, any_p = any_k & on, any_p & on
-    # Top-p's total is that of all of top-k's tokens, so with both only top-k's bound may be used.
-    bound = tl.where(any_k, by_count, by_mass)
-    bound = tl.where(any_p, bound, tl.maximum(bound, by_min_p))
-    tl.store(lower + row, tl.where(any_k | any_p, bound, INFINITY))
-    tl.store(threshold + row, tl.where(on, by_min_p, -INFINITY))
-    tl.store(counts + row, 0)
-    tl.store(tops + row, top)
-    tl.store(totals + row, total * UNIT)
+
+@triton.jit
+def load_reaching(scores, first, reached):
+    """The 1,024 scores from id `first` on; −inf, and not read, in subgroups that are not reached."""
+    RUNS: tl.constexpr = GROUP // (SUBGROUPS * RUN)
+    ids = tl.reshape(tl.arange(0, GROUP), [RUNS, SUBGROUPS, RUN])
+    pointers = tl.max_contiguous(tl.multiple_of(scores + first + ids, [16, 16, 16]), [1, 1, RUN])
+    return tl.reshape(tl.load(pointers, mask=reached[None, :, None] != 0, other=-INFINITY), [GROUP])
 
 
 @triton.jit(do_not_specialize=["G"])
-def gather_kernel(scores, peaks, lower, counts, candidates, G):
+def gather_kernel(scores, subgroup_peaks, lower, counts, candidates, G):
     """Program (row, group): append the group's scores that reach the bound to the row's candidates, in any order."""
     row = tl.program_id(0).to(tl.int64)
     g = tl.program_id(1)
     bound = tl.load(lower + row)
-    if tl.load(peaks + row * G + g) >= bound:
-        at = row * (G * GROUP)
-        values = tl.load(aligned(scores + at, g * GROUP + tl.arange(0, GROUP), GROUP))
-        kept = (values >= bound).to(tl.int32)
-        first = tl.atomic_add(counts + row, tl.sum(kept, 0))
-        tl.store(candidates + at + first + tl.cumsum(kept, 0) - 1, values, mask=kept != 0)
+    # Rows without a filter have no scores, nor peaks of subgroups.
+    if bound < INFINITY:
+        reached = reaching(subgroup_peaks + (row * G + g) * SUBGROUPS, bound)
+        if tl.max(reached, 0) > 0:
+            at = row * (G * GROUP)
+            values = load_reaching(scores + at, g * GROUP, reached)
+            kept = (values >= bound).to(tl.int32)
+            first = tl.atomic_add(counts + row, tl.sum(kept, 0))
+            tl.store(candidates + at + first + tl.cumsum(kept, 0) - 1, values, mask=kept != 0)
 
 
 @triton.jit(do_not_specialize=["V", "G"])
@@ -153,7 +123,7 @@ def select_kernel(
 
 
 @triton.jit(do_not_specialize=["G"])
-def regroup_kernel(scores, threshold, temperature, peaks, sums, G):
+def regroup_kernel(scores, subgroup_peaks, threshold, temperature, peaks, sums, G):
     """Program (row, group): the group's peak and sum again, of the scores ≥ the row's threshold."""
     row = tl.program_id(0).to(tl.int64)
     g = tl.program_id(1)
@@ -162,7 +132,8 @@ def regroup_kernel(scores, threshold, temperature, peaks, sums, G):
     if lowest > -INFINITY:
         peak, total = empty_group()
         if tl.load(peaks + at) >= lowest:
-            values = tl.load(aligned(scores + row * (G * GROUP), g * GROUP + tl.arange(0, GROUP), GROUP))
+            reached = reaching(subgroup_peaks + at * SUBGROUPS, lowest)
+            values = load_reaching(scores + row * (G * GROUP), g * GROUP, reached)
             rate = inverse_temperature(tl.load(temperature + row)) * LOG2_E
             peak, total = add_block(peak, total, tl.where(values >= lowest, values, -INFINITY), rate, 4)
         tl.store(peaks + at, peak)
@@ -192,60 +163,47 @@ def new_scores(inputs: Inputs) -> Tensor:
 
 def score_threshold(inputs: Inputs, partials: Partials, scores: Tensor | None) -> Tensor:
     """Scores [B, G·1024] and their partials -> [B]; −inf just in the rows without a filter. None will do for min-p."""
-    B, G, V = inputs.batch_size, inputs.groups, inputs.vocab_size
+    B, G = inputs.batch_size, inputs.groups
     like = inputs.temperature
-    filters = tuple(like if x is None else x for x in (inputs.top_k, inputs.top_p, inputs.min_p))
-    constants = {"TOP_K": inputs.top_k is not None, "TOP_P": inputs.top_p is not None}
-    lower, threshold, tops = like.new_empty(B), like.new_empty(B), like.new_empty(B)
-    counts, totals = like.new_empty(B, dtype=torch.int32), like.new_empty(B, dtype=torch.float64)
-    launch: Any = bound_kernel[(B,)]
-    launch(
-        like,
-        filters,
-        partials.peaks,
-        partials.sums,
-        lower,
-        threshold,
-        counts,
-        tops,
-        totals,
-        V,
-        G,
-        **constants,
-        MIN_P=inputs.min_p is not None,
-        G_BLOCK=groups_block(G),
-        num_warps=BOUND_WARPS,
-    )
+    found = bounds.bound(inputs, partials)
     if inputs.top_k is None and inputs.top_p is None:
-        return threshold
+        return found.threshold
     assert scores is not None
     candidates = torch.empty_like(scores)
     shortlists = like.new_empty(B, CAPACITY if candidates.shape[1] > CAPACITY else 0)
-    launch = gather_kernel[(B, G)]
-    launch(scores, partials.peaks, lower, counts, candidates, G, num_warps=1)
+    launch: Any = gather_kernel[(B, G)]
+    launch(scores, partials.subgroup_peaks, found.lower, found.counts, candidates, G, num_warps=1)
     launch = select_kernel[(B,)]
     launch(
         candidates,
-        counts,
-        lower,
-        tops,
-        totals,
+        found.counts,
+        found.lower,
+        found.tops,
+        found.totals,
         like,
-        filters,
+        filter_argument(inputs),
         shortlists,
-        threshold,
-        V,
+        found.threshold,
+        inputs.vocab_size,
         G,
-        **constants,
+        TOP_K=inputs.top_k is not None,
+        TOP_P=inputs.top_p is not None,
         CAPACITY=CAPACITY,
         num_warps=SELECT_WARPS,
     )
-    return threshold
+    return found.threshold
 
 
 def regroup(inputs: Inputs, partials: Partials, scores: Tensor, threshold: Tensor) -> None:
     """Bring the partials of rows with a filter up to date."""
     launch: Any = regroup_kernel[(inputs.batch_size, inputs.groups)]
     launch(
-        scores, threshold, inputs.temperature, partials.peaks, partials.sums, inputs.groups, num_warps=1
-    )  # fmt: skip
+        scores,
+        partials.subgroup_peaks,
+        threshold,
+        inputs.temperature,
+        partials.peaks,
+        partials.sums,
+        inputs.groups,
+        num_warps=1,
+    )

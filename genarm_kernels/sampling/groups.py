@@ -19,6 +19,9 @@ from genarm_kernels.sampling.arguments import GROUP_SIZE, MAX_INVERSE_TEMPERATUR
 
 
 GROUP = tl.constexpr(GROUP_SIZE)
+# A group's parts, whose peaks filters go by: runs of 8 ids in turn, so that a last group of few ids has all of them.
+SUBGROUPS = tl.constexpr(8)
+RUN = tl.constexpr(8)
 INFINITY = tl.constexpr(float("inf"))
 # The peak of an empty group: finite, so that no difference of two peaks is −inf − (−inf).
 LOWEST = tl.constexpr(-3.4028234663852886e38)
@@ -141,6 +144,11 @@ def row_arguments(inputs: Inputs) -> tuple[Any, ...]:
     )
 
 
+def filter_argument(inputs: Inputs) -> tuple[Tensor, ...]:
+    """top_k, top_p and min_p; where one is off, some tensor."""
+    return tuple(inputs.temperature if x is None else x for x in (inputs.top_k, inputs.top_p, inputs.min_p))
+
+
 def share_argument(inputs: Inputs) -> tuple[Tensor]:
     """Where a kernel finds the models' shares in log_normalizers that are not their weights: [B, M] side by side."""
     shares = inputs.normalizer_weights
@@ -162,6 +170,7 @@ class Partials(NamedTuple):
     unfiltered_sums: Tensor  # [B, G] float32
     model_peaks: Tensor  # [B, M, G] float32; with log-probs or normalisers only
     model_sums: Tensor  # [B, M, G] float32
+    subgroup_peaks: Tensor  # [B, 8·G] float32, −inf where no score is; in rows with a score filter only
 
 
 @triton.jit
@@ -178,6 +187,18 @@ def store_partials(partials, at, peak, total, bits, all_peak, all_total, BASE_FI
 def store_model(partials, at, peak, total):
     tl.store(partials.model_peaks + at, peak)
     tl.store(partials.model_sums + at, total)
+
+
+@triton.jit
+def subgroup_peaks(values):
+    """The largest of each subgroup -> [8]. values: a multiple of 64 of a group's."""
+    RUNS: tl.constexpr = values.shape[0] // (SUBGROUPS * RUN)
+    return tl.max(tl.max(tl.reshape(values, [RUNS, SUBGROUPS, RUN]), 2), 0)
+
+
+@triton.jit
+def store_subgroups(partials, at, peaks):
+    tl.store(aligned(partials.subgroup_peaks, at * SUBGROUPS + tl.arange(0, SUBGROUPS), SUBGROUPS), peaks)
 
 
 @triton.jit

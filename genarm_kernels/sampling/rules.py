@@ -12,10 +12,13 @@ from genarm_kernels.sampling.groups import (
     GROUP,
     INFINITY,
     LOG2_E,
+    SUBGROUPS,
     add_block,
     empty_group,
     store_model,
     store_partials,
+    store_subgroups,
+    subgroup_peaks,
 )
 
 # Ids taken at a time the careful way, few so that it needs no more registers than the plain one.
@@ -78,6 +81,7 @@ def reduce_carefully(
     peak, total = empty_group()
     all_peak, all_total = empty_group()
     bits = 0
+    peaks = tl.full([SUBGROUPS], -INFINITY, tl.float32)
     for start in range(0, GROUP, CAREFUL):
         ids = g * GROUP + start + tl.arange(0, CAREFUL)
         values, kept, found = combine(
@@ -91,6 +95,9 @@ def reduce_carefully(
             all_peak, all_total = add_block(all_peak, all_total, values, finite_rate, 4)
         if STORE and stored:
             tl.store(scores + row * (G * GROUP) + ids, kept)
+            peaks = tl.maximum(peaks, subgroup_peaks(kept))
+    if STORE and stored:
+        store_subgroups(partials, row * G + g, peaks)
     store_partials(partials, row * G + g, peak, total, bits, all_peak, all_total, BASE_FILTER)
     if LOGPROBS or NORMALIZERS:
         for m in tl.static_range(M):
