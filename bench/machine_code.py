@@ -28,9 +28,8 @@ IDS_A_LANE = GROUP_SIZE // 32
 _TYPES = {
     **dict.fromkeys(["row_stride", "model_stride", "bias_stride", "V", "G", "count"], "i32"),
     **dict.fromkeys(["counts", "statuses"], "*i32"),
-    **dict.fromkeys(["seeds", "positions", "tokens"], "*i64"),
+    **dict.fromkeys(["seeds", "positions", "tokens", "top_k"], "*i64"),
     "totals": "*fp64",
-    "filters": ("*i64", "*fp32", "*fp32"),
     "partials": Partials("*fp32", "*fp32", "*i32", "*fp32", "*fp32", "*fp32", "*fp32", "*fp32"),  # type: ignore[arg-type]
 }
 _ALIGNED = [["tt.divisibility", 16]]

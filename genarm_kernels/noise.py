@@ -96,7 +96,7 @@ def noise_kernel(seed: tl.tensor, position: tl.tensor, ids: tl.tensor, PURPOSE: 
     return exponential_kernel(words)
 
 
-@triton.jit(do_not_specialize=["stride", "N"])
+@triton.jit(do_not_specialize=["stride", "N"], do_not_specialize_on_alignment=["seeds", "positions", "ids"])
 def uniforms_kernel(seeds, positions, ids, uniforms, stride, N, PURPOSE: tl.constexpr, BLOCK: tl.constexpr):
     """One program per row and BLOCK of its ids."""
     row = tl.program_id(0).to(tl.int64)

@@ -24,7 +24,7 @@ from genarm_kernels.sampling.groups import starts_rows_at_16_bytes
 BLOCK, WARPS = 512, 2
 
 
-@triton.jit(do_not_specialize=["z_stride"])
+@triton.jit(do_not_specialize=["z_stride"], do_not_specialize_on_alignment=["adapters"])
 def swiglu_kernel(
     z, z_stride, out, up, adapters, WIDTH: tl.constexpr, RANK: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
 ):

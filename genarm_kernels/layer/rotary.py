@@ -51,7 +51,7 @@ def head_scale(first, second, eps, D: tl.constexpr, HALF_BLOCK: tl.constexpr):
     return tl.reshape(tl.broadcast_to(scale[:, None], [HEADS, HALF_BLOCK]), [HEADS * HALF_BLOCK])
 
 
-@triton.jit(do_not_specialize=STRIDES)
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=["positions", "rows", "adapters"])
 def rotary_store_kernel(
     z, z_stride, cos, sin, table_stride, positions, rows, query,
     key_cache, key_stride_0, key_stride_1, key_stride_2, value_cache, value_stride_0, value_stride_1, value_stride_2,

@@ -58,7 +58,7 @@ def systematic_origins(weights, u, slots, N, BLOCK: tl.constexpr, HALVINGS: tl.c
     return tl.where(free, found, slots)
 
 
-@triton.jit(do_not_specialize=["N"])
+@triton.jit(do_not_specialize=["N"], do_not_specialize_on_alignment=["log_weights", "uniforms", "active", "below"])
 def resample_kernel(
     log_weights, uniforms, active, below, origins, new_weights, log_means, N,
     BLOCK: tl.constexpr, HALVINGS: tl.constexpr,

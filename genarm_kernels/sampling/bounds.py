@@ -21,6 +21,7 @@ from torch import Tensor
 from genarm_kernels.sampling.arguments import Inputs
 from genarm_kernels.sampling.combine import has_score_filter
 from genarm_kernels.sampling.groups import (
+    ANYWHERE,
     INFINITY,
     LOG2_E,
     LOWEST,
@@ -28,7 +29,7 @@ from genarm_kernels.sampling.groups import (
     UNIT,
     Partials,
     aligned,
-    filter_argument,
+    filter_arguments,
     groups_block,
     inverse_temperature,
     load_partials,
@@ -48,9 +49,9 @@ class Bounds(NamedTuple):
     totals: Tensor  # [B] float64: the mass of all scores, in units of 2⁻⁴² of the largest's
 
 
-@triton.jit(do_not_specialize=["V", "G"])
+@triton.jit(do_not_specialize=["V", "G"], do_not_specialize_on_alignment=ANYWHERE)
 def bound_kernel(
-    temperature, filters, peaks, sums, subgroup_peaks, lower, threshold, counts, tops, totals, V, G,
+    temperature, top_k, top_p, min_p, peaks, sums, subgroup_peaks, lower, threshold, counts, tops, totals, V, G,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr, G_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program per row: the bound, +inf where there is nothing to search, and the min-p threshold."""
@@ -64,12 +65,12 @@ def bound_kernel(
 
     by_min_p, by_count, by_mass = top * 0.0 + LOWEST, top * 0.0 + LOWEST, top * 0.0 + LOWEST
     any_k, any_p = top != top, top != top
-    on = has_score_filter(filters, heat, row, V, TOP_K, TOP_P, MIN_P)
+    on = has_score_filter(top_k, top_p, min_p, heat, row, V, TOP_K, TOP_P, MIN_P)
     if MIN_P:
         # min_p 0 gives −inf, which is off.
-        by_min_p = tl.maximum(by_min_p, top + tl.log(tl.load(filters[2] + row)) / inverse)
+        by_min_p = tl.maximum(by_min_p, top + tl.log(tl.load(min_p + row)) / inverse)
     if TOP_K:
-        k = tl.load(filters[0] + row)
+        k = tl.load(top_k + row)
         any_k = on & (k > 0) & (k < V)
         if any_k & (k <= G * SUBGROUPS):
             # Each of the k largest peaks is a score.
@@ -79,7 +80,7 @@ def bound_kernel(
             low, end = sortable(by_count), sortable(top) + 1
             by_count = from_sortable(search_bits(keys, 1, 0, k.to(tl.float64), low, end))
     if TOP_P:
-        p = tl.load(filters[1] + row)
+        p = tl.load(top_p + row)
         any_p = on & (p < 1.0)
         rest = 1.0 - p
         if any_p & (rest > 1e-5):
@@ -109,7 +110,7 @@ def bound(inputs: Inputs, partials: Partials) -> Bounds:
     launch: Any = bound_kernel[(B,)]
     launch(
         like,
-        filter_argument(inputs),
+        *filter_arguments(inputs),
         partials.peaks,
         partials.sums,
         partials.subgroup_peaks,

@@ -26,6 +26,7 @@ from torch import Tensor
 from genarm_kernels import card
 from genarm_kernels.sampling.arguments import Inputs
 from genarm_kernels.sampling.groups import (
+    ANYWHERE,
     GROUP,
     INFINITY,
     LOG2_E,
@@ -34,7 +35,7 @@ from genarm_kernels.sampling.groups import (
     add_block,
     aligned,
     empty_group,
-    filter_argument,
+    filter_arguments,
     inverse_temperature,
     lane_width,
     load_group,
@@ -59,16 +60,18 @@ MOST_GROUPS = 8
 
 
 @triton.jit
-def has_score_filter(filters, temperature, row, V, TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr):
+def has_score_filter(
+    top_k, top_p, min_p, temperature, row, V, TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr
+):
     """Whether top-k, top-p or min-p is on in a row. At temperature 0 they change nothing."""
     on = temperature != temperature
     if TOP_K:
-        k = tl.load(filters[0] + row)
+        k = tl.load(top_k + row)
         on = on | ((k > 0) & (k < V))
     if TOP_P:
-        on = on | (tl.load(filters[1] + row) < 1.0)
+        on = on | (tl.load(top_p + row) < 1.0)
     if MIN_P:
-        on = on | (tl.load(filters[2] + row) > 0.0)
+        on = on | (tl.load(min_p + row) > 0.0)
     return on & (temperature != 0.0)
 
 
@@ -145,10 +148,13 @@ def reduce_plainly(
     return bad | (total != total)
 
 
-@triton.jit(do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G", "count"])
+@triton.jit(
+    do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G", "count"],
+    do_not_specialize_on_alignment=ANYWHERE,
+)
 def group_kernel(
-    logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, filters, base_threshold,
-    shares, scores, partials, V, G, count,
+    logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, top_k, top_p, min_p,
+    base_threshold, shares, scores, partials, V, G, count,
     M: tl.constexpr, HAS_BIAS: tl.constexpr, LOGPROBS: tl.constexpr, NORMALIZERS: tl.constexpr, SHARES: tl.constexpr,
     BASE_FILTER: tl.constexpr,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr, WIDE: tl.constexpr, LANE: tl.constexpr,
@@ -162,7 +168,7 @@ def group_kernel(
     threshold = -INFINITY
     if BASE_FILTER:
         threshold = tl.load(base_threshold + row)
-    stored = has_score_filter(filters, heat, row, V, TOP_K, TOP_P, MIN_P)
+    stored = has_score_filter(top_k, top_p, min_p, heat, row, V, TOP_K, TOP_P, MIN_P)
     loaded, negative = load_weights(weights + row * row_stride, model_stride, M)
     # What is not 0 for a model that is read.
     examine = loaded
@@ -226,7 +232,7 @@ def reduce_groups(
     launch: Any = group_kernel[(B, -(-G // count))]
     launch(
         *row_arguments(inputs),
-        filter_argument(inputs),
+        *filter_arguments(inputs),
         like if base_threshold is None else base_threshold,
         *share_argument(inputs),
         like if scores is None else scores,

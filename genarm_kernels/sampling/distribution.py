@@ -23,6 +23,7 @@ from genarm_kernels.sampling.draw import (
     scored_mass,
 )
 from genarm_kernels.sampling.groups import (
+    ANYWHERE,
     GROUP,
     INFINITY,
     Partials,
@@ -34,7 +35,10 @@ from genarm_kernels.sampling.groups import (
 )
 
 
-@triton.jit(do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"])
+@triton.jit(
+    do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"],
+    do_not_specialize_on_alignment=ANYWHERE,
+)
 def log_probs_kernel(
     logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature,
     base_threshold, threshold, shares, partials, log_probs, log_normalizers, V, G,

@@ -22,6 +22,7 @@ from genarm_kernels.noise import TOKEN as TOKEN_NOISE
 from genarm_kernels.noise import noise_kernel
 from genarm_kernels.sampling.arguments import NOTHING_LEFT, GuidedSample, Inputs
 from genarm_kernels.sampling.groups import (
+    ANYWHERE,
     GROUP,
     INFINITY,
     UNIT,
@@ -123,7 +124,10 @@ def best_base(base, V, G):
     return token
 
 
-@triton.jit(do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"])
+@triton.jit(
+    do_not_specialize=["bias_stride", "row_stride", "model_stride", "V", "G"],
+    do_not_specialize_on_alignment=ANYWHERE,
+)
 def draw_kernel(
     logits, strides, weights, row_stride, model_stride, bias, bias_stride, temperature, seeds, positions,
     base_threshold, threshold, shares, partials, tokens, logprobs, model_logprobs, statuses, log_normalizers, V, G,

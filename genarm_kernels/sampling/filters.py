@@ -35,6 +35,7 @@ from genarm_kernels.sampling import bounds
 from genarm_kernels.sampling.arguments import GROUP_SIZE, Inputs
 from genarm_kernels.sampling.combine import reduce_groups
 from genarm_kernels.sampling.groups import (
+    ANYWHERE,
     GROUP,
     INFINITY,
     LOG2_E,
@@ -45,7 +46,7 @@ from genarm_kernels.sampling.groups import (
     add_block,
     aligned,
     empty_group,
-    filter_argument,
+    filter_arguments,
     inverse_temperature,
 )
 from genarm_kernels.sampling.search import from_sortable, mass_from, search, sortable
@@ -86,9 +87,9 @@ def gather_kernel(scores, subgroup_peaks, lower, counts, candidates, G):
             tl.store(candidates + at + first + tl.cumsum(kept, 0) - 1, values, mask=kept != 0)
 
 
-@triton.jit(do_not_specialize=["V", "G"])
+@triton.jit(do_not_specialize=["V", "G"], do_not_specialize_on_alignment=ANYWHERE)
 def select_kernel(
-    candidates, counts, lower, tops, totals, temperature, filters, shortlists, threshold, V, G,
+    candidates, counts, lower, tops, totals, temperature, top_k, top_p, shortlists, threshold, V, G,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr, CAPACITY: tl.constexpr,
 ):  # fmt: skip
     """One program per row: raise the threshold to those of top-k and top-p."""
@@ -107,13 +108,13 @@ def select_kernel(
             total = mass_from(candidates, n, bound, top, rate).to(tl.float64)
         lowest = tl.load(threshold + row)
         if TOP_K:
-            k = tl.load(filters[0] + row)
+            k = tl.load(top_k + row)
             if (k > 0) & (k < V):
                 low = search(candidates, n, low, end, k.to(tl.float64), top, rate, shortlist, CAPACITY, False)
                 lowest = tl.maximum(lowest, from_sortable(low))
                 total = mass_from(candidates, n, from_sortable(low), top, rate).to(tl.float64)
         if TOP_P:
-            p = tl.load(filters[1] + row)
+            p = tl.load(top_p + row)
             if p < 1.0:
                 # At least one unit, so that the largest always stays.
                 target = tl.maximum(total * p.to(tl.float64), 1.0)
@@ -122,7 +123,7 @@ def select_kernel(
         tl.store(threshold + row, lowest)
 
 
-@triton.jit(do_not_specialize=["G"])
+@triton.jit(do_not_specialize=["G"], do_not_specialize_on_alignment=ANYWHERE)
 def regroup_kernel(scores, subgroup_peaks, threshold, temperature, peaks, sums, G):
     """Program (row, group): the group's peak and sum again, of the scores ≥ the row's threshold."""
     row = tl.program_id(0).to(tl.int64)
@@ -181,7 +182,7 @@ def score_threshold(inputs: Inputs, partials: Partials, scores: Tensor | None) -
         found.tops,
         found.totals,
         like,
-        filter_argument(inputs),
+        *filter_arguments(inputs)[:2],
         shortlists,
         found.threshold,
         inputs.vocab_size,

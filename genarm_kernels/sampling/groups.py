@@ -26,6 +26,12 @@ INFINITY = tl.constexpr(float("inf"))
 # The peak of an empty group: finite, so that no difference of two peaks is −inf − (−inf).
 LOWEST = tl.constexpr(-3.4028234663852886e38)
 LOG2_E = tl.constexpr(1.4426950408889634)
+# What is loaded or stored value by value, or by a hint of its own: at another alignment the same code would be compiled
+# again. Of tensors in a tuple Triton looks at it all the same.
+ANYWHERE = [
+    "weights", "shares", "bias", "scores", "temperature", "top_k", "top_p", "min_p", "seeds", "positions",
+    "base_threshold", "threshold", "logprobs", "model_logprobs", "log_normalizers",
+]  # fmt: skip
 # Masses as integers: a row's largest is so many units. 2²⁰ ids at most keep their sum within 63 bits.
 UNIT = tl.constexpr(2.0**42)
 _MAX_INVERSE = tl.constexpr(MAX_INVERSE_TEMPERATURE)
@@ -144,7 +150,7 @@ def row_arguments(inputs: Inputs) -> tuple[Any, ...]:
     )
 
 
-def filter_argument(inputs: Inputs) -> tuple[Tensor, ...]:
+def filter_arguments(inputs: Inputs) -> tuple[Tensor, ...]:
     """top_k, top_p and min_p; where one is off, some tensor."""
     return tuple(inputs.temperature if x is None else x for x in (inputs.top_k, inputs.top_p, inputs.min_p))
 

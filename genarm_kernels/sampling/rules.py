@@ -14,6 +14,7 @@ from genarm_kernels.sampling.groups import (
     LOG2_E,
     SUBGROUPS,
     add_block,
+    aligned,
     empty_group,
     store_model,
     store_partials,
@@ -94,7 +95,7 @@ def reduce_carefully(
             values = tl.where(values > lowest, values, -INFINITY)
             all_peak, all_total = add_block(all_peak, all_total, values, finite_rate, 4)
         if STORE and stored:
-            tl.store(scores + row * (G * GROUP) + ids, kept)
+            tl.store(aligned(scores + row * (G * GROUP), ids, CAREFUL), kept)
             peaks = tl.maximum(peaks, subgroup_peaks(kept))
     if STORE and stored:
         store_subgroups(partials, row * G + g, peaks)
