@@ -161,7 +161,7 @@ def before(step: Step) -> list[Kernel]:
 
 
 def after(step: Step) -> list[Kernel]:
-    """Eight kernels per layer and 23 beside them.
+    """Eight kernels per layer and five beside them.
 
     A product with the norm in its input adds up squares while its first weights are on their way. One that adds to the
     residual reads it behind its loop, and where there are adapters waits for h: stored, counted, seen, loaded."""
@@ -181,8 +181,8 @@ def after(step: Step) -> list[Kernel]:
         down,
     ]
     head = product("linear_kernel", step, shape.vocab_size, 0, H, normed=True)
-    embed = Kernel("embed_kernel", trips=2, chain=176)
-    return [embed, *layer * (step.layers or shape.num_hidden_layers), head, *sampling(step), *torch_kernels(*TAIL)]
+    embed, tail = Kernel("embed_kernel", trips=2, chain=176), Kernel("advance_kernel", trips=3, chain=300)
+    return [embed, *layer * (step.layers or shape.num_hidden_layers), head, *sampling(step), tail]
 
 
 WAYS: dict[str, Callable[[Step], list[Kernel]]] = {"before": before, "after": after}
