@@ -42,14 +42,17 @@ CARDS = {
 DEFAULT = CARDS["H200"]
 
 
-@cache
 def card_of(device: torch.device) -> Card:
     """The card that a device is; the default one for a CPU."""
     if device.type != "cuda":
         return DEFAULT
-    found = torch.cuda.get_device_properties(device)
+    return _card(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _card(index: int) -> Card:
+    found = torch.cuda.get_device_properties(index)
     active: Any = driver.active
-    index = torch.cuda.current_device() if device.index is None else device.index
     own = active.utils.get_device_properties(index)
     # Two transfers per clock, of as many bits as the bus is wide; some drivers do not say how fast the clock is.
     bandwidth = 2e3 * own["mem_clock_rate"] * own["mem_bus_width"] / 8
