@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bench.kernel_tables import Table
 from bench.machine_code import MachineCode, compile_kernel, group_configuration, read, shipped
 from genarm_kernels.sampling.arguments import GROUP_SIZE
+from genarm_kernels.sampling.groups import SUBGROUPS
 
 # An H200, as its data sheet and public measurements have it; a run's own figures replace them where there is one.
 COPY_BANDWIDTH = 4.3e12  # bytes read + written a second
@@ -18,8 +19,9 @@ CLOCK = 1.95e9
 # from one instruction of a warp to its next where little else runs on the SM.
 GAP, ROUND_TRIP, CYCLES_A_STEP = 1e-6, 0.7e-6, 3
 V = 128256
-# Of random normal logits, as the benchmark draws them: groups whose peak reaches the bound of top-k 50.
+# Of random normal logits, as the benchmark draws them: groups and subgroups whose peak reaches the bound of top-k 50.
 REACHED = 50 / math.ceil(V / GROUP_SIZE)
+READ = REACHED / SUBGROUPS.value
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,10 @@ def one_program_a_row(name: str, round_trips: int, share: float = 1.0) -> Predic
     return Prediction(name.split(",")[0], 0, 0, GAP + round_trips * ROUND_TRIP + steps * CYCLES_A_STEP / CLOCK)
 
 
-def over_scores(name: str, B: int, share: float) -> Prediction:
-    """A pass over the stored scores of the groups that the row's bound reaches."""
-    ids = share * B * V
-    instructions = code(name).instructions / 32 * ids
-    return Prediction(name, 4 * ids, instructions, GAP + 2 * ROUND_TRIP)
+def over_scores(name: str, B: int) -> Prediction:
+    """A pass over the groups that the row's bound reaches, which reads the scores of the subgroups that it reaches."""
+    instructions = code(name).instructions / 32 * REACHED * B * V
+    return Prediction(name, 4 * READ * B * V, instructions, GAP + 3 * ROUND_TRIP)
 
 
 def unfiltered(B: int, M: int) -> list[Prediction]:
@@ -69,10 +70,10 @@ def filtered(B: int, M: int) -> list[Prediction]:
     return [
         group_pass(B, M, "filters"),
         one_program_a_row("bound", 2, 2.0),
-        over_scores("gather", B, REACHED),
+        over_scores("gather", B),
         # The search over candidates in registers is a loop of 32 bits, of which the leading ones cost nothing.
         one_program_a_row("select", 3, 2.0),
-        over_scores("regroup", B, REACHED),
+        over_scores("regroup", B),
         one_program_a_row("draw, M=2, plain", 3, 0.5),
     ]
 

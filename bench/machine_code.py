@@ -194,7 +194,8 @@ def shipped() -> dict[str, Configuration]:
             ]
     constants = {**PLAIN, **FEATURES["all"]}
     around += [
-        Configuration("bound", bounds.bound_kernel, (), constants, bounds.WARPS),
+        Configuration("bound", bounds.bound_kernel, (), {**constants, "G_BLOCK": 128}, bounds.WARPS),
+        Configuration("bound, V=1M", bounds.bound_kernel, (), constants, bounds.WARPS),
         Configuration("gather", filters.gather_kernel, (), constants),
         Configuration("select", filters.select_kernel, (), constants, filters.SELECT_WARPS),
         Configuration("regroup", filters.regroup_kernel, (), constants),

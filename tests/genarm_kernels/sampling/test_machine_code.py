@@ -88,8 +88,9 @@ def sums(configuration: Configuration) -> set[tuple[str, str]]:
     """Type and layout of everything that a kernel adds up across lanes."""
     text = compile_kernel(configuration).asm["ttgir"]
     layouts = dict(re.findall(r"^(#\w+) = (.*)$", text, re.M))
-    reductions = re.findall(r"\"tt\.reduce\".*?\(\{(.*?)\}\) : \((tensor<\w+), (#\w+)>", text, re.S)
-    return {(kind, layouts[layout]) for body, kind, layout in reductions if "arith.addf" in body}
+    reductions = re.findall(r"\"tt\.reduce\".*?\(\{(.*?)\}\) : \((tensor<\w+), (#[^)]*?)>(?:\)|, tensor)", text, re.S)
+    assert len(reductions) == text.count('"tt.reduce"')
+    return {(kind, layouts.get(layout, layout)) for body, kind, layout in reductions if "arith.addf" in body}
 
 
 ONE_VALUE_A_LANE = "#ttg.blocked<{sizePerThread = [1], threadsPerWarp = [32], warpsPerCTA = [1], order = [0]}>"
