@@ -137,10 +137,7 @@ def linear_by_kernel(
     """`skinny_linear` by the kernel, whatever is preferred, of x or of its norm. R ≤ 64 (32 of float32), last strides
     of 1."""
     (R, H), N = x.shape, weight.shape[0]
-    if bias is not None and (bias.shape != (N,) or bias.dtype != x.dtype or bias.device != x.device):
-        raise ValueError(
-            f"bias is {list(bias.shape)} {bias.dtype} on {bias.device}: expected [{N}] {x.dtype} on {x.device}"
-        )
+    check_bias(bias, N, x)
     if weight.device != x.device:
         raise ValueError(f"weight is on {weight.device} and x on {x.device}: move one of them")
     if out is None:
@@ -175,6 +172,13 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def _wide(rows: Tensor) -> bool:
     """Whether Triton will take them for aligned: pointer, row stride and H multiples of 16."""
     return rows.data_ptr() % 16 == 0 and rows.stride(0) % 16 == 0 and rows.shape[1] % 16 == 0
+
+
+def check_bias(bias: Tensor | None, N: int, x: Tensor) -> None:
+    if bias is not None and (bias.shape != (N,) or bias.dtype != x.dtype or bias.device != x.device):
+        raise ValueError(
+            f"bias is {list(bias.shape)} {bias.dtype} on {bias.device}: expected [{N}] {x.dtype} on {x.device}"
+        )
 
 
 def _check_out(x: Tensor, weight: Tensor, out: Tensor) -> None:

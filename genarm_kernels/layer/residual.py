@@ -24,11 +24,11 @@ import triton.language as tl
 from torch import Tensor
 
 from genarm_kernels import card
-from genarm_kernels.dispatch import on_device
+from genarm_kernels.dispatch import INTERPRETED, on_device
 from genarm_kernels.layer.cut import configuration
-from genarm_kernels.layer.linear import linear_by_kernel, takes_rows
+from genarm_kernels.layer.linear import check_bias, linear_by_kernel, takes_rows
 from genarm_kernels.layer.lora import Lora, check_adapters
-from genarm_kernels.layer.norm import sum_eight_squares
+from genarm_kernels.layer.norm import SMALLEST, sum_eight_squares
 from genarm_kernels.layer.products import Norm, products, tile_constants
 
 ROWS_AT_MOST = 16
@@ -146,7 +146,9 @@ def store_squares(squares, stride, value, rows, tile, R, N, ROWS: tl.constexpr, 
 
 def reads_residual(rows: int, norm: Tensor, weight: Tensor) -> bool:
     """Whether `normed_linear` is for so many rows, a norm's weight [N] and a layer [·, N]."""
-    return rows <= ROWS_AT_MOST and norm.dtype == weight.dtype and takes_rows(rows, weight)
+    # Up to 256 columns a GPU's threads would share out the sums of a row in another way for each size of a tile.
+    long = INTERPRETED or len(norm) > SMALLEST
+    return long and rows <= ROWS_AT_MOST and norm.dtype == weight.dtype and takes_rows(rows, weight)
 
 
 def adds_residual(rows: int, weight: Tensor) -> bool:
@@ -201,6 +203,12 @@ def add_linear(
             f"x is {list(x.shape)} and weight {list(weight.shape)}: expected [{rows}, H], contiguous rows, and "
             f"[{N} + {shrinks} shrinks, H]"
         )
+    if len({(each.dtype, each.device) for each in (values, x, weight)}) > 1:
+        raise ValueError(
+            f"x is {x.dtype} on {x.device} and weight {weight.dtype} on {weight.device}: convert or move them to the "
+            f"residual's {values.dtype} on {values.device}"
+        )
+    check_bias(bias, N + shrinks, x)
     h = values.new_empty(rows, shrinks)
     if lora is not None:
         check_adapters(lora, values, (N,))
@@ -214,7 +222,7 @@ def _launch(residual: Residual, x: Tensor, weight: Tensor, bias: Tensor | None, 
     first = -(-(N % cut.BLOCK_N + shrinks) // cut.BLOCK_N) if shrinks else 0
     launch: Any = add_linear_kernel[(first + -(-N // cut.BLOCK_N),)]
     launch(
-        x, weight, x if bias is None else bias, residual.values, residual.squares, h,
+        x, weight, x if bias is None else bias.contiguous(), residual.values, residual.squares, h,
         x if lora is None else lora.up, residual.counters if lora is None else lora.adapters, residual.counters,
         R, N, x.shape[1], x.stride(0), weight.stride(0), residual.values.stride(0), residual.squares.stride(0),
         HAS_BIAS=bias is not None, RANK=0 if lora is None else lora.rank, SHRINKS=shrinks,

@@ -91,7 +91,8 @@ class Network:
         inside them."""
         if rows not in self._narrow:
             self._narrow[rows] = not self._host and all(
-                reads_residual(rows, layer.attention_norm, layer.qkv.weight)
+                layer.qkv.weight.dtype == tensors.embedding.dtype
+                and reads_residual(rows, layer.attention_norm, layer.qkv.weight)
                 and reads_residual(rows, layer.mlp_norm, layer.gate_up.weight)
                 and adds_residual(rows, layer.out.weight)
                 and adds_residual(rows, layer.down.weight)

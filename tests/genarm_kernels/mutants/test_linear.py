@@ -6,34 +6,35 @@ import linear_cases as cases
 import pytest
 from mutations import Mutation, edited, proofs
 
-from genarm_kernels.layer import linear
+from genarm_kernels.layer import linear, products
 
 pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtures("stale_memory")]
 
 
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
-    "the last step left out":
-        (edited(linear.linear_kernel, "tl.cdiv(H, STEP)", "H // STEP"), cases.every_shape_is_exact),
+    "the last step left out": (
+        edited(linear.linear_kernel, "tl.cdiv(H, SLICES * SLICE)", "H // (SLICES * SLICE)"),
+        cases.every_shape_is_exact),
     "a last step of fewer columns read as full":
-        (edited(linear.linear_kernel, "if EVEN:", "if EVEN or STEP > 0:"), cases.every_shape_is_exact),
+        (edited(products.products, "if EVEN:", "if EVEN or STEP > 0:"), cases.every_shape_is_exact),
     "weights masked one column short": (
-        edited(linear.linear_kernel, "weights + at, mask=k < H - at", "weights + at, mask=k < H - at - 1"),
+        edited(products.products, "weights + at, mask=k < H - at", "weights + at, mask=k < H - at - 1"),
         cases.every_shape_is_exact),
     "rows of W beyond the last read": (
-        edited(linear.linear_kernel, "tl.minimum(n, N - 1)", "n"),
+        edited(products.products, "tl.minimum(n, last_row)", "n"),
         cases.the_weights_are_read_once_and_nothing_outside),
     "a row of x too many read": (
-        edited(linear.linear_kernel, "live = (rows < R)", "live = (rows < R + 1)"),
+        edited(products.products, "live = (rows < R)", "live = (rows < R + 1)"),
         cases.the_weights_are_read_once_and_nothing_outside),
     "warps that share columns": (
-        edited(linear.linear_kernel, "* SLICE + tl.arange(0, SLICE)", "* (SLICE - 1) + tl.arange(0, SLICE)"),
+        edited(products.products, "* SLICE + tl.arange(0, SLICE)", "* (SLICE - 1) + tl.arange(0, SLICE)"),
         cases.every_shape_is_exact),
     "every step reads the first columns":
-        (edited(linear.linear_kernel, "at = step * STEP", "at = (step - step) * STEP"), cases.every_shape_is_exact),
+        (edited(products.products, "at = step * STEP", "at = (step - step) * STEP"), cases.every_shape_is_exact),
     "x's stride taken for H":
-        (edited(linear.linear_kernel, "[None, :, None] * x_stride", "[None, :, None] * H"), cases.every_shape_is_exact),
+        (edited(products.products, "[None, :, None] * x_stride", "[None, :, None] * H"), cases.every_shape_is_exact),
     "W's stride taken for H": (
-        edited(linear.linear_kernel, "[None, :, None] * weight_stride", "[None, :, None] * H"),
+        edited(products.products, "[None, :, None] * weight_stride", "[None, :, None] * H"),
         cases.every_shape_is_exact),
     "another column's bias":
         (edited(linear.linear_kernel, "tl.load(bias + n,", "tl.load(bias + (n ^ 1),"), cases.every_shape_is_exact),
@@ -56,7 +57,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         edited(linear.sum_parts_kernel, "tl.program_id(1) * COLUMNS", "tl.program_id(1) * 2 * COLUMNS"),
         cases.parts_of_h_are_added),
     "sums rounded to bfloat16 on the way": (
-        edited(linear.linear_kernel, "y = tl.sum(sums, 0)", "y = tl.sum(sums.to(tl.bfloat16).to(tl.float32), 0)"),
+        edited(products.products, "return tl.sum(sums, 0)", "return tl.sum(sums.to(tl.bfloat16).to(tl.float32), 0)"),
         cases.random_numbers_are_as_near_as_their_dtype),
 }  # fmt: skip
 test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)
