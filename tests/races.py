@@ -20,11 +20,10 @@ class Watch:
 
     def __init__(self) -> None:
         self.races: list[tuple[int, Program, Program, str]] = []
-        self.launches = 0
+        self.kernels: set[str] = set()
         self.begin()
 
     def begin(self) -> None:
-        self.launches += 1
         self._now = 0
         self._plain: dict[int, dict[Program, tuple[int, bool]]] = defaultdict(dict)  # when last, ever written
         self._atomic: dict[int, dict[Program, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -80,14 +79,17 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watch:
         watch.atomic(builder.grid_idx, addresses(pointers, mask))
         return own.atomic_rmw(operation, pointers, values, mask, order)
 
-    def set_grid_dim(*sizes: int, kept: Callable[..., None] = builder.set_grid_dim) -> None:
+    def launch(
+        self: Any, *arguments: Any, kept: Callable[..., None] = interpreter.GridExecutor.__call__, **more: Any
+    ) -> None:
         watch.begin()
-        kept(*sizes)
+        watch.kernels.add(self.fn.__name__)
+        kept(self, *arguments, **more)
 
     replaced = {"load": load, "store": store, "atomic_rmw": atomic_rmw}
     others = {name: getattr(own, name) for name in dir(own) if not name.startswith("__")}
     monkeypatch.setattr(
         interpreter, "_interpreter", type("Watching", (), {n: staticmethod(f) for n, f in (others | replaced).items()})
     )
-    monkeypatch.setattr(builder, "set_grid_dim", set_grid_dim)
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", launch)
     return watch
