@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +20,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from bench.decode_models import config, shapes_only
@@ -125,12 +123,9 @@ def _launches(func: Any) -> bool:
 @contextmanager
 def on_gpu(own: card.Card = card.DEFAULT) -> Iterator[None]:
     """A block in which tensors that are made are this card's and hold nothing."""
-    utils = SimpleNamespace(get_device_properties=lambda index: {"max_shared_mem": own.shared_per_program})
     with (
         patch.object(card, "card_of", lambda device: own),
-        patch.object(driver, "_active", SimpleNamespace(utils=utils)),
         patch("torch.cuda.device", lambda device: nullcontext()),
-        patch("torch.cuda.get_device_capability", lambda device: own.capability),
         torch.no_grad(),
         OnGPU(),
     ):

@@ -10,7 +10,6 @@ A program owns 32 or 64 rows of W and walks along H (products.py). The configura
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -78,7 +77,7 @@ def prefers_kernel(rows: int, N: int, H: int, device: torch.device) -> bool:
     GEMM has tiles of 64 rows or more there and often one more kernel to add its parts. With more rows a tile of 32 rows
     of W would read inputs as large as itself. Narrow layers are bound by launches, where a library's are as good.
     """
-    return rows <= 16 and N >= 512 and device.type == "cuda" and _capability(device) >= (8, 0)
+    return rows <= 16 and N >= 512 and device.type == "cuda" and card.card_of(device).capability >= (8, 0)
 
 
 def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -162,11 +161,6 @@ def _sum_parts(parts: Tensor, bias: Tensor | None, out: Tensor, splits: int) -> 
         parts, out if bias is None else bias.contiguous(), out, R, N, out.stride(0),
         SPLITS=splits, COLUMNS=SUM_COLUMNS, HAS_BIAS=bias is not None, num_warps=WARPS,
     )  # fmt: skip
-
-
-@cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
 
 
 def _wide(rows: Tensor) -> bool:

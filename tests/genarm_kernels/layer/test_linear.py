@@ -13,7 +13,7 @@ from linear_cases import DTYPES
 from torch import Tensor
 
 from genarm_kernels import reference, skinny_linear
-from genarm_kernels.card import CARDS
+from genarm_kernels.card import CARDS, DEFAULT
 from genarm_kernels.layer import linear
 from genarm_kernels.layer.cut import PROGRAM_BYTES, STEP_BYTES, configuration
 
@@ -123,7 +123,7 @@ def test_the_kernel_is_for_few_rows_of_wide_aligned_layers(monkeypatch: pytest.M
     # On a CPU everything but the device is as on a GPU.
     prefers = linear.prefers_kernel
     assert not prefers(1, 4096, 4096, CPU)
-    monkeypatch.setattr(linear, "_capability", lambda device: (9, 0))
+    monkeypatch.setattr(linear.card, "card_of", lambda device: DEFAULT)
     monkeypatch.setattr(linear, "prefers_kernel", lambda R, N, H, device: prefers(R, N, H, torch.device("cuda")))
     for change in ({}, *UNSUITED):
         case = {"R": 16, "N": 1024, "H": 4096, "dtype": torch.bfloat16, "x_stride": 4608, "start": 0, **change}
@@ -134,7 +134,7 @@ def test_the_kernel_is_for_few_rows_of_wide_aligned_layers(monkeypatch: pytest.M
 
 
 def test_an_older_device_keeps_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_capability", lambda device: (7, 5))
+    monkeypatch.setattr(linear.card, "card_of", lambda device: replace(DEFAULT, capability=(7, 5)))
     assert not linear.prefers_kernel(1, 4096, 4096, torch.device("cuda"))
 
 
