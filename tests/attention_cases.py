@@ -1,11 +1,19 @@
 """Cases and checks of attention, for every path it takes: torch on a CPU, the interpreter, a GPU."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from genarm_kernels import decode_attention, reference
+from genarm_kernels.layer import attention
+from genarm_kernels.layer.attention_arguments import new_arrivals
+from genarm_kernels.layer.attention_layout import FINE, SPLITS, layout
+from genarm_kernels.sampling.groups import LOG2_E, LOWEST
 
 # Of a result against the oracle on the same rounded inputs: weights and result are rounded once each.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -50,6 +58,60 @@ def assert_agrees(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, 
     return ours
 
 
+def in_order(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, window: int = 0) -> Tensor:
+    """decode_attention in float32 by the order of its sums: each split's, then for every query over 64 splits, those
+    that a row has not being zeros. A launch per split and one per query give these bits, and so does one for both."""
+    R, Q, H, D = query.shape
+    plan, G = layout(torch.float32, D, Q * H // keys.shape[2]), H // keys.shape[2]
+    out = np.zeros((R, Q, H, D), np.float32)
+    for row, head, tile in itertools.product(range(R), range(keys.shape[2]), range(plan.tiles)):
+        m = tile * plan.queries + np.arange(plan.queries)
+        real = m < Q * G
+        token, own = m[real] // G, head * G + m[real] % G
+        asked = np.zeros((plan.queries, plan.width), np.float32)
+        asked[real, :D] = query[row].numpy()[token, own]
+        peaks, totals = (
+            np.full((plan.queries, SPLITS), LOWEST.value, np.float32),
+            np.zeros((plan.queries, SPLITS), np.float32),
+        )
+        sums = np.zeros((plan.queries, SPLITS, plan.width), np.float32)
+        cached = [x[row, :, head].numpy() for x in (keys, values)]
+        parts = splits(asked, m // G, *cached, min(int(lengths[row]), keys.shape[1]), Q, window, plan.block)
+        for split, part in enumerate(parts):
+            peaks[:, split], totals[:, split], sums[:, split] = part
+        for n, (q, h) in enumerate(zip(token, own, strict=True)):
+            share = np.exp2(peaks[n] - peaks[n].max())
+            total = (totals[n] * share).sum()
+            out[row, q, h] = ((sums[n] * share[:, None]).sum(0) / (total or np.float32(1)))[:D]
+    return torch.from_numpy(out)
+
+
+def splits(
+    asked: np.ndarray, token: np.ndarray, keys: np.ndarray, values: np.ndarray, length: int, Q: int, window: int, B: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Peak, sum of 2^(score − peak) and the values' sum of each split of a row, B positions per step."""
+    first = max(length - Q + 1 - window, 0) if window else 0
+    steps = -(-(length - first) // B)
+    each = max(-(-steps // SPLITS), 2 if steps > FINE else 1) * B
+    M, width = asked.shape
+    place = length - Q + token[:, None]
+    for begin in range(first, length, each):
+        peak, total, weighted = np.full(M, LOWEST.value, np.float32), np.zeros((M, B), np.float32), np.zeros_like(asked)
+        for start in range(begin, min(begin + each, length), B):
+            k, v, end = np.zeros((B, width), np.float32), np.zeros((B, width), np.float32), min(begin + each, length)
+            live = min(B, end - start)
+            k[:live, : keys.shape[1]], v[:live, : keys.shape[1]] = keys[start:][:live], values[start:][:live]
+            at = start + np.arange(B)[None]
+            seen = (at <= place) & (at < end) & (at > place - (window or length + Q + 1))
+            scale = np.float32(keys.shape[1] ** -0.5) * np.float32(LOG2_E.value)
+            scores = np.where(seen, np.matmul(asked, k.T) * scale, np.float32(-np.inf))
+            top = np.maximum(peak, scores.max(1))
+            shares, kept = np.exp2(scores - top[:, None]), np.exp2(peak - top)
+            total, weighted = total * kept[:, None] + shares, weighted * kept[:, None] + np.matmul(shares, v)
+            peak = top
+        yield peak, total.sum(1), weighted
+
+
 # Checks that mutants are held against as well.
 
 
@@ -69,6 +131,31 @@ def check_many_splits(device: str = "cpu") -> None:
         query, keys, values, lived = case.make(lengths, torch.float32, device=device)
         keys *= torch.linspace(-6, 6, case.T, device=device)[:, None, None]
         assert_agrees(query, keys, values, lived)
+
+
+def check_order() -> None:
+    """Any number of programs per row, one after the other on the same counters: the bits of sums in order."""
+    cases = [
+        (Case(3, 3, 2, 1, 16, 330), [300, 0, 70], 0),
+        (Case(1, 3, 7, 1, 16, 140), [140], 70),  # several tiles, the last one with fewer queries
+        (Case(1, 8, 1, 1, 256, 190), [180], 0),  # more splits than are loaded at once
+    ]
+    arrivals = new_arrivals(3, 7, 1, "cpu")
+    for case, lengths, window in cases:
+        inputs = case.make(lengths, torch.float32)
+        expected = in_order(*inputs, window=window)
+        for most in (1, 2, 3, SPLITS) if window == 0 and case.D == 16 else (3,):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(attention, "programs", lambda plan, card, tiles, splits, most=most: min(most, splits))
+                assert same_bits(decode_attention(*inputs, window=window, arrivals=arrivals), expected)
+            assert not arrivals.any()
+
+
+def check_tiles() -> None:
+    """More queries per key head than a tile has, in tiles of more than are combined at once."""
+    plan = layout(torch.bfloat16, 16, 8 * 12)
+    assert plan.tiles > 1 and plan.queries > plan.asked
+    assert_agrees(*Case(1, 8, 12, 1, 16, 30).make([29], torch.bfloat16))
 
 
 def check_heads_and_tokens_keep_their_places(device: str = "cpu") -> None:

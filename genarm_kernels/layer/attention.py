@@ -1,4 +1,4 @@
-"""Attention of the newest tokens over a static cache: split-KV flash decoding.
+"""Attention of the newest tokens over a static cache: split-KV flash decoding in one launch.
 
     out[r, q, h] = Σ_t p_t · v[r, t, h // G]
     p = softmax over visible t of scale · ⟨query[r, q, h], k[r, t, h // G]⟩
@@ -6,13 +6,12 @@
 Query q of row r stands at position lengths[r] − Q + q and sees the positions up to its own, under a window the last
 `window` of those. G = H / H_kv query heads share a key head, so their Q·G queries are one tile, padded to 16, and each
 key and value is read once: 2 · lengths · H_kv · D elements per row. A row's live positions are cut into splits by its
-own length alone, one program each; a second kernel adds up the splits in order, 4·(D + 2) bytes per query head and
-split.
+own length alone, and its splits are shared out among as many programs as fill the card. The last of them to arrive
+adds up the splits in order, 4·(D + 2) bytes per query head and split.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,17 +19,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from genarm_kernels import card
 from genarm_kernels.dispatch import INTERPRETED, on_device
 from genarm_kernels.layer import cpu
-from genarm_kernels.layer.attention_arguments import check
+from genarm_kernels.layer.attention_arguments import check, new_arrivals
+from genarm_kernels.layer.attention_layout import FINE, SPLITS, layout, most_splits, programs, stages
 from genarm_kernels.sampling.groups import INFINITY, LOG2_E, LOWEST
 
-# A split takes one block of positions where a row has at most FINE blocks, two or more above, and a row has at most
-# SPLITS of them: 8 key heads at 4k positions are 256 programs of 64 KB for 132 processors.
-SPLITS = 64
-FINE = 16
-STAGES = 3
-COMBINE_WARPS = 4
 _SPLITS, _FINE = tl.constexpr(SPLITS), tl.constexpr(FINE)
 # The interpreter's dot takes float32 only.
 _UPCAST = tl.constexpr(INTERPRETED)
@@ -38,14 +33,17 @@ _UPCAST = tl.constexpr(INTERPRETED)
 
 @triton.jit
 def row_splits(lengths, row, positions, window, Q: tl.constexpr, WINDOWED: tl.constexpr, BLOCK: tl.constexpr):
-    """A row's length, its first live position, the positions of a split and the number of splits."""
+    """A row's length, its first live position, the positions of a split and the number of splits.
+
+    A row of no positions has one split of none, so that there is a program that writes its zeros.
+    """
     length = tl.minimum(tl.maximum(tl.load(lengths + row), 0), positions)
     first = 0
     if WINDOWED:
         first = tl.maximum(length - Q + 1 - window, 0)
     blocks = tl.cdiv(length - first, BLOCK)
     each = tl.maximum(tl.cdiv(blocks, _SPLITS), tl.where(blocks > _FINE, 2, 1))
-    return length, first, each * BLOCK, tl.cdiv(blocks, each)
+    return length, first, each * BLOCK, tl.maximum(tl.cdiv(blocks, each), 1)
 
 
 @triton.jit
@@ -56,106 +54,102 @@ def product(left, right):
     return tl.dot(left, right, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=["positions", "window"])
-def split_kernel(
-    query, keys, values, lengths, sums, peaks, totals,
-    query_row, query_token, query_head, key_row, key_token, key_head, value_row, value_token, value_head,
-    positions, window, scale,
-    Q: tl.constexpr, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, WINDOWED: tl.constexpr,
-    M: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, D_BLOCK: tl.constexpr, STAGES: tl.constexpr,
+@triton.jit
+def combine(
+    sums, peaks, totals, out, row, head, tile, first, count,
+    Q: tl.constexpr, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    QUERIES: tl.constexpr, D_BLOCK: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, key head and tile, split): peak, Σ 2^(score − peak) and the values' sum of up to M queries."""
-    row, split = tl.program_id(0).to(tl.int64), tl.program_id(2)
-    head = (tl.program_id(1) // TILES).to(tl.int64)
-    length, first, size, count = row_splits(lengths, row, positions, window, Q, WINDOWED, BLOCK)
-    if split >= count:
-        return
-    m = tl.program_id(1) % TILES * M + tl.arange(0, M)
-    d, t = tl.arange(0, D_BLOCK), tl.arange(0, BLOCK)
-    token, own = m // G, head * G + m % G
-    is_query, in_head = m < Q * G, d < D
-    asked = tl.load(
-        query + row * query_row + token[:, None] * query_token + own[:, None] * query_head + d[None, :],
-        mask=is_query[:, None] & in_head[None, :],
-        other=0.0,
-    )
-    begin = first + split * size
-    end = tl.minimum(begin + size, length)
-    key = keys + row * key_row + head * key_head + t.to(tl.int64)[:, None] * key_token + d[None, :]
-    value = values + row * value_row + head * value_head + t.to(tl.int64)[:, None] * value_token + d[None, :]
-    place = length - Q + token
-    peak = tl.full([M], LOWEST, tl.float32)
-    # Added up across positions only behind the loop: warps have positions of their own, and would wait for each other.
-    total = tl.zeros([M, BLOCK], tl.float32)
-    weighted = tl.zeros([M, D_BLOCK], tl.float32)
-    for start in tl.range(begin, end, BLOCK, num_stages=STAGES):
-        # What lies behind a row's length may be anything, NaN too, so it is not read.
-        live = (start + t < end)[:, None] & in_head[None, :]
-        k = tl.load(key + tl.cast(start, tl.int64) * key_token, mask=live, other=0.0)
-        v = tl.load(value + tl.cast(start, tl.int64) * value_token, mask=live, other=0.0)
-        at = (start + t)[None, :]
-        seen = (at <= place[:, None]) & (at < end)
-        if WINDOWED:
-            seen = seen & (at > place[:, None] - window)
-        scores = tl.where(seen, product(asked, tl.trans(k)) * (scale * LOG2_E), -INFINITY)
-        top = tl.maximum(peak, tl.max(scores, 1))
-        shares = tl.exp2(scores - top[:, None])
-        kept = tl.exp2(peak - top)
-        total = total * kept[:, None] + shares
-        weighted = weighted * kept[:, None] + product(shares.to(v.dtype), v)
-        peak = top
-    S = tl.num_programs(2)
-    out = ((row * Q + token) * H + own) * S + split
-    tl.store(peaks + out, peak, mask=is_query)
-    tl.store(totals + out, tl.sum(total, 1), mask=is_query)
-    tl.store(sums + out[:, None] * D + d[None, :], weighted, mask=is_query[:, None] & in_head[None, :])
+    """The parts of a tile's queries from `first` on, in one order whatever the row's length and whoever wrote them."""
+    n = first + tl.arange(0, QUERIES)
+    m = tile * M + n
+    s, d = tl.arange(0, _SPLITS), tl.arange(0, D_BLOCK)
+    is_query, in_head = (n < N) & (m < Q * G), d < D
+    at, there = s[None, :] * N + n[:, None], is_query[:, None] & (s < count)[None, :]
+    # Past L1, which does not see what other processors write.
+    found = tl.load(peaks + at, mask=there, other=LOWEST, cache_modifier=".cg")
+    peak = tl.max(found, 1)
+    total = tl.load(totals + at, mask=there, other=0.0, cache_modifier=".cg")
+    total = tl.sum(total * tl.exp2(found - peak[:, None]), 1)
+    weighted = tl.zeros([QUERIES, D_BLOCK], tl.float32)
+    for start in range(0, count, ROUND):
+        # All loads of a round are on their way before the first is added.
+        own, parts = (), ()
+        for i in tl.static_range(ROUND):
+            live, part = is_query & (start + i < count), (start + i) * N
+            own += (tl.load(peaks + part + n, mask=live, other=LOWEST, cache_modifier=".cg"),)
+            values = sums + part * D + (n[:, None] * D + d[None, :])
+            parts += (tl.load(values, mask=live[:, None] & in_head[None, :], other=0.0, cache_modifier=".cg"),)
+        for i in tl.static_range(ROUND):
+            weighted += parts[i] * tl.exp2(own[i] - peak)[:, None]
+    result = weighted / tl.where(total == 0.0, 1.0, total)[:, None]
+    target = out + ((row * Q + m // G) * H + head * G + m % G)[:, None] * D + d[None, :]
+    tl.store(target, result.to(out.dtype.element_ty), mask=is_query[:, None] & in_head[None, :])
 
 
 @triton.jit(do_not_specialize=["positions", "window", "S"])
-def combine_kernel(
-    lengths, sums, peaks, totals, out, positions, window, S,
-    Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr, WINDOWED: tl.constexpr,
-    BLOCK: tl.constexpr, D_BLOCK: tl.constexpr,
+def attention_kernel(
+    query, keys, values, lengths, arrivals, sums, peaks, totals, out,
+    query_row, query_token, query_head, key_row, key_token, key_head, value_row, value_token, value_head,
+    positions, window, scale, S,
+    Q: tl.constexpr, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, WINDOWED: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, D_BLOCK: tl.constexpr,
+    STAGES: tl.constexpr, QUERIES: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, token and head): the splits of one query, in one order whatever the lengths of row and cache."""
-    row, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    _, _, _, count = row_splits(lengths, row, positions, window, Q, WINDOWED, BLOCK)
-    s, d = tl.arange(0, _SPLITS), tl.arange(0, D_BLOCK)
-    at = (row * Q * H + place) * S + s
-    peak = tl.load(peaks + at, mask=s < count, other=LOWEST)
-    share = tl.exp2(peak - tl.max(peak, 0))
-    total = tl.sum(tl.load(totals + at, mask=s < count, other=0.0) * share, 0)
-    live = (s < count)[:, None] & (d < D)[None, :]
-    weighted = tl.load(sums + at[:, None] * D + d[None, :], mask=live, other=0.0)
-    result = tl.sum(weighted * share[:, None], 0) / tl.where(total == 0.0, 1.0, total)
-    tl.store(out + (row * Q * H + place) * D + d, result.to(out.dtype.element_ty), mask=d < D)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a shape is laid out on programs, the same for every batch and length."""
-
-    block: int  # positions per step
-    queries: int  # of a tile
-    tiles: int
-    warps: int
-
-
-def layout(dtype: torch.dtype, D: int, queries: int) -> Layout:
-    """For so many queries per key head: a step loads 16 KB of keys and 16 KB of values, and 72 KB are held in all.
-
-    Wide heads take eight warps, and float32, which has no tensor cores here, small tiles: both keep to registers.
-    """
-    width = dtype.itemsize * max(16, triton.next_power_of_2(D))
-    most = 16 if dtype == torch.float32 else 64
-    tile = min(most, max(16, triton.next_power_of_2(queries)))
-    return Layout(max(16, min(64, 16384 // width)), tile, -(-queries // tile), 8 if width >= 512 else 4)
-
-
-def most_splits(positions: int, block: int) -> int:
-    """The most splits that a row of up to so many live positions has."""
-    blocks = -(-positions // block)
-    return max(1, min(blocks, FINE), min(-(-blocks // 2), SPLITS))
+    """Program (row, key head and tile, p of P): of splits p, p + P, … peak, Σ 2^(score − peak) and the values' sum of
+    N queries; the last of the P to arrive combines all splits."""
+    row, program, P = tl.program_id(0).to(tl.int64), tl.program_id(2), tl.num_programs(2)
+    tile, head = tl.program_id(1) % TILES, (tl.program_id(1) // TILES).to(tl.int64)
+    length, first, size, count = row_splits(lengths, row, positions, window, Q, WINDOWED, BLOCK)
+    if program >= count:
+        return
+    n, d, t = tl.arange(0, M), tl.arange(0, D_BLOCK), tl.arange(0, BLOCK)
+    m = tile * M + n
+    token, own = m // G, head * G + m % G
+    is_query, in_head = m < Q * G, d < D
+    wanted = is_query[:, None] & in_head[None, :]
+    key = keys + row * key_row + head * key_head + t.to(tl.int64)[:, None] * key_token + d[None, :]
+    value = values + row * value_row + head * value_head + t.to(tl.int64)[:, None] * value_token + d[None, :]
+    place = length - Q + token
+    pair = row * tl.num_programs(1) + tl.program_id(1)
+    sums, peaks, totals = sums + pair * S * N * D, peaks + pair * S * N, totals + pair * S * N
+    asking = query + row * query_row + token[:, None] * query_token + own[:, None] * query_head + d[None, :]
+    asked = tl.load(asking, mask=wanted, other=0.0)
+    for split in range(program, count, P):
+        begin = first + split * size
+        end = tl.minimum(begin + size, length)
+        peak = tl.full([M], LOWEST, tl.float32)
+        # Added up across positions only behind the loop: warps have positions of their own, and would wait for others.
+        total = tl.zeros([M, BLOCK], tl.float32)
+        weighted = tl.zeros([M, D_BLOCK], tl.float32)
+        for start in tl.range(begin, end, BLOCK, num_stages=STAGES):
+            # What lies behind a row's length may be anything, NaN too, so it is not read.
+            live = (start + t < end)[:, None] & in_head[None, :]
+            k = tl.load(key + tl.cast(start, tl.int64) * key_token, mask=live, other=0.0)
+            v = tl.load(value + tl.cast(start, tl.int64) * value_token, mask=live, other=0.0)
+            at = (start + t)[None, :]
+            seen = (at <= place[:, None]) & (at < end)
+            if WINDOWED:
+                seen = seen & (at > place[:, None] - window)
+            scores = tl.where(seen, product(asked, tl.trans(k)) * (scale * LOG2_E), -INFINITY)
+            top = tl.maximum(peak, tl.max(scores, 1))
+            shares = tl.exp2(scores - top[:, None])
+            kept = tl.exp2(peak - top)
+            total = total * kept[:, None] + shares
+            weighted = weighted * kept[:, None] + product(shares.to(v.dtype), v)
+            peak = top
+        part = split * N
+        tl.store(peaks + part + n, peak, mask=is_query)
+        tl.store(totals + part + n, tl.sum(total, 1), mask=is_query)
+        tl.store(sums + part * D + (n[:, None] * D + d[None, :]), weighted, mask=wanted)
+    # Every thread has stored before one of them counts the program in, for all processors to see.
+    tl.debug_barrier()
+    if tl.atomic_add(arrivals + pair, 1, sem="acq_rel", scope="gpu") == tl.minimum(count, P) - 1:
+        tl.store(arrivals + pair, 0)
+        for some in range(0, N, QUERIES):
+            combine(
+                sums, peaks, totals, out, row, head, tile, some, count, Q, H, G, D, M, N, QUERIES, D_BLOCK, ROUND
+            )  # fmt: skip
 
 
 def decode_attention(
@@ -168,6 +162,7 @@ def decode_attention(
     *,
     longest: int | None = None,
     even: bool = False,
+    arrivals: Tensor | None = None,
 ) -> Tensor:
     """Attention of each row's last Q tokens over its cached positions, causal among the Q.
 
@@ -185,48 +180,55 @@ def decode_attention(
         longest: a bound on lengths that the host knows, 1 to T: on a CPU nothing beyond it is touched.
         even: whether the host promises every length to be `longest`. These two are for the CPU: a GPU reads lengths
             and no further.
+        arrivals: `new_arrivals` of as many rows and heads at least, which calls may share that run one after the
+            other. None makes one of its own, which costs a GPU a second launch.
 
     Returns:
         [R, Q, H, D] in query's dtype, 0 for a query that sees nothing.
 
     Raises:
         TypeError: for tensors of dtypes that do not fit.
-        ValueError: for shapes, strides or devices that do not fit, or a negative window.
+        ValueError: for shapes, strides or devices that do not fit, a negative window, or too few arrivals.
     """
-    longest = check(query, key_cache, value_cache, lengths, window, longest, even)
+    longest = check(query, key_cache, value_cache, lengths, window, longest, even, arrivals)
     scale = query.shape[3] ** -0.5 if scale is None else scale
     if query.numel() == 0 or key_cache.shape[1] == 0:
         return torch.zeros_like(query, memory_format=torch.contiguous_format)
     if query.is_cuda or INTERPRETED:
         with on_device(query.device):
-            return _launch(query, key_cache, value_cache, lengths, scale, window)
+            return _launch(query, key_cache, value_cache, lengths, scale, window, arrivals)
     return cpu.attention(query, key_cache, value_cache, lengths, scale, window, longest, even)
 
 
-def _launch(query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int) -> Tensor:
+def _launch(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int,
+    arrivals: Tensor | None = None,
+) -> Tensor:
     R, Q, H, D = query.shape
     T, H_kv = keys.shape[1:3]
     G = H // H_kv
-    plan = layout(query.dtype, D, Q * G)
+    plan, own = layout(query.dtype, D, Q * G), card.card_of(query.device)
     S = most_splits(min(T, window + Q - 1) if window else T, plan.block)
+    if arrivals is None:
+        arrivals = new_arrivals(R, H, H_kv, query.device)
+    pairs, N = H_kv * plan.tiles, min(plan.queries, Q * G)
     sums, peaks, totals = (
         torch.empty(shape, dtype=torch.float32, device=query.device)
-        for shape in ((R, Q, H, S, D), (R, Q, H, S), (R, Q, H, S))
+        for shape in ((R, pairs, S, N, D), (R, pairs, S, N), (R, pairs, S, N))
     )
     out = torch.empty((R, Q, H, D), dtype=query.dtype, device=query.device)
-    shared: dict[str, Any] = {"Q": Q, "H": H, "D": D, "WINDOWED": window > 0, "BLOCK": plan.block}
-    D_BLOCK = triton.next_power_of_2(D)
-    launch: Any = split_kernel[(R, H_kv * plan.tiles, S)]
+    launch: Any = attention_kernel[(R, pairs, programs(plan, own, R * pairs, S))]
     launch(
-        query, keys, values, lengths, sums, peaks, totals,
+        query, keys, values, lengths, arrivals, sums, peaks, totals, out,
         *query.stride()[:3], *keys.stride()[:3], *values.stride()[:3],
-        T, window, scale,
-        G=G, M=plan.queries, TILES=plan.tiles, D_BLOCK=max(16, D_BLOCK), STAGES=STAGES,
-        **shared, num_warps=plan.warps,
-    )  # fmt: skip
-    launch = combine_kernel[(R, Q * H)]
-    launch(
-        lengths, sums, peaks, totals, out, T, window, S,
-        D_BLOCK=D_BLOCK, **shared, num_warps=COMBINE_WARPS,
+        T, window, scale, S,
+        Q=Q, H=H, G=G, D=D, WINDOWED=window > 0,
+        M=plan.queries, N=N, TILES=plan.tiles, BLOCK=plan.block, D_BLOCK=plan.width, STAGES=stages(plan, own),
+        QUERIES=plan.asked, ROUND=plan.round, num_warps=plan.warps, maxnreg=plan.registers,
     )  # fmt: skip
     return out

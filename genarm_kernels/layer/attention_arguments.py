@@ -5,6 +5,7 @@ from torch import Tensor
 
 MAX_QUERIES = 8
 MAX_HEAD_DIM = 256
+SMALLEST_TILE = 16  # of the queries of a key head
 
 
 def check(
@@ -15,6 +16,7 @@ def check(
     window: int = 0,
     longest: int | None = None,
     even: bool = False,
+    arrivals: Tensor | None = None,
 ) -> int:
     """Refuse what decode_attention does not take -> the bound on lengths, T where none is given."""
     if query.ndim != 4 or key_cache.ndim != 4 or key_cache.shape != value_cache.shape:
@@ -55,4 +57,34 @@ def check(
         raise ValueError(f"longest is {longest}: expected 1 to {T}, the positions that the caches have")
     if even and longest is None:
         raise ValueError("even says that every length equals `longest`: pass longest too")
+    if arrivals is not None:
+        _check_arrivals(arrivals, arrivals_of(R, H, H_kv), query.device)
     return T if longest is None else longest
+
+
+def arrivals_of(rows: int, heads: int, kv_heads: int) -> int:
+    """The most tiles of all key heads that a call of so many rows has."""
+    return rows * kv_heads * -(-MAX_QUERIES * (heads // kv_heads) // SMALLEST_TILE)
+
+
+def new_arrivals(rows: int, heads: int, kv_heads: int, device: torch.device | str) -> Tensor:
+    """What decode_attention counts in: int32 zeros, and zeros again after every call, so that one will do for a
+    session's layers and steps, for up to so many rows of 1 to 8 query tokens in any dtype.
+
+    Calls that may run at the same time, as on two streams, take one each.
+    """
+    return torch.zeros(arrivals_of(rows, heads, kv_heads), dtype=torch.int32, device=device)
+
+
+def _check_arrivals(arrivals: Tensor, needed: int, device: torch.device) -> None:
+    if arrivals.dtype != torch.int32 or arrivals.ndim != 1 or not arrivals.is_contiguous():
+        raise ValueError(
+            f"arrivals is {arrivals.dtype} {list(arrivals.shape)}, strides {arrivals.stride()}: expected contiguous "
+            "int32 zeros [N], as new_arrivals makes them"
+        )
+    if len(arrivals) < needed:
+        raise ValueError(
+            f"arrivals has {len(arrivals)} places and the call needs {needed}: make one with new_arrivals for its rows"
+        )
+    if arrivals.device != device:
+        raise ValueError(f"arrivals is on {arrivals.device} and query on {device}: move one of them")

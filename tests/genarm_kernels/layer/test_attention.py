@@ -10,7 +10,10 @@ from attention_cases import ORDERS, TOLERANCE, Case, assert_agrees, same_bits
 from gpu_cases import captured
 
 from genarm_kernels import decode_attention, reference
+from genarm_kernels.card import CARDS, Card
 from genarm_kernels.layer import attention
+from genarm_kernels.layer.attention_arguments import arrivals_of, new_arrivals
+from genarm_kernels.layer.attention_layout import layout, most_splits, programs, shared_bytes, stages
 
 pytestmark = pytest.mark.usefixtures("stale_memory")
 CUDA = "cuda"
@@ -77,8 +80,7 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 
 @pytest.mark.interpreter
 def test_more_queries_than_a_tile_take_several() -> None:
-    assert attention.layout(torch.bfloat16, 16, 8 * 12).tiles > 1
-    assert_agrees(*Case(1, 8, 12, 1, 16, 30).make([29], torch.bfloat16))
+    cases.check_tiles()
 
 
 @pytest.mark.interpreter
@@ -90,12 +92,51 @@ def test_lengths_beyond_the_cache_stay_in_it() -> None:
     assert not ours[1].any()
 
 
+@pytest.mark.interpreter
+def test_sums_are_added_in_one_order_by_any_number_of_programs() -> None:
+    cases.check_order()
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_programs_fill_the_card_whatever_the_cache(card: Card) -> None:
+    plan = layout(torch.bfloat16, 128, 4)
+    fit = {(9, 0): 3, (10, 0): 3, (8, 0): 2, (8, 9): 1}[card.capability]
+    for R in (1, 4, 16, 64):
+        found = {programs(plan, card, R * 8, most_splits(T, plan.block)) for T in (8192, 131072)}
+        assert found == {min(64, max(8, card.processors * fit // (R * 8)))}
+        assert programs(plan, card, R * 8, most_splits(4096, plan.block)) == min(32, *found)
+    assert programs(plan, card, 8, 1) == 1
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_no_shape_takes_more_shared_memory_than_the_card_has(card: Card) -> None:
+    chosen = {}
+    for dtype in TOLERANCE:
+        for D in (64, 96, 128, 256):
+            for queries in range(1, 65):
+                plan = layout(dtype, D, queries)
+                chosen[dtype, D, queries] = stages(plan, card)
+                assert shared_bytes(plan, stages(plan, card), card) <= card.shared_per_program
+                assert programs(plan, card, 8, 64) >= 8
+    # Two steps ahead everywhere but here.
+    short = card.shared_per_program < 102400
+    assert {key for key, count in chosen.items() if count < 3} == {
+        (dtype, 256, queries) for dtype in (torch.bfloat16, torch.float16) for queries in range(33, 65) if short
+    }
+
+
+def test_arrivals_made_for_a_session_do_for_any_number_of_new_tokens() -> None:
+    for H, H_kv in ((32, 8), (4, 4), (40, 1)):
+        tiles = max(layout(dtype, 64, Q * H // H_kv).tiles for dtype in TOLERANCE for Q in range(1, 9))
+        assert arrivals_of(3, H, H_kv) == 3 * H_kv * tiles == len(new_arrivals(3, H, H_kv, "cpu"))
+
+
 def test_splits_never_outnumber_those_launched() -> None:
-    T = attention.SPLITS * 3 * attention.layout(torch.float32, 8, 1).block - 1
-    assert attention.most_splits(T, 64) == attention.SPLITS
+    T = attention.SPLITS * 3 * layout(torch.float32, 8, 1).block - 1
+    assert most_splits(T, 64) == attention.SPLITS
     for block in (16, 64):
         for T in (1, block, 15 * block + 1, 16 * block, 33 * block, 130 * block, 1000 * block + 3):
-            most = attention.most_splits(T, block)
+            most = most_splits(T, block)
             for live in {1, block, 16 * block, 16 * block + 1, 32 * block, 128 * block + 1, T - 1, T}:
                 blocks = -(-min(live, T) // block)
                 each = max(-(-blocks // attention.SPLITS), 2 if blocks > attention.FINE else 1)
@@ -104,7 +145,7 @@ def test_splits_never_outnumber_those_launched() -> None:
 
 @pytest.mark.interpreter
 def test_the_longest_rows_have_as_many_splits_as_there_are() -> None:
-    T = attention.SPLITS * 3 * attention.layout(torch.float32, 8, 1).block - 1
+    T = attention.SPLITS * 3 * layout(torch.float32, 8, 1).block - 1
     assert_agrees(*Case(1, 1, 1, 1, 8, T).make([T], torch.float32))
 
 
@@ -147,6 +188,10 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"window": -1}, ValueError, "window is -1"),
     ({"longest": 11}, ValueError, "expected 1 to 10"),
     ({"even": True}, ValueError, "pass longest too"),
+    ({"arrivals": torch.zeros(8)}, ValueError, "arrivals is torch.float32.*int32 zeros"),
+    ({"arrivals": torch.zeros(16, dtype=torch.int32)[::2]}, ValueError, "strides .2,.: expected contiguous"),
+    ({"arrivals": torch.zeros(3, dtype=torch.int32)}, ValueError, "3 places and the call needs 4"),
+    ({"arrivals": torch.zeros(4, dtype=torch.int32, device="meta")}, ValueError, "arrivals is on meta"),
 ]
 
 

@@ -16,7 +16,7 @@ def bits_follow_the_row_alone() -> None:
     cases.check_a_row_does_not_depend_on_its_batch(torch.float32)
 
 
-split, combine, parts = attention.split_kernel, attention.combine_kernel, attention.row_splits
+split, combine, parts = attention.attention_kernel, attention.combine, attention.row_splits
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "last position dropped": (edited(split, "at <= place[:, None]", "at < place[:, None]"), cases.check_lengths),
     "no order among new tokens": (edited(split, "(at <= place[:, None])", "(at >= 0)"), cases.check_lengths),
@@ -24,7 +24,28 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "a length of 0 gives NaN": (edited(combine, "tl.where(total == 0.0, 1.0, total)", "total"), cases.check_lengths),
     "last split dropped": (edited(parts, "tl.cdiv(blocks, each)", "blocks // each"), cases.check_many_splits),
     "a split's end forgotten": (edited(split, "begin + size, length", "length, length"), cases.check_many_splits),
-    "splits not rescaled": (edited(combine, "peak - tl.max(peak, 0)", "peak - peak"), cases.check_many_splits),
+    "splits not rescaled": (edited(combine, "own[i] - peak", "own[i] - own[i]"), cases.check_many_splits),
+    "splits' totals not rescaled": (edited(combine, "found - peak[:, None]", "found - found"), cases.check_many_splits),
+    "peaks not compared": (edited(combine, "tl.max(found, 1)", "tl.min(found, 1)"), cases.check_many_splits),
+    "one split too few combined":
+        (edited(combine, "range(0, count, ROUND)", "range(0, count - 1, 1)"), cases.check_order),
+    "rounds overlap": (edited(combine, "range(0, count, ROUND)", "range(0, count, ROUND // 2)"), cases.check_order),
+    "another order of splits": (edited(combine, "start + i", "start + ROUND - 1 - i", count=2), cases.check_order),
+    "programs take the same splits":
+        (edited(split, "range(program, count, P)", "range(0, count, P)"), cases.check_order),
+    "no stride over splits":
+        (edited(split, "range(program, count, P)", "range(program, program + 1)"), cases.check_order),
+    "counter not reset": (edited(split, "tl.store(arrivals + pair, 0)", "pass"), cases.check_order),
+    "combined before the last arrives":
+        (edited(split, "tl.minimum(count, P) - 1", "tl.minimum(count, P) - 2"), cases.check_order),
+    "arrivals of programs without a split awaited":
+        (edited(split, "tl.minimum(count, P) - 1", "P - 1"), cases.check_order),
+    "arrivals of splits awaited": (edited(split, "tl.minimum(count, P) - 1", "count - 1"), cases.check_order),
+    "one counter per row": (edited(split, "row * tl.num_programs(1) + tl.program_id(1)", "row + 0"), cases.check_order),
+    "an empty row left alone":
+        (edited(parts, "tl.maximum(tl.cdiv(blocks, each), 1)", "tl.cdiv(blocks, each)"), cases.check_order),
+    "queries behind the first sixteen left alone":
+        (edited(split, "range(0, N, QUERIES)", "range(0, QUERIES, QUERIES)"), cases.check_tiles),
     "sums not rescaled": (edited(split, "total * kept[:, None]", "total"), cases.check_many_splits),
     "values not rescaled": (edited(split, "weighted * kept[:, None]", "weighted"), cases.check_many_splits),
     "heads and tokens swapped":
