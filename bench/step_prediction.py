@@ -161,7 +161,7 @@ def before(step: Step) -> list[Kernel]:
 
 
 def after(step: Step) -> list[Kernel]:
-    """Eight kernels per layer and five beside them.
+    """Seven kernels per layer and five beside them.
 
     A product with the norm in its input adds up squares while its first weights are on their way. One that adds to the
     residual reads it behind its loop, and where there are adapters waits for h: stored, counted, seen, loaded."""
@@ -174,7 +174,7 @@ def after(step: Step) -> list[Kernel]:
     layer = [
         product("linear_kernel", step, qkv, 3, H, normed=True),
         rotary(step, qkv),
-        *attention(step, ("split_kernel", "combine_kernel")),
+        *attention(step, ("attention_kernel",)),
         out,
         product("linear_kernel", step, 2 * I, 2, H, normed=True),
         swiglu(step, I),

@@ -81,14 +81,15 @@ def decode_attention(
     scale: float | None = None,
     window: int = 0,
     backend: AttentionName = "kernel",
+    arrivals: Tensor | None = None,
 ) -> Tensor:
-    """genarm_kernels.decode_attention, or flash-attn's kernel for the same.
+    """genarm_kernels.decode_attention, or flash-attn's kernel for the same, which has no use for arrivals.
 
     Raises:
         ValueError: for backend "flash-attn" where it is not installed or does not take the tensors.
     """
     if backend == "kernel":
-        return genarm_kernels.decode_attention(query, key_cache, value_cache, lengths, scale, window)
+        return genarm_kernels.decode_attention(query, key_cache, value_cache, lengths, scale, window, arrivals=arrivals)
     if not _flash_takes(query, key_cache, value_cache):
         raise ValueError(
             'backend="flash-attn" needs flash-attn installed and bfloat16 or float16 tensors on CUDA, heads of a '

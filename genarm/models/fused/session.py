@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genarm_kernels import follow_rows
+from genarm_kernels.layer.attention_arguments import new_arrivals
 from genarm_kernels.layer.cpu import attention as host_attention
 from genarm_kernels.layer.embed import embed
 from genarm_kernels.layer.residual import COUNTERS
@@ -146,6 +147,7 @@ class FusedSession:
         self._keys_and_values = [(layer[0], layer[1]) for layer in self.cache]
         self._lengths = torch.zeros(rows, dtype=torch.int32, device=like.device)
         self._counters = torch.zeros(COUNTERS, dtype=torch.int32, device=like.device)
+        self._arrivals = new_arrivals(rows, parts.heads, parts.kv_heads, like.device)
         self._prompts = torch.zeros_like(self._lengths)  # how much of it a row has in common with those it may follow
         self.cos, self.sin = rotary_tables(parts.rotary, length, like.device)
         self._adapter_of_row = backbone.slots.row_adapters(tensors.adapters, batch, given)
@@ -282,7 +284,7 @@ class FusedSession:
         keys, values = self._keys_and_values[layer]
         if self._host:
             return host_attention(query, keys, values, self._lengths, scale, window, self._longest, self._even)
-        return decode_attention(query, keys, values, self._lengths, scale, window, self._attention)
+        return decode_attention(query, keys, values, self._lengths, scale, window, self._attention, self._arrivals)
 
     def _rows_of(self, Q: int) -> PassRows:
         if Q not in self._rows:
