@@ -149,6 +149,10 @@ def check_order() -> None:
                 patch.setattr(attention, "programs", lambda plan, card, tiles, splits, most=most: min(most, splits))
                 assert same_bits(decode_attention(*inputs, window=window, arrivals=arrivals), expected)
             assert not arrivals.any()
+    # Two programs for each of two tiles, counted from where none is the last.
+    case, lengths, window = cases[1]
+    decode_attention(*case.make(lengths, torch.float32), window=window, arrivals=arrivals.fill_(-1000))
+    assert arrivals.tolist() == [-998] * 2 + [-1000] * (len(arrivals) - 2)
 
 
 def check_tiles() -> None:
