@@ -102,7 +102,7 @@ def particles() -> None:
 
 KERNELS: dict[Callable[[], None], str] = {
     sampling: "group bound gather select regroup draw log_probs",
-    attention: "split combine",
+    attention: "attention",
     element_wise_steps: "add_rms_norm rotary_store swiglu",
     products: "linear sum_parts",
     residual_of_few_rows: "embed linear add_linear",
