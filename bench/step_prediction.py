@@ -118,13 +118,15 @@ def splits(context: int) -> tuple[int, int]:
 
 def attention(step: Step, names: tuple[str, ...]) -> list[Kernel]:
     """Lengths, then keys and values; then lengths and splits in a second kernel, or in the first, by the last program
-    to arrive: its stores seen, the counter, and splits."""
+    to arrive: its stores seen, the counter, peaks, and 16 splits at a time. A program's later splits are taken to hide
+    behind other programs' bytes."""
     shape = config(step.model)
     count, each = splits(step.context)
     live = step.rows * step.context * 2 * shape.num_key_value_heads * shape.head_dim * SIZE
     parts = step.rows * shape.num_attention_heads * count * (shape.head_dim + 2) * 4
     if len(names) == 1:
-        return [Kernel(names[0], live + 2 * parts, 0, 2, 342 * each + 500, handshakes=3)]
+        rounds = -(-count // 16)
+        return [Kernel(names[0], live + 2 * parts, 0, 2, 342 * each + 370 + 250 * rounds, handshakes=3 + rounds)]
     return [Kernel(names[0], live + parts, 0, 2, 342 * each + 250), Kernel(names[1], parts, 0, 2, 250)]
 
 
@@ -181,7 +183,7 @@ def after(step: Step) -> list[Kernel]:
         down,
     ]
     head = product("linear_kernel", step, shape.vocab_size, 0, H, normed=True)
-    embed, tail = Kernel("embed_kernel", trips=2, chain=176), Kernel("advance_kernel", trips=3, chain=300)
+    embed, tail = Kernel("embed_kernel", trips=2, chain=176), Kernel("advance_kernel", trips=3, chain=400)
     return [embed, *layer * (step.layers or shape.num_hidden_layers), head, *sampling(step), tail]
 
 

@@ -22,7 +22,7 @@ def test_a_step_of_an_8b_model_launches_so_many_kernels_per_layer_and_beside_the
 
 def test_a_model_of_all_layers_launches_what_its_count_says() -> None:
     launches = step(LARGE, 3)
-    assert len(launches) == Count(A_LAYER, BESIDE).of(32) == 229
+    assert len(launches) == Count(A_LAYER, BESIDE).of(32) == 229 <= 7 * 32 + 8
     assert sum(launch.name == "swiglu_kernel" for launch in launches) == 32
 
 
