@@ -7,7 +7,6 @@ streams; Q tokens at once against one after the other.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -68,12 +67,24 @@ class Streams:
 FEW = [case for case in CASES if case[0] in ("torch llama", "native qwen3", "hf gpt2", "padded llama")]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case[0])
-def streams(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    kind = request.param[0].partition(" ")[0]
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case[0])
+def case(request: pytest.FixtureRequest) -> tuple[str, str, list[Streams]]:
+    """Its kind and family, and its streams once they are made."""
+    name, family = request.param
+    return name.partition(" ")[0], family, []
+
+
+@pytest.fixture
+def streams(
+    case: tuple[str, str, list[Streams]], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Streams:
+    """Those of all tests of a case, which leave models as they are and have sessions of their own."""
+    kind, family, made = case
     if kind in ("torch", "native"):
         request.getfixturevalue(f"{kind}_path")
-    return Streams(kind, request.param[1], tmp_path)
+    if not made:
+        made.append(Streams(kind, family, tmp_path_factory.mktemp("streams")))
+    return made[0]
 
 
 def tokens_of(Q: int, seed: int, rows: int = len(LENGTHS)) -> Tensor:
@@ -121,7 +132,7 @@ def test_a_copy_goes_its_own_way(streams: Streams) -> None:
     streams.assert_appends(session, rows, tokens_of(1, seed=9))
 
 
-@pytest.mark.parametrize("streams", FEW, indirect=True, ids=lambda case: case[0])
+@pytest.mark.parametrize("case", FEW, indirect=True, ids=lambda case: case[0])
 def test_a_failed_row_is_replaced_by_a_sound_one(streams: Streams) -> None:
     """What lies behind a copied row's length, NaN among it, shows nowhere."""
     prompts = random_prompts([3, 9, 8, 4], seed=1, vocab=90)
@@ -135,7 +146,7 @@ def test_a_failed_row_is_replaced_by_a_sound_one(streams: Streams) -> None:
     streams.assert_appends(session, [prompts[0], prompts[0], *prompts[2:]], tokens_of(2, seed=2))
 
 
-@pytest.mark.parametrize("streams", FEW, indirect=True, ids=lambda case: case[0])
+@pytest.mark.parametrize("case", FEW, indirect=True, ids=lambda case: case[0])
 def test_what_does_not_fit_is_refused(streams: Streams) -> None:
     prompts = random_prompts(LENGTHS, seed=1)
     session = streams.session(prompts)

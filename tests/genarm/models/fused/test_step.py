@@ -125,7 +125,12 @@ def live() -> tuple[int, int]:
     return len(tensors), sum(storages.values())
 
 
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@pytest.mark.parametrize(
+    ("cpu_path", "lengths"),
+    [("torch", LENGTHS["uneven"]), ("native", LENGTHS["even"])],
+    indirect=["cpu_path"],
+    ids=["torch-uneven", "native-even"],
+)
 def test_everything_stays_where_it_is_for_100_steps(lengths: list[int], tmp_path: Path) -> None:
     with running(tmp_path, lengths, **OPTIONS["watched"]) as run:
         for step in range(1, 4):  # what is made on first use is there
