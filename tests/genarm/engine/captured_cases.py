@@ -11,7 +11,7 @@ from genarm import GenerationOutput
 
 PROMPTS = random_prompts([6, 11, 3, 1, 17, 4, 9, 2, 5], seed=1)
 EOS = list(range(3, 15))
-OPTIONS: dict[str, Any] = {"max_new_tokens": 10, "seed": 3, "return_logprobs": True, "eos_token_id": EOS}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 7, "seed": 3, "return_logprobs": True, "eos_token_id": EOS}
 
 
 def assert_same(found: GenerationOutput, expected: GenerationOutput) -> None:

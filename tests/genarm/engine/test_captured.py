@@ -24,7 +24,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_batch_is_the_eager_one(decoder: GuidedDecoder, eager: GuidedDecoder) -> None:
     """One capture a bucket; idle rows do nothing to the others."""
-    for batch in (1, 2, 3, 4, 5, 9):
+    for batch in (1, 2, 3, 5, 9):
         found = decoder.generate(PROMPTS[:batch], **OPTIONS)
         assert_same(found, eager.generate(PROMPTS[:batch], **OPTIONS))
         assert found.stats.engine == "fused (CUDA graphs)"
