@@ -85,8 +85,8 @@ def test_a_compiled_call_has_no_graph_break_and_the_same_bits(form: dict[str, ob
 
 def test_generated_code_gives_the_same_bits() -> None:
     def steps(bias: Tensor, rows: dict[str, Tensor]) -> list[tuple[GuidedSample, Tensor]]:
-        # Work before the operation lets the compiler choose the strides and dtypes of what goes in. One kernel makes all
-        # logits and one both columns: compiling a kernel takes seconds.
+        # Work before the operation lets the compiler choose the strides and dtypes of what goes in. All logits are made
+        # together: compiling a kernel takes seconds.
         logits = list((torch.stack(LOGITS) * 1.5).to(torch.bfloat16))
         changed = {"position": rows["position"] + 1, "temperature": rows["temperature"].double() * 2}
         return [
