@@ -14,7 +14,6 @@ from genarm_kernels.sampling.groups import (
     LOG2_E,
     SUBGROUPS,
     add_block,
-    aligned,
     empty_group,
     store_model,
     store_partials,
@@ -95,7 +94,7 @@ def reduce_carefully(
             values = tl.where(values > lowest, values, -INFINITY)
             all_peak, all_total = add_block(all_peak, all_total, values, finite_rate, 4)
         if STORE and stored:
-            tl.store(aligned(scores + row * (G * GROUP), ids, CAREFUL), kept)
+            tl.store(scores + row * (G * GROUP) + ids, kept)
             peaks = tl.maximum(peaks, subgroup_peaks(kept))
     if STORE and stored:
         store_subgroups(partials, row * G + g, peaks)
