@@ -18,7 +18,7 @@ def test_check(check: Callable[[str], None], device: str) -> None:
 
 
 def test_a_kernel_writes_nothing_behind_the_last_column(kernel_device: str) -> None:
-    cases.check_no_column_is_left(kernel_device)
+    cases.check_nothing_is_written_beyond(kernel_device)
 
 
 @pytest.mark.parametrize("B", [2, 64])
