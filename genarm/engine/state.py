@@ -55,7 +55,7 @@ class State:
         genarm_kernels.advance(sample, self.progress(), self.pad_id, excuse_ended=self.population is not None)
 
     def progress(self) -> Progress:
-        """What a step writes, under the names of the operation."""
+        """What ``advance`` reads and writes."""
         return Progress(
             self.step,
             self.arrived,
@@ -149,7 +149,7 @@ def new_state(request: Request, width: int | None = None) -> State:
 
     reasons = torch.full_like(lengths, GOING_ON)
     reasons[len(request.row_ids) :] = EOS  # idle rows, there to fill a captured step's batch
-    return State(
+    state = State(
         guidance=guidance,
         tokens=torch.zeros_like(lengths),
         positions=lengths,
@@ -169,6 +169,8 @@ def new_state(request: Request, width: int | None = None) -> State:
         log_normalizers=unknown(request.wants_normalizers, *shape),
         population=_population(request, shape[1]),
     )
+    state.progress().checked()
+    return state
 
 
 def _population(request: Request, width: int) -> Population | None:
