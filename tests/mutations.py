@@ -30,15 +30,16 @@ def replaced(function: Any, value: Any) -> Mutation:
 
 def edited(function: Any, old: str, new: str, count: int = 1) -> Mutation:
     """The function with `old` replaced by `new` in its source, where it stands `count` times."""
-    return lambda monkeypatch: replaced(function, _rewritten(function, old, new, count))(monkeypatch)
+    return lambda monkeypatch: replaced(function, rewritten(function, old, new, count))(monkeypatch)
 
 
 def edited_method(owner: type, name: str, old: str, new: str) -> Mutation:
     """The same for a method of a class, with `old` in its source once."""
-    return lambda monkeypatch: monkeypatch.setattr(owner, name, _rewritten(getattr(owner, name), old, new, 1))
+    return lambda monkeypatch: monkeypatch.setattr(owner, name, rewritten(getattr(owner, name), old, new, 1))
 
 
-def _rewritten(function: Any, old: str, new: str, count: int) -> Any:
+def rewritten(function: Any, old: str, new: str, count: int = 1) -> Any:
+    """A function of the same name and module from an edited source."""
     plain = getattr(function, "fn", function)
     source = textwrap.dedent(inspect.getsource(plain))
     assert source.count(old) == count, f"{function.__name__} has {source.count(old)} of {old!r}: expected {count}"

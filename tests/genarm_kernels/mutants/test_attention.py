@@ -5,7 +5,8 @@ from collections.abc import Callable
 import attention_cases as cases
 import pytest
 import torch
-from mutations import Mutation, edited, proofs
+from mutations import Mutation, edited, proofs, replaced, rewritten
+from races import watched
 
 from genarm_kernels.layer import attention
 
@@ -14,6 +15,24 @@ pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtu
 
 def bits_follow_the_row_alone() -> None:
     cases.check_a_row_does_not_depend_on_its_batch(torch.float32)
+
+
+def no_races() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        watch = watched(patch)
+        query, keys, values = torch.randn(2, 1, 2, 16), *torch.randn(2, 2, 150, 2, 16)
+        attention.decode_attention(query, keys, values, torch.tensor([150, 10], dtype=torch.int32))
+        assert watch.races == []
+
+
+def counted_before_its_parts_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the barrier and the order of the atomic keep the stores before it, which the interpreter cannot see."""
+    loop, arrive = (
+        "    for split in range(program, count, P):\n",
+        'tl.atomic_add(arrivals + pair, 1, sem="acq_rel", scope="gpu")',
+    )
+    early = rewritten(split, arrive, "arrived")
+    replaced(split, rewritten(early, loop, f"    arrived = {arrive}\n{loop}"))(monkeypatch)
 
 
 split, combine, parts = attention.attention_kernel, attention.combine, attention.row_splits
@@ -41,6 +60,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "arrivals of programs without a split awaited":
         (edited(split, "tl.minimum(count, P) - 1", "P - 1"), cases.check_order),
     "arrivals of splits awaited": (edited(split, "tl.minimum(count, P) - 1", "count - 1"), cases.check_order),
+    "counted before its parts are stored": (counted_before_its_parts_are_stored, no_races),
     "one counter per row": (edited(split, "row * tl.num_programs(1) + tl.program_id(1)", "row + 0"), cases.check_order),
     "an empty row left alone":
         (edited(parts, "tl.maximum(tl.cdiv(blocks, each), 1)", "tl.cdiv(blocks, each)"), cases.check_order),
