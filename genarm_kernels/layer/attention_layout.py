@@ -41,7 +41,8 @@ def layout(dtype: torch.dtype, D: int, queries: int) -> Layout:
     """For so many queries per key head: a step loads 16 KB of keys and 16 KB of values, two steps ahead.
 
     Wide heads, large tiles and float32, which has no tensor cores here and small tiles, take eight warps: nothing
-    spills. Tiles of 16 leave a processor three programs, those of eight warps two.
+    spills. Tiles of 16 leave a processor three programs, those of eight warps two, in float32 of more than
+    eight queries one.
     """
     width = max(16, triton.next_power_of_2(D))
     size, exact = dtype.itemsize * width, dtype == torch.float32
@@ -58,7 +59,7 @@ def layout(dtype: torch.dtype, D: int, queries: int) -> Layout:
         # 64 registers per lane.
         round=max(1, min(16, 64 * 32 * warps // (asked * width))),
         warps=warps,
-        registers=255 if tile > 16 else 168 if warps == 4 else 128,
+        registers=255 if tile > 16 or (exact and queries > 8) else 168 if warps == 4 else 128,
     )
 
 
