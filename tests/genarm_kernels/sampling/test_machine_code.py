@@ -36,7 +36,7 @@ INSTRUCTIONS = {
 
 @pytest.mark.parametrize("name", [name if name in USUAL else swept(name) for name in SHIPPED])
 def test_kernel_keeps_to_registers_on_sm_90(name: str) -> None:
-    code = in_registers(compile_kernel(SHIPPED[name]))
+    code = in_registers(compile_kernel(SHIPPED[name]), name=name)
     if name.startswith("group"):
         loads = set(code.plain_loads)
         assert loads == {"LDG.E.128"} if name.endswith("wide") else loads <= {"LDG.E.U16", "LDG.E"} and loads
