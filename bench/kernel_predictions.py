@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.kernel_tables import Table
-from bench.machine_code import MachineCode, compile_kernel, group_configuration, read, shipped
+from bench.kernel_tables import Table, code
+from bench.machine_code import group_configuration, shipped
 from genarm_kernels.sampling.arguments import GROUP_SIZE
 from genarm_kernels.sampling.groups import SUBGROUPS
 
@@ -38,12 +38,8 @@ class Prediction:
         return max(self.bytes / COPY_BANDWIDTH, self.instructions / LANE_INSTRUCTIONS) + self.latency
 
 
-def code(name: str) -> MachineCode:
-    return read(compile_kernel(shipped()[name]))
-
-
 def group_pass(B: int, M: int, feature: str) -> Prediction:
-    found = read(compile_kernel(group_configuration("bf16", M, feature)))
+    found = code(group_configuration("bf16", M, feature))
     ids = B * V
     stored = 4 * ids if feature == "filters" else 0
     chain = ROUND_TRIP + sum(found.plain.values()) * CYCLES_A_STEP / CLOCK
@@ -52,13 +48,13 @@ def group_pass(B: int, M: int, feature: str) -> Prediction:
 
 def one_program_a_row(name: str, round_trips: int, share: float = 1.0) -> Prediction:
     """`share` of its instructions are on the way of a usual row."""
-    steps = code(name).instructions * share
+    steps = code(shipped()[name]).instructions * share
     return Prediction(name.split(",")[0], 0, 0, GAP + round_trips * ROUND_TRIP + steps * CYCLES_A_STEP / CLOCK)
 
 
 def over_scores(name: str, B: int) -> Prediction:
     """A pass over the groups that the row's bound reaches, which reads the scores of the subgroups that it reaches."""
-    instructions = code(name).instructions / 32 * REACHED * B * V
+    instructions = code(shipped()[name]).instructions / 32 * REACHED * B * V
     return Prediction(name, 4 * READ * B * V, instructions, GAP + 3 * ROUND_TRIP)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 
 import torch
 from triton.compiler import CompiledKernel
 
 from bench.compiled import compiled, loads, loops, multiplying_loop
-from bench.machine_code import compile_kernel, read, shipped
+from bench.machine_code import Configuration, MachineCode, compile_kernel, read, shipped
 from genarm_kernels import Lora, add_rms_norm, follow_rows, resample, rotary_store, swiglu
 from genarm_kernels.layer import activation, attention, embed, linear, norm, residual, rotary
 from genarm_kernels.logprobs import kernels as logprobs
@@ -46,8 +46,13 @@ SAMPLING = [
 ]
 
 
+@cache
+def code(configuration: Configuration) -> MachineCode:
+    return read(compile_kernel(configuration))
+
+
 def sampling_row(name: str) -> list[str]:
-    found = read(compile_kernel(shipped()[name]))
+    found = code(shipped()[name])
     an_id = f"{found.plain_an_id:.1f}" if found.plain else ""
     return [name, str(found.registers), str(found.stack), str(found.instructions), an_id, counted(found.plain_loads)]
 
