@@ -4,9 +4,9 @@ A program owns 32 or 64 rows of W and walks along H in steps of 256 columns (128
 by columns: a warp multiplies its own 64 (32), so nothing in shared memory is read twice, and the warps' sums are added
 once, at the end. R decides how wide the tile is and how much is in flight (cut.py), and not the order of a sum.
 
-With a `Norm` x is a residual whose RMSNorm is multiplied, as `add_rms_norm` would have it, bit for bit. Its writers
-have summed its squares by eights (residual.py); every program adds up the H/8 sums of its rows, R · H/2 bytes from L2,
-and scales what it multiplies.
+With a `Norm` x is a residual whose RMSNorm is multiplied, as `add_rms_norm` would have it; on a GPU but for the order
+in which sums of eights are added, which is one for every number of rows. Its writers have left these (residual.py);
+every program adds up the H/8 sums of its rows, R · H/2 bytes from L2, and scales what it multiplies.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def"

@@ -3,10 +3,10 @@
     residual += x Wᵀ + bias + B h          h = x Aᵀ, A below W's own rows             (o_proj and down_proj)
     z         = RMSNorm(residual) Wᵀ       where it is loaded                         (gate_up_proj, qkv_proj, lm_head)
 
-The same numbers as `skinny_linear` and `add_rms_norm` give, bit for bit in float32, in two kernels instead of three. A
-program owns a tile of the residual's columns: it reads and writes them once, and leaves the squares of what it wrote,
-summed by eights, for the products that follow. Beside W it reads its columns of B, N · rank elements for each adapter
-in all.
+The same numbers as `skinny_linear` and `add_rms_norm` give, in the interpreter bit for bit, in two kernels instead of
+three. A program owns a tile of the residual's columns: it reads and writes them once, and leaves the squares of what it
+wrote, summed by eights, for the products that follow. Beside W it reads its columns of B, N · rank elements for each
+adapter in all.
 
 The expand needs all of h, which other programs make. Those that own A's rows come first in the grid and wait for
 nobody; the others multiply their own tile, which takes as long, before they ask whether h is there. A GPU starts the

@@ -12,6 +12,7 @@ from fused_cases import VARIETIES, assert_streams_are, build, kinds, plain_logit
 
 from bench.soak import soak
 from genarm import GuidedDecoder
+from genarm.models.fused.network import Network
 from genarm.models.plan import Plan
 
 pytestmark = [
@@ -56,6 +57,30 @@ def test_bfloat16_is_as_near_the_truth_as_transformers_own(variety: str, tmp_pat
         exact = plain_logits(untouched(their).float(), prompts, 10)
         errors = [(logits.float() - exact).square().mean().sqrt() for logits in (own, plain_logits(their, prompts, 10))]
         assert float(errors[0]) <= float(errors[1]) * 1.25 + 1e-4
+
+
+def test_seven_kernels_per_layer_give_what_nine_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, where the squares of a norm are added in another order, and step after step on the same counters."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8, "vocab_size": 1001}
+    base = build("llama", num_key_value_heads=4, **sizes).to("cuda", torch.bfloat16)
+    folders = [
+        save_adapter(base, "llama", tmp_path / "a", seed=4, r=4, target_modules=LLAMA_LINEARS),
+        save_adapter(base, "llama", tmp_path / "b", seed=5, r=20),
+    ]
+    decoders = [GuidedDecoder(model, folders) for model in (untouched(base).float(), base)]
+    exact, session = (decoder.engine.backbones[0].session(4, 8) for decoder in decoders)
+    assert session._network.is_narrow(session._tensors, 12)
+
+    def logits(session: Any) -> torch.Tensor:
+        session.truncate([0] * 4)
+        tokens = torch.arange(12, device=session.lengths.device).view(3, 4, 1) * 80
+        return torch.stack([torch.stack(session.append(step)) for step in tokens]).float()
+
+    narrow, again, truth = logits(session), logits(session), logits(exact)
+    monkeypatch.setattr(Network, "is_narrow", lambda *_: False)
+    wide = logits(session)
+    assert torch.equal(narrow, again)
+    assert float((narrow - wide).square().mean()) < 1.5**2 * float((wide - truth).square().mean())
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_k": 30, "top_p": 0.9, "repetition_penalty": 1.1}])

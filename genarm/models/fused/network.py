@@ -2,7 +2,7 @@
 
 All streams go through it as one batch of S·B rows, stream-major: row s·B + b is sequence b as stream s sees it. A fused
 linear gives the base's output and every adapter's shrink in one product; the expand is added in the element-wise step
-that follows. On a GPU a layer is ten kernels, or seven for few rows, where the norms and the sums of the residual are
+that follows. On a GPU a layer is nine kernels, or seven for few rows, where the norms and the sums of the residual are
 part of the products beside them.
 """
 
