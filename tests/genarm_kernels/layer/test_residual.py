@@ -1,12 +1,14 @@
 """The residual stream of few rows: its products are those of a kernel per step, and which calls are for them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import embed_cases
 import pytest
 import residual_cases as cases
 import torch
 
+from genarm_kernels.card import DEFAULT
 from genarm_kernels.layer import linear, residual
 from genarm_kernels.layer.lora import Lora
 from genarm_kernels.layer.residual import add_linear, adds_residual, normed_linear, reads_residual
@@ -49,7 +51,7 @@ def test_a_gpu_takes_few_rows_of_wide_aligned_layers(
     rows, N, H, dtype, capability, device = case.values()
     # On a CPU everything but the device is as on a GPU.
     prefers = linear.prefers_kernel
-    monkeypatch.setattr(linear, "_capability", lambda _: capability)
+    monkeypatch.setattr(linear.card, "card_of", lambda _: replace(DEFAULT, capability=capability))
     monkeypatch.setattr(linear, "prefers_kernel", lambda R, N, H, _: prefers(R, N, H, torch.device(device)))
     weight = torch.empty(N, H, dtype=dtype)
     assert reads_residual(rows, torch.empty(H, dtype=dtype), weight) == (not change)
