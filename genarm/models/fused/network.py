@@ -23,7 +23,7 @@ from genarm_kernels.native.linear import rows_linear
 from .families import Parts
 from .linear import Columns
 from .row_loras import NO_LORAS, RowLoras, Segments, expand_segments
-from .weights import Tensors
+from .weights import LayerTensors, Tensors
 
 # layer, query [N, H, D] -> [N, H, D] or more dimensions of as many rows
 Attend = Callable[[int, Tensor], Tensor]
@@ -43,8 +43,10 @@ class Network:
         self._angles = cos, sin
         self._host = on_host(cos.device)
         self._narrow: dict[int, bool] = {}  # rows -> whether they take the narrow way
-        steps = (cpu.add_rms_norm, cpu.rotary_store, cpu.swiglu) if self._host else None
-        self._steps: Any = steps or (add_rms_norm, rotary_store, swiglu)
+        steps: tuple[Any, Any, Any] = (add_rms_norm, rotary_store, swiglu)
+        if self._host:
+            steps = (cpu.add_rms_norm, cpu.rotary_store, cpu.swiglu)
+        self._norm, self._rotate, self._activate = steps
 
     def __call__(
         self,
@@ -60,27 +62,15 @@ class Network:
         Without ``slots`` token n is row n's. ``adapters`` are each layer's expands for few tokens, or which of many
         tokens have which adapter, whose expands are then products of their own. ``residual`` is written over.
         """
-        norm, rotate, activate = self._steps
-        eps, z, before = self._parts.eps, None, None
+        norm, eps, z, before = self._norm, self._parts.eps, None, None
         loras, segments = _apart(adapters, len(tensors.layers))
         for index, layer in enumerate(tensors.layers):
             lora = loras[index]
             x = norm(z, residual, layer.attention_norm, eps, before)
-            query = rotate(
-                linear(x, layer.qkv, segments),
-                *self._angles,
-                positions,
-                *self._caches[index],
-                self._parts.heads,
-                lora.qkv,
-                slots,
-                layer.q_norm,
-                layer.k_norm,
-                eps,
-            )
+            query = self._rotated(linear(x, layer.qkv, segments), index, layer, positions, slots, lora)
             z = linear(attend(index, query).view(len(residual), -1), layer.out, segments)
             x = norm(z, residual, layer.mlp_norm, eps, lora.out)
-            x = activate(linear(x, layer.gate_up, segments), lora.gate_up)
+            x = self._activate(linear(x, layer.gate_up, segments), lora.gate_up)
             z = linear(x, layer.down, segments)
             before = lora.down
         hidden: Tensor = norm(z, residual, tensors.norm, eps, before)
@@ -114,22 +104,29 @@ class Network:
         parts = self._parts
         for index, (layer, lora) in enumerate(zip(tensors.layers, loras, strict=True)):
             z = normed_linear(residual, layer.attention_norm, parts.eps, layer.qkv.weight, layer.qkv.bias)
-            query = rotary_store(
-                z,
-                *self._angles,
-                positions,
-                *self._caches[index],
-                parts.heads,
-                lora.qkv,
-                slots,
-                layer.q_norm,
-                layer.k_norm,
-                parts.eps,
-            )
+            query = self._rotated(z, index, layer, positions, slots, lora)
             seen = attend(index, query).view(len(query), -1)
             add_linear(residual, seen, layer.out.weight, layer.out.bias, lora.out)
             z = normed_linear(residual, layer.mlp_norm, parts.eps, layer.gate_up.weight, layer.gate_up.bias)
             add_linear(residual, swiglu(z, lora.gate_up), layer.down.weight, layer.down.bias, lora.down)
+
+    def _rotated(
+        self, z: Tensor, index: int, layer: LayerTensors, positions: Tensor, slots: Tensor | None, lora: RowLoras
+    ) -> Tensor:
+        """z of a layer's q, k and v -> its query [N, H, D]; keys and values go to their places in the cache."""
+        query: Tensor = self._rotate(
+            z,
+            *self._angles,
+            positions,
+            *self._caches[index],
+            self._parts.heads,
+            lora.qkv,
+            slots,
+            layer.q_norm,
+            layer.k_norm,
+            self._parts.eps,
+        )
+        return query
 
 
 def _apart(adapters: Any, layers: int) -> tuple[Sequence[RowLoras], Segments | None]:
