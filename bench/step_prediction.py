@@ -20,6 +20,7 @@ from bench.decode_models import RANK, Family, config, shapes_only, step_bytes
 from bench.kernel_predictions import CLOCK, COPY_BANDWIDTH, CYCLES_A_STEP, GAP, LANE_INSTRUCTIONS, ROUND_TRIP
 from bench.tables import markdown
 from genarm_kernels.card import CARDS, DEFAULT, Card
+from genarm_kernels.layer.attention_layout import FINE, SPLITS
 
 # State.advance, when it was torch's operations.
 TAIL = (
@@ -112,7 +113,7 @@ def swiglu(step: Step, I: int) -> Kernel:  # noqa: E741
 def splits(context: int) -> tuple[int, int]:
     """How many a row's positions are cut into, and the steps of 64 that each takes."""
     blocks = -(-context // 64)
-    each = max(-(-blocks // 64), 2 if blocks > 16 else 1)
+    each = max(-(-blocks // SPLITS), 2 if blocks > FINE else 1)
     return -(-blocks // each), each
 
 

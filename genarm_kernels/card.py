@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from triton.runtime import driver
 
+PROGRAM_BYTES = 1024  # of shared memory, that a processor keeps for each program beside the program's own
+
 
 @dataclass(frozen=True, slots=True)
 class Card:

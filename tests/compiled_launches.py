@@ -5,6 +5,7 @@ What is shipped most is compiled in every run; a `swept` case by `make kernels-r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,14 +15,26 @@ from triton.compiler import CompiledKernel
 
 from bench.compiled import compile_only, loads, loops, multiplying_loop, on, sass
 from bench.machine_code import MachineCode, read
+from genarm_kernels import card
 
 __all__ = [
-    "SHARED_BYTES", "compile_only", "first", "in_registers", "loads", "loops", "multiplying_loop", "on", "sass",
-    "swept",
+    "CARDS", "compile_only", "copies", "cut_for", "first", "in_registers", "loads", "loops", "multiplying_loop", "on",
+    "sass", "swept",
 ]  # fmt: skip
 
-# Shared memory that a program may have, by compute capability.
-SHARED_BYTES = {80: 166912, 90: 232448, 100: 232448}
+# A card of each compute capability that kernels are compiled for.
+CARDS = {80: card.CARDS["A100"], 90: card.CARDS["H200"], 100: card.CARDS["B200"]}
+
+
+def cut_for(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches are cut for that card, and compiled for it."""
+    on(capability, monkeypatch)
+    monkeypatch.setattr(card, "card_of", lambda device: CARDS[capability])
+
+
+def copies(kernel: CompiledKernel) -> dict[str, int]:
+    """How the innermost loop that multiplies reads memory."""
+    return {name: count for name, count in multiplying_loop(kernel).items() if re.match(r"LDGSTS|LDG\b|LDG\.", name)}
 
 
 def swept(*values: Any) -> Any:

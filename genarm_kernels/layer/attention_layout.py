@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from genarm_kernels.card import Card
+from genarm_kernels.card import PROGRAM_BYTES, Card
 
 # A split takes one block of positions where a row has at most FINE blocks, two or more above, and a row has at most
 # SPLITS of them: 8 key heads at 4k positions are 256 splits of 64 KB for 132 processors.
@@ -18,8 +18,7 @@ STAGES = 3
 # Programs that share a row's splits, where there are as many, even if fewer would fill the card: rows of one batch may
 # have any lengths, and processors that are done with short ones take over from the long ones.
 LEAST_PROGRAMS = 8
-# Registers of 32 bits of a processor, and bytes that a resident program takes of its shared memory beside its own.
-REGISTERS, RESERVED = 65536, 1024
+REGISTERS = 65536  # of 32 bits, that a processor has
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +86,6 @@ def stages(plan: Layout, card: Card) -> int:
 def programs(plan: Layout, card: Card, tiles: int, splits: int) -> int:
     """How many share the splits of each of so many tiles, all rows' together: so many as fill the card, and at least
     LEAST_PROGRAMS, but not more than there can be splits."""
-    shared = shared_bytes(plan, stages(plan, card), card) + RESERVED
+    shared = shared_bytes(plan, stages(plan, card), card) + PROGRAM_BYTES
     fit = min(card.shared_per_processor // shared, REGISTERS // (32 * plan.warps * plan.registers))
     return min(splits, max(LEAST_PROGRAMS, card.processors * max(1, fit) // tiles))

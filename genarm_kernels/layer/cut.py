@@ -12,15 +12,14 @@ parts in order.
 from functools import cache
 from typing import NamedTuple
 
-from genarm_kernels.card import DEFAULT, Card
+from genarm_kernels.card import DEFAULT, PROGRAM_BYTES, Card
 
 MOST_ROWS = 64
 STEP_BYTES = 512  # of a row of W
 DEPTH = 8
 # From so many tiles of 64 rows of W per processor on a tile has 64: half the inputs' traffic, and still two programs.
 TALL = 2
-PROGRAM_BYTES = 1024  # of shared memory, that a processor keeps for each program
-SCALE_BYTES = 256  # of it, in which a norm's sums are exchanged
+SCALE_BYTES = 256  # of shared memory, in which a norm's sums are exchanged
 # Predictions that decide on splits: what one processor can take, what a second kernel costs.
 PROCESSOR_BANDWIDTH, SECOND_KERNEL = 110e9, 3e-6
 REACHED = 0.9  # of the memory's bandwidth, by a copy

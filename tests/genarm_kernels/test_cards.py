@@ -13,9 +13,9 @@ from triton.compiler import CompiledKernel
 from triton.runtime import driver
 
 from genarm_kernels import card
-from genarm_kernels.card import CARDS, Card
+from genarm_kernels.card import CARDS, PROGRAM_BYTES, Card
 from genarm_kernels.layer import linear
-from genarm_kernels.layer.cut import PROGRAM_BYTES, SCALE_BYTES, STEP_BYTES, Configuration, configuration
+from genarm_kernels.layer.cut import SCALE_BYTES, STEP_BYTES, Configuration, configuration
 from genarm_kernels.logprobs import kernels as logprobs
 from genarm_kernels.particles import follow
 from genarm_kernels.sampling import combine

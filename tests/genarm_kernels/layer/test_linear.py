@@ -13,9 +13,9 @@ from linear_cases import DTYPES
 from torch import Tensor
 
 from genarm_kernels import reference, skinny_linear
-from genarm_kernels.card import CARDS, DEFAULT
+from genarm_kernels.card import CARDS, DEFAULT, PROGRAM_BYTES
 from genarm_kernels.layer import linear
-from genarm_kernels.layer.cut import PROGRAM_BYTES, STEP_BYTES, configuration
+from genarm_kernels.layer.cut import STEP_BYTES, configuration
 
 CPU, CUDA = torch.device("cpu"), "cuda"
 # Of Llama-3.1-8B, Llama-3.2-1B and Qwen3-0.6B, with and without a LoRA adapter's shrinks below the weights.

@@ -4,14 +4,12 @@ import re
 
 import pytest
 import torch
-from compiled_launches import SHARED_BYTES, compile_only, first, in_registers, multiplying_loop, on, swept
+from compiled_launches import CARDS, compile_only, copies, cut_for, first, in_registers, multiplying_loop, swept
 from triton.compiler import CompiledKernel
 
 from genarm_kernels import card
 from genarm_kernels.layer import linear
 from genarm_kernels.layer.cut import STEP_BYTES, Configuration, configuration
-
-CARDS = {80: card.CARDS["A100"], 90: card.CARDS["H200"], 100: card.CARDS["B200"]}
 
 # Registers at most, by rows of a tile: x's, W's. 128 threads of 168 leave an SM three programs.
 REGISTERS = {(8, 32): 64, (16, 32): 80, (32, 32): 128, (64, 32): 200, (8, 64): 96, (16, 64): 128, (32, 64): 200}
@@ -21,12 +19,8 @@ REGISTERS = {(8, 32): 64, (16, 32): 80, (32, 32): 128, (64, 32): 200, (8, 64): 9
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
     """Every kernel that a call would have launched on `capability`."""
     kernels = compile_only(monkeypatch)
-    use_card(90, monkeypatch)
+    cut_for(90, monkeypatch)
     return kernels
-
-
-def use_card(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(card, "card_of", lambda device: CARDS[capability])
 
 
 def call(R: int, N: int, H: int, dtype: torch.dtype = torch.bfloat16, bias: bool = False) -> Configuration:
@@ -49,13 +43,12 @@ def test_weights_come_in_16_byte_copies_and_nothing_spills(
     loop = multiplying_loop(kernel)
     in_registers(kernel, REGISTERS[cut.ROWS, cut.BLOCK_N])
     # A step of W and of x, by 128 threads, 16 bytes each; no other load from global memory.
-    copies = {name: count for name, count in loop.items() if re.match(r"LDGSTS|LDG\b|LDG\.", name)}
-    assert copies == {"LDGSTS.E.BYPASS.128": (cut.BLOCK_N + cut.ROWS) * STEP_BYTES // (128 * 16)}
+    assert copies(kernel) == {"LDGSTS.E.BYPASS.128": (cut.BLOCK_N + cut.ROWS) * STEP_BYTES // (128 * 16)}
     # Nothing in shared memory is read twice: a matrix load moves 512 bytes.
     reads = sum(count for name, count in loop.items() if name.startswith("LDSM"))
     assert reads == (cut.BLOCK_N + cut.ROWS) * STEP_BYTES // linear.WARPS // 512
     assert kernel.metadata.shared == cut.depth * (cut.BLOCK_N + cut.ROWS) * STEP_BYTES
-    assert kernel.metadata.shared <= SHARED_BYTES[90]
+    assert kernel.metadata.shared <= CARDS[90].shared_per_program
 
 
 @pytest.mark.parametrize("R", [1, swept(16), swept(32), 64])
@@ -106,13 +99,12 @@ def test_any_width_and_alignment_compiles(launched: list[CompiledKernel]) -> Non
 def test_other_devices_get_it_too(
     launched: list[CompiledKernel], monkeypatch: pytest.MonkeyPatch, capability: int
 ) -> None:
-    on(capability, monkeypatch)
-    use_card(capability, monkeypatch)
+    cut_for(capability, monkeypatch)
     for R in (1, 64):
         call(R, 6192, 4096)
     for kernel in launched:
         assert kernel.metadata.target.arch == capability
-        assert kernel.metadata.shared <= SHARED_BYTES[capability]
+        assert kernel.metadata.shared <= CARDS[capability].shared_per_program
 
 
 def test_another_row_count_of_a_tile_compiles_nothing(launched: list[CompiledKernel]) -> None:

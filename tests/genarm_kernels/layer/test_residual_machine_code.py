@@ -5,15 +5,13 @@ import re
 
 import pytest
 import torch
-from compiled_launches import SHARED_BYTES, compile_only, first, in_registers, multiplying_loop, on, sass, swept
+from compiled_launches import CARDS, compile_only, copies, cut_for, first, in_registers, sass, swept
 from triton.compiler import CompiledKernel
 
 from bench.kernel_tables import add_call, make_residual, normed_call
-from genarm_kernels import card
 from genarm_kernels.layer import embed
 from genarm_kernels.layer.cut import STEP_BYTES, configuration
 
-CARDS = {80: card.CARDS["A100"], 90: card.CARDS["H200"], 100: card.CARDS["B200"]}
 BF16 = torch.bfloat16
 
 
@@ -24,11 +22,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
     return compile_only(monkeypatch)
 
 
-def use(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    on(capability, monkeypatch)
-    monkeypatch.setattr(card, "card_of", lambda device: CARDS[capability])
-
-
 # Rows and the layer's, registers at most. 128 threads of 128 leave an SM four programs, of 168 three.
 NORMED = [(1, 6192, 128), (16, 28768, 168), (16, 6192, 128), (1, 28768, 168), (16, 128256, 168)]
 
@@ -37,17 +30,17 @@ NORMED = [(1, 6192, 128), (16, 28768, 168), (16, 6192, 128), (1, 28768, 168), (1
 def test_a_norm_in_a_product_s_input_keeps_to_registers(
     launched: list[CompiledKernel], monkeypatch: pytest.MonkeyPatch, case: tuple[int, int, int], capability: int
 ) -> None:
-    use(capability, monkeypatch)
+    cut_for(capability, monkeypatch)
     R, M, registers = case
     normed_call(R, M)
     kernel = launched[-1]
     tile = configuration(R, M, 4096, 2, CARDS[capability], normed=True)
     in_registers(kernel, registers, f"linear_kernel, normed, {tile.ROWS} × {tile.BLOCK_N}")
-    assert kernel.metadata.shared <= SHARED_BYTES[capability]
+    assert kernel.metadata.shared <= CARDS[capability].shared_per_program
     # W and x are read once, 16 bytes at a time, past registers; what waits for memory are the first step's sums.
-    copies = {name: count for name, count in multiplying_loop(kernel).items() if re.match(r"LDGSTS\.|LDG\.", name)}
-    assert copies.pop("LDGSTS.E.BYPASS.128") == (tile.BLOCK_N + tile.ROWS) * STEP_BYTES // (128 * 16)
-    assert set(copies) <= {"LDGSTS.E", "LDG.E.128"}
+    found = copies(kernel)
+    assert found.pop("LDGSTS.E.BYPASS.128") == (tile.BLOCK_N + tile.ROWS) * STEP_BYTES // (128 * 16)
+    assert set(found) <= {"LDGSTS.E", "LDG.E.128"}
 
 
 # Rows, the layer's, columns of x, rank.
@@ -61,11 +54,11 @@ def test_a_product_that_is_added_keeps_to_registers(
     case: tuple[int, int, int, int],
     capability: int,
 ) -> None:
-    use(capability, monkeypatch)
+    cut_for(capability, monkeypatch)
     add_call(*case)
     kernel = launched[-1]
     in_registers(kernel, 168, f"{kernel.name}, rank {case[3]}")
-    assert kernel.metadata.shared <= SHARED_BYTES[capability]
+    assert kernel.metadata.shared <= CARDS[capability].shared_per_program
     # A's part of the product says that it is there, and B's waits for it, where there are adapters alone.
     assert bool(re.search(r"\b(?:ATOMG|ATOM|RED)\.", sass(kernel))) == bool(case[3])
 
@@ -74,7 +67,7 @@ def test_a_product_that_is_added_keeps_to_registers(
 def test_what_begins_a_residual_keeps_to_registers(
     launched: list[CompiledKernel], monkeypatch: pytest.MonkeyPatch, N: int, capability: int
 ) -> None:
-    use(capability, monkeypatch)
+    cut_for(capability, monkeypatch)
     make_residual(1, N)
     in_registers(launched[-1], 64)
 

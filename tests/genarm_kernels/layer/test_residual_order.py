@@ -5,13 +5,13 @@ import re
 
 import pytest
 import torch
-from compiled_launches import compile_only, first, multiplying_loop, swept
+from compiled_launches import compile_only, copies, first, multiplying_loop, swept
 from triton.compiler import CompiledKernel
 
 from bench.kernel_tables import add_call, normed_call
 from genarm_kernels import card
 from genarm_kernels.layer import embed
-from genarm_kernels.layer.cut import PROGRAM_BYTES, SCALE_BYTES, STEP_BYTES, Configuration, configuration
+from genarm_kernels.layer.cut import SCALE_BYTES, STEP_BYTES, Configuration, configuration
 
 H200, BF16 = card.CARDS["H200"], torch.bfloat16
 # Columns of the stream, and rows of one adapter of rank 16 below a layer of Llama-3.1-8B.
@@ -26,16 +26,12 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[CompiledKernel]:
     return compile_only(monkeypatch)
 
 
-def copies(kernel: CompiledKernel) -> dict[str, int]:
-    return {name: count for name, count in multiplying_loop(kernel).items() if re.match(r"LDGSTS|LDG\b|LDG\.", name)}
-
-
 def holds_what_it_was_cut_for(kernel: CompiledKernel, cut: Configuration, rows: int, normed: bool) -> None:
     """So much shared memory, and no more than that a processor has it twice where it has two programs."""
     of_steps = cut.depth * (cut.BLOCK_N + cut.ROWS + normed) * STEP_BYTES
     assert of_steps <= kernel.metadata.shared <= of_steps + SCALE_BYTES * normed
     if -(-rows // cut.BLOCK_N) > H200.processors:
-        assert 2 * (kernel.metadata.shared + PROGRAM_BYTES) <= H200.shared_per_processor
+        assert 2 * (kernel.metadata.shared + card.PROGRAM_BYTES) <= H200.shared_per_processor
 
 
 @pytest.mark.parametrize(
