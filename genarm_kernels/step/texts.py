@@ -1,4 +1,4 @@
-"""What a step's tail reads and writes where each row moves on by its own number of tokens, checked once for all steps."""
+"""What a step's tail reads and writes where each row moves on by its own number of tokens, checked for all steps."""
 
 from typing import NamedTuple
 
