@@ -1,7 +1,8 @@
 """What a kernel's launch has to know about the GPU it is for: how many processors, how much shared memory, how fast.
 
-Launchers cut their work by a `Card` alone, so what they choose for a card can be tested without one. Only how work is
-cut may follow from it, never the order in which a result is summed: a row's bits are the same whatever its batch.
+Launchers cut their work by a `Card` alone, so what they choose for a card can be tested without one. How work is cut
+follows from it, and on one card a row's bits are the same whatever its batch. From card to card the order of a sum is
+the same too, but for a product of few tiles of W, which is summed in as many parts as pay there (layer/cut.py).
 """
 
 from dataclasses import dataclass

@@ -54,7 +54,7 @@ def every_stream_gets_its_rows(device: str = "cpu") -> None:
 
 
 def an_id_that_does_not_exist_is_nan(device: str = "cpu") -> None:
-    """In its own rows alone. (On a CPU torch refuses an id above the last.)"""
+    """In its own rows alone. (A CPU refuses it.)"""
     tokens = torch.tensor([[4], [V], [-1], [5], [2**40]])
     residual, *_, embedding, _ = begin(tokens, 2, 40, torch.float32, device)
     rows = residual.values.view(2, 5, 40)

@@ -87,7 +87,7 @@ def combine(
     tl.store(target, result.to(out.dtype.element_ty), mask=is_query[:, None] & in_head[None, :])
 
 
-@triton.jit(do_not_specialize=["positions", "window", "S"])
+@triton.jit(do_not_specialize=["positions", "window", "S"], do_not_specialize_on_alignment=["lengths", "arrivals"])
 def attention_kernel(
     query, keys, values, lengths, arrivals, sums, peaks, totals, out,
     query_row, query_token, query_head, key_row, key_token, key_head, value_row, value_token, value_head,

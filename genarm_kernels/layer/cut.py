@@ -5,8 +5,8 @@ twice that is the aim. A step copies 32 or 64 rows · 512 bytes = 16 or 32 KB of
 that wait for nobody, `depth` steps ahead. R ≤ 16: where every processor has one program at most, it is 8 steps ahead,
 128 KB; elsewhere it has two, at least 4 · 16 or 2 · 32 KB each, 128 KB. Inputs come on top, ROWS · 512 bytes per step.
 So W is not split to fill the chip: half of the processors with 128 KB each, N = 2,048, have 8 MB in flight. Only under
-32 tiles does a processor's own rate bound the time; then a program takes a part of H, and a second kernel adds the
-parts in order.
+about 40 tiles, 65 on a B200, does a processor's own rate bound the time; then a program takes a part of H, and a second
+kernel adds the parts in order. How many parts pay is the card's to say, so there a sum's order is the card's too.
 """
 
 from functools import cache

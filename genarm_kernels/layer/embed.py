@@ -10,6 +10,7 @@ One program per row of the cache reads and writes Q rows of N elements.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,7 +20,7 @@ from genarm_kernels.layer.norm import LANE, block_size, sum_eight_squares
 from genarm_kernels.layer.residual import Residual
 
 
-@triton.jit(do_not_specialize=["B", "Q", "V"])
+@triton.jit(do_not_specialize=["B", "Q", "V"], do_not_specialize_on_alignment=["tokens", "lengths"])
 def embed_kernel(
     tokens, embedding, embedding_stride, lengths, residual, squares, squares_stride, positions, B, Q, V,
     N: tl.constexpr, BLOCK: tl.constexpr,
@@ -44,6 +45,22 @@ def embed_kernel(
     tl.store(lengths + row, length + Q)
 
 
+def rows_of(embedding: Tensor, ids: Tensor) -> Tensor:
+    """Rows [N, H] of an embedding [V, H] for ids [N] int64; a GPU's are its caller's to check.
+
+    Raises:
+        IndexError: on a CPU, an id that is not one of V.
+    """
+    try:
+        # An index would read −1 as the last row; this one refuses it on its way, at no cost.
+        return F.embedding(ids, embedding)
+    except IndexError as error:
+        wrong = ids[(ids < 0) | (ids >= len(embedding))].tolist()
+        raise IndexError(
+            f"token id {wrong[0]} is none of the embedding's 0 … {len(embedding) - 1}: pass ids of its vocabulary"
+        ) from error
+
+
 def embed(tokens: Tensor, embedding: Tensor, lengths: Tensor, counters: Tensor) -> tuple[Residual, Tensor]:
     """Begin a pass of Q more tokens of each row -> the residual's rows [S·B·Q, N], stream-major, and their positions.
 
@@ -55,15 +72,18 @@ def embed(tokens: Tensor, embedding: Tensor, lengths: Tensor, counters: Tensor) 
 
     Returns:
         The residual, on a CPU without squares, and positions [S·B·Q] int32.
+
+    Raises:
+        IndexError: on a CPU, an id that is not one of V; lengths are then as they were.
     """
     B, Q = tokens.shape
     rows, N = len(lengths) * Q, embedding.shape[1]
     if not (tokens.is_cuda or INTERPRETED):
+        values = rows_of(embedding, tokens.flatten()).repeat(len(lengths) // B, 1)
         positions = lengths.clone()
         if Q > 1:
             positions = (positions[:, None] + torch.arange(Q, dtype=torch.int32, device=lengths.device)).flatten()
         lengths += Q
-        values = embedding[tokens.flatten()].repeat(len(lengths) // B, 1)
         return Residual(values, values.new_empty(0), counters), positions
     block = block_size(N, embedding.element_size())
     squares = embedding.new_empty(rows, -(-N // block) * block // 8, dtype=torch.float32)

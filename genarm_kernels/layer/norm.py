@@ -47,7 +47,7 @@ def sum_eight_squares(values):
     return sum_neighbours(sum_two_squares(first, second), 2)
 
 
-@triton.jit(do_not_specialize=["z_stride", "residual_stride"])
+@triton.jit(do_not_specialize=["z_stride", "residual_stride"], do_not_specialize_on_alignment=["adapters"])
 def add_rms_norm_kernel(
     z, z_stride, residual, residual_stride, weight, normed, up, adapters, eps,
     N: tl.constexpr, RANK: tl.constexpr, ADD: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,

@@ -44,7 +44,7 @@ class Residual:
     counters: Tensor  # [COUNTERS] int32, 0 between launches; of one stream of launches alone
 
 
-@triton.jit(do_not_specialize=["R"])
+@triton.jit(do_not_specialize=["R"], do_not_specialize_on_alignment=["adapters", "counters"])
 def add_linear_kernel(
     x, weight, bias, residual, squares, shrinks, up, adapters, counters, R, N, H,
     x_stride, weight_stride, residual_stride, squares_stride,

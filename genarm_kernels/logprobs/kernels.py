@@ -34,6 +34,8 @@ PIECE = tl.constexpr(2)
 LEAST_PLACES = 32
 # Of one row each, per processor: with fewer rows than that their pieces are apart.
 PROGRAMS = 2
+# One value per row, at any address.
+OF_ROWS = ["token_ids", "logprobs", "totals", "grads"]
 
 
 @triton.jit
@@ -102,7 +104,7 @@ def slopes_of(z, total, at, place, ignored):
     return tl.where(ignored, 0.0, tl.where(at == place, 1.0, 0.0) - tl.exp(z - total))
 
 
-@triton.jit(do_not_specialize=["V", "ignore_index"])
+@triton.jit(do_not_specialize=["V", "ignore_index"], do_not_specialize_on_alignment=OF_ROWS)
 def piece_sums_kernel(
     logits, stride, token_ids, ignore_index, peaks, sums, picked, V, BLOCK: tl.constexpr, LANE: tl.constexpr
 ):
@@ -116,7 +118,7 @@ def piece_sums_kernel(
         tl.store(picked + row, token_logit(z, tl.load(token_ids + row), V, ignore_index))
 
 
-@triton.jit(do_not_specialize=["V", "ignore_index"])
+@triton.jit(do_not_specialize=["V", "ignore_index"], do_not_specialize_on_alignment=OF_ROWS)
 def finish_rows_kernel(
     logits, stride, token_ids, ignore_index, peaks, sums, picked, logprobs, totals, V,
     APART: tl.constexpr, PLACES: tl.constexpr, SLOPES: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr,
@@ -157,7 +159,7 @@ def finish_rows_kernel(
             tl.store(z + ids, value.to(z.dtype.element_ty), mask=ids // LANE * LANE < V)
 
 
-@triton.jit(do_not_specialize=["width", "first", "ignore_index"])
+@triton.jit(do_not_specialize=["width", "first", "ignore_index"], do_not_specialize_on_alignment=OF_ROWS)
 def finish_columns_kernel(
     logits, stride, token_ids, ignore_index, totals, grads, width, first, COLUMNS: tl.constexpr, LANE: tl.constexpr
 ):

@@ -24,7 +24,7 @@ BLOCK_WORDS, WARPS = 2048, 4
 PROGRAMS = 64
 
 
-@triton.jit(do_not_specialize=["R", "H", "T", "tails"])
+@triton.jit(do_not_specialize=["R", "H", "T", "tails"], do_not_specialize_on_alignment=["origins", "starts", "lengths"])
 def follow_rows_kernel(
     cache, origins, starts, lengths, R, H, T, tails, WORDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

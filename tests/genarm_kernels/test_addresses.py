@@ -1,4 +1,4 @@
-"""A row's settings may lie at any address: what was compiled for one that is a multiple of 16 serves all others."""
+"""What kernels read one value at a time may lie at any address: what was compiled for a multiple of 16 serves all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from kernel_cases import make_logits
 from specialisations import Specialisation, at_addresses, specialised
 
-from genarm_kernels import noise, rotary_store, swiglu
-from genarm_kernels.layer import activation, rotary
-from genarm_kernels.particles import resample
+from genarm_kernels import add_rms_norm, decode_attention, noise, rotary_store, swiglu
+from genarm_kernels.layer import activation, attention, embed, norm, residual, rotary
+from genarm_kernels.logprobs import kernels as logprobs
+from genarm_kernels.particles import follow, resample
 from genarm_kernels.sampling import kernels
 from genarm_kernels.sampling.arguments import prepare
 
@@ -23,7 +24,7 @@ BF16 = torch.bfloat16
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[Specialisation]:
     """Every kernel that a call would have launched, with what it would have been compiled for."""
-    for module in (activation, rotary, noise, resample):
+    for module in (activation, attention, embed, follow, noise, norm, resample, residual, rotary):
         monkeypatch.setattr(module, "INTERPRETED", True)
     return specialised(monkeypatch)
 
@@ -80,12 +81,52 @@ def test_steps_are_compiled_once_wherever_adapters_and_positions_lie(found: list
     for adapters, positions, rows in zip(
         *map(at_addresses, (torch.zeros(R, dtype=torch.int32), torch.arange(R), torch.arange(R))), strict=True
     ):
-        for widths in ((D, D, D), (D, D)):
+        for widths in ((D, D, D), (D, D), (D,)):
             lora = replace(step_cases.make_lora(R, widths, 1, 4, BF16), adapters=adapters)
             z = step_cases.make_rows(R, step_cases.columns(widths, lora), BF16)
-            if len(widths) == 2:
+            if len(widths) == 1:
+                add_rms_norm(z, step_cases.make_rows(R, D, BF16), torch.ones(D, dtype=BF16), 1e-5, lora)
+            elif len(widths) == 2:
                 swiglu(z, lora)
             else:
                 caches = step_cases.make_caches(R, 8, 1, D, BF16, "cpu", "contiguous")
                 rotary_store(z, *step_cases.make_angles(8, D), positions, *caches, 1, lora, rows)
+    assert found[:3] == found[3:] and len(found) == 6
+
+
+def test_a_residual_is_begun_and_added_to_by_one_kernel_each(found: list[Specialisation]) -> None:
+    S, B, N = 2, 1, 64
+    weight, x = torch.zeros(N + 4, 32, dtype=BF16), torch.zeros(S * B, 32, dtype=BF16)
+    values = torch.zeros(B, 1, dtype=torch.int64), torch.zeros(S * B, dtype=torch.int32)
+    settings = torch.zeros(2, dtype=torch.int32), torch.zeros(S * B, dtype=torch.int32)
+    for tokens, lengths, counters, adapters in zip(*map(at_addresses, values + settings), strict=True):
+        own, _ = embed.embed(tokens, torch.zeros(9, N, dtype=BF16), lengths, counters)
+        lora = replace(step_cases.make_lora(S * B, (N,), 1, 4, BF16), adapters=adapters)
+        residual.add_linear(own, x, weight, None, lora)
     assert found[:2] == found[2:] and len(found) == 4
+
+
+def test_attention_is_compiled_once_wherever_lengths_and_arrivals_lie(found: list[Specialisation]) -> None:
+    query, cache = torch.zeros(2, 1, 2, 16, dtype=BF16), torch.zeros(2, 8, 1, 16, dtype=BF16)
+    counters = attention.new_arrivals(2, 2, 1, "cpu")
+    for lengths, arrivals in zip(*map(at_addresses, (torch.ones(2, dtype=torch.int32), counters)), strict=True):
+        decode_attention(query, cache, cache, lengths, arrivals=arrivals)
+    assert found[0] == found[1] and len(found) == 2
+
+
+def test_rows_follow_by_one_kernel_wherever_their_origins_and_lengths_lie(found: list[Specialisation]) -> None:
+    origins, lengths = torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.int32)
+    for place in zip(*map(at_addresses, (origins, lengths, lengths)), strict=True):
+        follow.follow_rows(torch.zeros(1, 2, 2, 1, 8, 16, dtype=BF16), *place)
+    assert found[0] == found[1] and len(found) == 2
+
+
+@pytest.mark.parametrize("C", [3, 300], ids=["pieces apart", "rows whole"])
+def test_log_probs_of_any_rows_of_a_batch_are_compiled_once(C: int, found: list[Specialisation]) -> None:
+    logits = torch.empty(C, 20000, dtype=BF16)
+    rows = torch.zeros(C, dtype=torch.int64), torch.zeros(C), torch.zeros(C), torch.zeros(C)
+    for token_ids, own, totals, grads in zip(*map(at_addresses, rows), strict=True):
+        logprobs.finish_rows(logits, token_ids, -100, own, totals, True)
+        logprobs.finish_columns(logits, token_ids, -100, totals, grads, 0)
+    kernels = 3 if C == 3 else 2
+    assert found[:kernels] == found[kernels:] and len(found) == 2 * kernels

@@ -107,6 +107,15 @@ def test_products_of_our_models_are_summed_in_one_order_on_every_card(own: Card)
 
 
 @EVERY
+def test_a_product_is_summed_in_one_order_on_one_card_and_few_tiles_alone_in_its_own(own: Card) -> None:
+    for N, H in ((512, 14336), (1000, 14336), (1, 100_000)):
+        assert len({configuration(R, N, H, 2, own)[3:] for R in range(1, 65)}) == 1
+    parts = {"L4": 1, "A100": 1, "RTX 4090": 1, "H100 PCIe": 1, "H20": 4}
+    assert configuration(1, 512, 14336, 2, own).splits == parts.get(own.name, 8)
+    assert configuration(1, 32 * 66, 10**6, 2, own).splits == 1
+
+
+@EVERY
 def test_rows_of_logits_have_programs_for_every_processor(own: Card) -> None:
     for C, V in itertools.product((1, 8, own.processors, 2 * own.processors - 1, 2 * own.processors), (32000, 128256)):
         _, pieces = logprobs.cut(V, 2)

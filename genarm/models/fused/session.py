@@ -13,7 +13,7 @@ from torch import Tensor
 from genarm_kernels import follow_rows
 from genarm_kernels.layer.attention_arguments import new_arrivals
 from genarm_kernels.layer.cpu import attention as host_attention
-from genarm_kernels.layer.embed import embed
+from genarm_kernels.layer.embed import embed, rows_of
 from genarm_kernels.layer.residual import COUNTERS
 
 from ..backbone import RowPreferences, Rows, checked_lengths, checked_rows, copied_rows, origins
@@ -194,10 +194,10 @@ class FusedSession:
 
     def _append(self, tokens: Tensor) -> list[Tensor]:
         B, Q = tokens.shape
-        self._longest += Q
         rows, tensors = self._rows_of(Q), self._tensors
         with torch.autocast(tokens.device.type, enabled=False):
             residual, positions = embed(tokens, tensors.embedding, self._lengths, self._counters)
+            self._longest += Q
             attend, counts = partial(self._attend, Q), [B * Q] * self.streams
             if self._native is not None:
                 logits = self._head(tensors, self._native(residual.values, Q), counts)
@@ -260,7 +260,7 @@ class FusedSession:
             return prefill_attention(query, *self._keys_and_values[layer], chunk.spans, self._parts.scale, window)
 
         segments = list(chunk.segments(self._adapter_of_row))
-        hidden = self._tensors.embedding[chunk.ids]
+        hidden = rows_of(self._tensors.embedding, chunk.ids)
         return self._network(self._tensors, hidden, chunk.positions, chunk.slots, segments, attend)[chunk.ends]
 
     def _copy_rows(self, sources: Tensor, targets: Tensor, positions: int) -> None:

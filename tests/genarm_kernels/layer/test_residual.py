@@ -10,6 +10,7 @@ import torch
 
 from genarm_kernels.card import DEFAULT
 from genarm_kernels.layer import linear, residual
+from genarm_kernels.layer.embed import embed
 from genarm_kernels.layer.lora import Lora
 from genarm_kernels.layer.residual import add_linear, adds_residual, normed_linear, reads_residual
 
@@ -27,6 +28,14 @@ def test_nothing_else_is_read() -> None:
 
 def test_a_cpu_embeds_by_torch() -> None:
     embed_cases.every_stream_gets_its_rows()
+
+
+@pytest.mark.parametrize("wrong", [-1, embed_cases.V, 2**40])
+def test_a_cpu_refuses_an_id_that_does_not_exist(wrong: int) -> None:
+    lengths = torch.tensor([5, 6], dtype=torch.int32)
+    with pytest.raises(IndexError, match=rf"token id {wrong} is none of the embedding's 0 … 10: pass ids"):
+        embed(torch.tensor([[4], [wrong]]), torch.zeros(embed_cases.V, 40), lengths, torch.zeros(2))
+    assert lengths.tolist() == [5, 6], "nothing was begun"
 
 
 @pytest.mark.interpreter

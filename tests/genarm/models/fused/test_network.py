@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from genarm import GuidedDecoder
+from genarm.models.fused import network
+from genarm_kernels.layer import linear, residual
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning:peft.*"), pytest.mark.usefixtures("cpu_path")]
 
@@ -179,3 +182,26 @@ def test_layers_may_have_mlps_of_other_widths() -> None:
         decoder = GuidedDecoder(base)
         assert kinds(decoder) == ["fused"]
         assert_streams_are(decoder, [untouched(base)], [random_prompts(RAGGED, seed=1)], steps=4)
+
+
+def test_few_rows_of_one_dtype_take_the_narrow_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where kernels run. The residual has the embedding's dtype, so every layer has to have it too."""
+    session = GuidedDecoder(build("llama")).engine.backbones[0].session(1, 4)
+    tensors, own = session._tensors, session._network
+    for module in (linear, residual):
+        monkeypatch.setattr(module, "INTERPRETED", True)
+
+    def is_narrow(rows: int = 16, **changes: Any) -> bool:
+        fresh = network.Network(own._parts, own._caches, *own._angles)
+        return fresh.is_narrow(replace(tensors, **changes), rows)
+
+    assert not is_narrow(), "a CPU's torch has one way"
+    monkeypatch.setattr(network, "on_host", lambda _: False)
+    assert is_narrow() and not is_narrow(17)
+    assert not is_narrow(embedding=tensors.embedding.bfloat16())
+    first, last = tensors.layers
+    for name in ("attention_norm", "mlp_norm"):
+        assert not is_narrow(layers=[first, replace(last, **{name: getattr(last, name).bfloat16()})]), name
+    for name in ("qkv", "out", "gate_up", "down"):
+        columns = getattr(last, name)
+        assert not is_narrow(layers=[first, replace(last, **{name: replace(columns, weight=columns.weight.double())})])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import LLAMA_LINEARS, random_prompts, save_adapter, with_adapter
+from families import LLAMA_LINEARS, VOCAB, random_prompts, save_adapter, with_adapter
 from fused_cases import (
     assert_streams_are,
     build,
@@ -158,6 +158,19 @@ def test_a_token_beyond_the_cache_is_an_error() -> None:
     decode(session, torch.tensor([4, 4]))
     with pytest.raises(IndexError):
         decode(session, torch.tensor([4, 4]))
+
+
+@pytest.mark.parametrize("wrong", [-1, VOCAB])
+def test_an_id_that_does_not_exist_is_an_error_and_changes_nothing(wrong: int) -> None:
+    session = GuidedDecoder(build("llama")).engine.backbones[0].session(2, 9)
+    prompts = random_prompts([5, 3], seed=1)
+    expected = session.prefill([prompts]), decode(session, torch.tensor([4, 4]))
+    with pytest.raises(IndexError, match=f"token id {wrong} is none of the embedding's 0 … {VOCAB - 1}"):
+        session.prefill([[prompts[0], torch.tensor([1, wrong])]])
+    session.prefill([prompts])
+    with pytest.raises(IndexError, match=f"token id {wrong} is none"):
+        session.append(torch.tensor([[4], [wrong]]))
+    assert torch.equal(decode(session, torch.tensor([4, 4]))[0], expected[1][0])
 
 
 def test_an_adapter_that_is_not_a_number_stays_in_its_stream(native_path: None, tmp_path: Path) -> None:
