@@ -51,7 +51,8 @@ USUAL_FEATURES = [("plain", 2), ("plain", 4), ("filters", 2), ("base filter", 2)
     + [swept(*key, "fp32") for key in INSTRUCTIONS],
 )
 def test_the_main_loop_takes_few_instructions_an_id(feature: str, M: int, dtype: str) -> None:
-    code = in_registers(compile_kernel(group_configuration(dtype, M, feature)))
+    configuration = group_configuration(dtype, M, feature)
+    code = in_registers(compile_kernel(configuration), name=configuration.name)
     assert code.plain_an_id <= INSTRUCTIONS[feature, M]
     # A lane's 32 ids of M models and no more: nothing is read twice, the scores and bias aside.
     loads = code.plain_loads["LDG.E.128"]
