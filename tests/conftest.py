@@ -18,6 +18,10 @@ from genarm_kernels.dispatch import INTERPRETED
 from genarm_kernels.native import choice
 
 torch.set_num_threads(1)
+if INTERPRETED:
+    import quick_interpreter
+
+    quick_interpreter.hasten()
 
 THIRD_PARTY = (
     "ignore:fan_in_fan_out is set to False but the target module is `Conv1D`:UserWarning",
