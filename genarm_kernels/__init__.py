@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from genarm_kernels.particles.resample import Resampled, resample
     from genarm_kernels.sampling.arguments import GuidedSample
     from genarm_kernels.sampling.sample import guided_log_probs, guided_sample
+    from genarm_kernels.step.accept import accept
     from genarm_kernels.step.advance import advance
     from genarm_kernels.step.progress import Progress
+    from genarm_kernels.step.texts import Texts
 
 # Imported on first use: what is read without torch, such as how the C is compiled, lies in this package too.
 _LAZY = {
@@ -36,8 +38,10 @@ _LAZY = {
     "GuidedSample": "sampling.arguments",
     "guided_log_probs": "sampling.sample",
     "guided_sample": "sampling.sample",
+    "accept": "step.accept",
     "advance": "step.advance",
     "Progress": "step.progress",
+    "Texts": "step.texts",
 }
 
 
@@ -61,6 +65,8 @@ __all__ = [
     "Lora",
     "Progress",
     "Resampled",
+    "Texts",
+    "accept",
     "add_rms_norm",
     "advance",
     "decode_attention",

@@ -4,9 +4,10 @@ from genarm_kernels.reference.layer import add_rms_norm, decode_attention, rotar
 from genarm_kernels.reference.logprobs import token_logprobs
 from genarm_kernels.reference.particles import follow_rows, resample
 from genarm_kernels.reference.sampling import guided_log_probs, guided_sample
-from genarm_kernels.reference.step import advance
+from genarm_kernels.reference.step import accept, advance
 
 __all__ = [
+    "accept",
     "add_rms_norm",
     "advance",
     "decode_attention",

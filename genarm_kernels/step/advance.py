@@ -19,7 +19,7 @@ import triton.language as tl
 from genarm_kernels.dispatch import INTERPRETED, on_device
 from genarm_kernels.sampling.arguments import GuidedSample
 from genarm_kernels.step import cpu, rules
-from genarm_kernels.step.progress import Progress, check_sample
+from genarm_kernels.step.progress import Progress, check_sample, contiguous
 
 ROWS = 8
 # Ids of EOS, stop sequences, and places of one, whose loads are on their way at the same time.
@@ -33,12 +33,12 @@ fits, reason = triton.jit(rules.fits), triton.jit(rules.reason)
 
 @triton.jit
 def is_among(token, lanes, ids, count):
-    """[ROWS] whether the tokens, of one dtype and shape with lanes [ROWS, AT_ONCE], are some of so many ids."""
+    """[…] whether the tokens, of one dtype and shape with lanes […, AT_ONCE], are some of so many ids."""
     found = token != token
     for first in range(0, count, AT_ONCE):
         places = lanes + first
         found = found | (token == tl.load(ids + places, mask=places < count, other=_NEVER))
-    return tl.max(found.to(tl.int32), 1) != 0
+    return tl.max(found.to(tl.int32), -1) != 0
 
 
 @triton.jit
@@ -164,11 +164,6 @@ def _launch(sample: GuidedSample, progress: Progress, pad_id: int, excuse_ended:
     M = 1 if models is None else models.shape[2]
     launch: Any = advance_kernel[(max(triton.cdiv(B, ROWS), 1),)]
     launch(
-        _contiguous(sample), progress, pad_id, stride, B, n, V, M, len(progress.eos_ids), S, L,
+        contiguous(sample), progress, pad_id, stride, B, n, V, M, len(progress.eos_ids), S, L,
         EXCUSE_ENDED=excuse_ended, MODELS=triton.next_power_of_2(M), ROWS=ROWS, num_warps=1, num_stages=1,
     )  # fmt: skip
-
-
-def _contiguous(sample: GuidedSample) -> GuidedSample:
-    fields: Any = (None if value is None else value.contiguous() for value in sample)
-    return GuidedSample(*fields)

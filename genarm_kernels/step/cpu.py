@@ -49,7 +49,7 @@ def where(condition: Tensor | Literal[False], x: Any, y: Tensor) -> Tensor:
 
 def _stops(progress: Progress) -> Tensor:
     """[B] whether a row's text ends in a stop sequence; that of an ended row may by its padding."""
-    columns = progress.step + _places(progress.stops.shape[1], progress.step.device)
+    columns = progress.step + places_back(progress.stops.shape[1], progress.step.device)
     before = columns < 0
     last = progress.generated.index_select(1, columns.clamp_(min=0)).masked_fill_(before, NO_TOKEN)
     matched: Tensor = fits(last.unsqueeze(1), progress.stops, ANY_TOKEN)
@@ -57,6 +57,7 @@ def _stops(progress: Progress) -> Tensor:
 
 
 @cache
-def _places(length: int, device: torch.device) -> Tensor:
+def places_back(length: int, device: torch.device) -> Tensor:
+    """[length] places of a text up to its last one, which is 0."""
     with torch.inference_mode(False):  # the next caller may be outside of the mode that this one is in
         return torch.arange(1 - length, 1, device=device)

@@ -1,6 +1,6 @@
 """What a step's tail reads and writes, checked once for all steps, and a draw that fits it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,6 +78,12 @@ def check_sample(sample: GuidedSample, progress: Progress) -> None:
         sample.log_normalizers is None or sample.log_normalizers.shape != rows
     ):
         _refuse("log_normalizers", rows)
+
+
+def contiguous(sample: GuidedSample) -> GuidedSample:
+    """The same values as kernels read them."""
+    fields: Any = (None if value is None else value.contiguous() for value in sample)
+    return GuidedSample(*fields)
 
 
 def _refuse(what: str, shape: tuple[int, ...]) -> None:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genarm_kernels.sampling.arguments import GuidedSample
+
 # Rows of a report, behind those of its tokens.
 TAKEN, ACCEPTED, PROPOSED, REASON, STATUS = range(5)
 FIGURES = 5
@@ -12,7 +14,8 @@ FIGURES = 5
 
 class Texts(NamedTuple):
     """B rows on their way: texts of at most T tokens, prompts included, of V ids, under M models; at most Q tokens per
-    row and step. Where a row's own ids and figures are not kept, there is None."""
+    row and step. Where a row's own ids and figures are not kept, there is None. On a CPU there are at least Q more
+    columns than any row's prompt and limit take, since rows that are full draw on."""
 
     texts: Tensor  # [B, T] int64
     positions: Tensor  # [B] int64, how many tokens a row's text has: the column of the next one
@@ -24,7 +27,7 @@ class Texts(NamedTuple):
     eos_ids: Tensor  # [E] int64
     stops: Tensor  # [S, L] int64: stop sequences aligned on the right, ANY_TOKEN on their left
     seen: Tensor | None = None  # [B, V] bool, the ids that a row has had; its rows may lie apart
-    logprobs: Tensor | None = None  # [B, n] float32, at least Q - 1 columns wider than any row's limit
+    logprobs: Tensor | None = None  # [B, n] float32, at least Q columns wider than any row's limit
     model_logprobs: Tensor | None = None  # [B, n, M] float32, beside logprobs
     log_normalizers: Tensor | None = None  # [B, n] float32
 
@@ -65,3 +68,27 @@ class Texts(NamedTuple):
             )
         if not (value.is_contiguous() or (name == "seen" and value.stride(1) == 1)):
             raise ValueError(f"{name} has strides {value.stride()}: expected a contiguous tensor")
+
+
+def check_draws(sample: GuidedSample, drafts: Tensor, proposed: Tensor, texts: Texts) -> None:
+    """In every step, so shapes and no more.
+
+    Raises:
+        ValueError: drafts of other rows or too long, draws of other places or models, or without what texts keeps.
+    """
+    B, Q = len(texts.texts), drafts.shape[-1] + 1
+    if drafts.shape != (B, Q - 1) or texts.most < Q:
+        raise ValueError(
+            f"drafts are {list(drafts.shape)}: expected [{B}, 0 to {texts.most - 1}], by the report's rows at most"
+        )
+    models = None if texts.model_logprobs is None else texts.model_logprobs.shape[2]
+    wanted: dict[str, tuple[int, ...]] = {"tokens": (B * Q,), "status": (B * Q,)}
+    wanted |= {} if models is None else {"logprobs": (B * Q,), "model_logprobs": (B * Q, models)}
+    wanted |= {} if texts.log_normalizers is None else {"log_normalizers": (B * Q,)}
+    for name, shape in wanted.items():
+        value: Tensor | None = getattr(sample, name)
+        if value is None or value.shape != shape:
+            found = "missing" if value is None else list(value.shape)
+            raise ValueError(f"{name} of the draw are {found}: expected {list(shape)}, {B} rows of {Q} places")
+    if proposed.shape != (B,):
+        raise ValueError(f"proposed is {list(proposed.shape)}: expected one number per row, [{B}]")
