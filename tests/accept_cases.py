@@ -214,13 +214,13 @@ def check_stop_sequences(device: str = "cpu") -> None:
 
 def check_long_and_many(device: str = "cpu") -> None:
     """More sequences than are loaded at once, found by their first place too, in rows of one program each."""
-    stops = aligned(([4, 0, 1, 2, 3], [4, 2, 3], [4, 3], [4, 1], [1, 2, 3], [0, 2]), 5)
+    stops = aligned(([4, 0, 1, 2, 3], [4, 2, 3], [4, 3], [4, 1], [1, 2, 3, 0], [0, 2]), 5)
     texts = make_texts([[1]] * 5, 5, stops, limits=20, device=device)
-    draws = [[0, 1, 2, 3, 0], [2, 0, 2, 3, 0], [4, 2, 0, 1, 2], [1, 1, 3, 3, 3], [3, 4, 1, 2, 3]]
+    draws = [[0, 1, 2, 3, 0], [2, 0, 2, 3, 0], [4, 2, 0, 1, 2], [1, 4, 0, 1, 2], [3, 4, 1, 2, 3]]
     found = step(texts, make_draws(draws), [draw[:-1] for draw in draws])
-    assert found[TAKEN] == [4, 3, 5, 5, 3]
+    assert found[TAKEN] == [5, 3, 5, 5, 3]
     found = step(texts, make_draws([[3, 0, 0, 0, 0]] * 5), [[0] * 4] * 5)
-    assert found[TAKEN] == [0, 0, 1, 1, 0] and found[REASON] == [STOP, STOP, STOP, GOING_ON, STOP]
+    assert found[TAKEN] == [0, 0, 1, 1, 0] and found[REASON] == [STOP, STOP, GOING_ON, STOP, STOP]
 
 
 def check_rows_alone(device: str = "cpu") -> None:
@@ -246,22 +246,20 @@ def check_nothing_is_written_beyond(device: str = "cpu") -> None:
     step(texts, make_draws([[1, 2, 3, 3]] * 2, None, True), [[1, 2, 3]] * 2)
     assert texts.counts.tolist() == [2, 1]
     assert texts.seen is not None and memory(texts.seen).sum() == 3
-    # Limits beyond the columns, which nobody should give.
-    full = make_texts([[0], [1, 2]], 4, limits=1, **options)
-    full.limits.fill_(9)
-    kept = [memory(getattr(full, name)) for name in ("texts", "seen", *FIGURES)]
-    before = [one.clone() for one in kept]
-    before[0][0, 1:3], before[0][1, 2] = torch.tensor([-1, V], device=device), -1
-    for one, sample in zip(before[2:], ("logprobs", "model_logprobs", "log_normalizers"), strict=True):
-        own = getattr(make_draws([[-1, V, 1, 1]] * 2, None, True), sample)
-        one[0, 0], one[1, 0] = own[0].to(device), own[4].to(device)
-    drafts = torch.tensor([[-1, V, 1]] * 2, device=device)
-    found = genarm_kernels.accept(
-        on(make_draws([[-1, V, 1, 1]] * 2, None, True), device), drafts, drafts[:, 0] * 0 + 3, full
-    )
-    assert found.tolist() == [4, 4]
-    assert same(kept[0], before[0]) and all(map(same, kept[2:], before[2:]))
-    assert memory(full.seen).sum(1).tolist() == [1, 1, 0]  # type: ignore[arg-type]
+    # Limits beyond the columns, which nobody should give; what would fall behind them falls on rows that are full.
+    full = make_texts([[0], [1, 2], [3], [3]], 4, limits=1, **options)
+    full.limits.copy_(torch.tensor([9, 9, 0, 0], device=device))
+    tables = [memory(getattr(full, name)) for name in ("texts", *FIGURES)]
+    before = [one.clone() for one in tables]
+    draws = [[V, V, 1, 1], [-1, -1, 1, 1], [0] * 4, [0] * 4]
+    sample = on(make_draws(draws, None, True), device)
+    before[0][0, 1:], before[0][1, 2] = V, -1
+    for one, name in zip(before[1:], FIGURES, strict=True):
+        one[:2, 0] = getattr(sample, name)[0:8:4]
+    drafts = torch.tensor([row[:3] for row in draws], device=device)
+    found = genarm_kernels.accept(sample, drafts, torch.full((4,), 3, device=device), full)
+    assert found.tolist() == [4, 4, 0, 0] and all(map(same, tables, before))
+    assert full.seen is not None and memory(full.seen).nonzero().tolist() == [[0, 1], [1, 1]]
 
 
 CHECKS = (

@@ -10,8 +10,8 @@ too, so the first that differs is itself the row's next token:
 Whatever the draft is, the row's text is what it would have been without one. With Q = 1 this is the tail of a plain
 step whose rows stand in different places.
 
-One program, of one warp, per 32 draws of whole rows. Each draw has four lanes' values, which are compared with four ids
-of EOS or stop sequences at a time. Rows count for themselves, so programs share nothing.
+One program, of one warp, per 8 draws, or per row if it has more. A draw has four lanes, which look at four ids
+of EOS or stop sequences at a time. Each row counts for itself, so programs share nothing.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"
@@ -29,7 +29,7 @@ from genarm_kernels.step.advance import AT_ONCE, fits, is_among, is_over, reason
 from genarm_kernels.step.progress import contiguous
 from genarm_kernels.step.texts import ACCEPTED, PROPOSED, REASON, STATUS, TAKEN, Texts, check_draws
 
-DRAWS = 32
+DRAWS = 8
 _GOING_ON, _EOS, _STOP, _ERROR = map(tl.constexpr, (rules.GOING_ON, rules.EOS, rules.STOP, rules.ERROR))
 _NO_TOKEN, _ANY_TOKEN, _NEVER = map(tl.constexpr, (rules.NO_TOKEN, rules.ANY_TOKEN, rules.NEVER))
 _TAKEN, _ACCEPTED, _PROPOSED = map(tl.constexpr, (TAKEN, ACCEPTED, PROPOSED))
@@ -83,7 +83,10 @@ def at_place(values, places, place):
     return tl.sum(tl.where(places == place, values, 0), 1, keep_dims=True)
 
 
-@triton.jit(do_not_specialize=["seen_stride", "B", "Q", "most", "T", "n", "V", "M", "E", "S", "L"])
+@triton.jit(
+    do_not_specialize=["seen_stride", "B", "Q", "most", "T", "n", "V", "M", "E", "S", "L"],
+    do_not_specialize_on_alignment=["drafts", "proposed"],
+)
 def accept_kernel(
     sample, drafts, proposed, texts, seen_stride, B, Q, most, T, n, V, M, E, S, L,
     MODELS: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr,
@@ -104,12 +107,13 @@ def accept_kernel(
     position = tl.load(texts.positions + rows, mask=inside, other=0)
 
     # A lane compares one draw with one of the ids or sequences that are loaded at once.
-    lanes = (draws * 0)[:, :, None] + tl.arange(0, AT_ONCE)[None, None]
-    place, used = lanes * 0 + places[:, :, None], there[:, :, None] & (lanes >= 0)
-    is_eos = is_among(lanes * 0 + token[:, :, None], lanes, texts.eos_ids, E)
+    nothing = tl.zeros((ROWS, PLACES, AT_ONCE), tl.int32)
+    lanes, place = nothing + tl.arange(0, AT_ONCE)[None, None], nothing + places[:, :, None]
+    used = there[:, :, None] & (lanes >= 0)
+    is_eos = is_among(nothing + token[:, :, None], lanes, texts.eos_ids, E)
     next_tokens = texts.texts + (rows * T + position)[:, :, None]
     own = sample.tokens + (rows * Q)[:, :, None]
-    is_stop = ends_in_stop(own, next_tokens, place, count[:, :, None], used, lanes, texts.stops, S, L)
+    is_stop = ends_in_stop(own, next_tokens, place, count.to(tl.int32)[:, :, None], used, lanes, texts.stops, S, L)
     ends = reason(before, is_over(before, status), is_eos, is_stop, rules.where, _GOING_ON, _EOS, _STOP, _ERROR)
 
     agreeing = tl.min(tl.where((token == draft) & (places < offered), PLACES, places), 1, keep_dims=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import accept_cases
 import particle_cases
 import pytest
 import step_cases
@@ -17,6 +18,7 @@ from genarm_kernels.logprobs import kernels as logprobs
 from genarm_kernels.particles import follow, resample
 from genarm_kernels.sampling import kernels
 from genarm_kernels.sampling.arguments import prepare
+from genarm_kernels.step import accept
 
 BF16 = torch.bfloat16
 
@@ -24,7 +26,7 @@ BF16 = torch.bfloat16
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[Specialisation]:
     """Every kernel that a call would have launched, with what it would have been compiled for."""
-    for module in (activation, attention, embed, follow, noise, norm, resample, residual, rotary):
+    for module in (accept, activation, attention, embed, follow, noise, norm, resample, residual, rotary):
         monkeypatch.setattr(module, "INTERPRETED", True)
     return specialised(monkeypatch)
 
@@ -74,6 +76,13 @@ def test_particles_are_resampled_by_one_kernel_wherever_their_rows_lie(found: li
     for place in zip(*map(at_addresses, (torch.arange(2), torch.arange(2), torch.ones(2, 5).long())), strict=True):
         noise.uniforms(*place, 0)
     assert len(found) == 4 and found[0] == found[1] and found[2] == found[3]
+
+
+def test_draws_are_accepted_by_one_kernel_wherever_their_drafts_lie(found: list[Specialisation]) -> None:
+    drafts, proposed = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    for place in zip(*map(at_addresses, (drafts, proposed)), strict=True):
+        accept.accept(accept_cases.make_draws([[0] * 4] * 2), *place, accept_cases.make_texts([[0]] * 2, 4))
+    assert len(found) == 2 and found[0] == found[1]
 
 
 def test_steps_are_compiled_once_wherever_adapters_and_positions_lie(found: list[Specialisation]) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
+import accept_cases
 import pytest
 import tail_cases as cases
+import torch
 from gpu_cases import captured, waiting_for_nothing
 
 import genarm_kernels
-from genarm_kernels import GuidedSample, Progress
+from genarm_kernels import Progress
 
 pytestmark = pytest.mark.device
 
 
-def load(own: Progress | GuidedSample, new: Progress | GuidedSample) -> None:
+def load(own: tuple[Any, ...], new: tuple[Any, ...]) -> None:
     for one, other in zip(own, new, strict=True):
         if one is not None and other is not None:
             one.copy_(other)
@@ -38,3 +41,32 @@ def test_replays_of_a_captured_tail_are_torch_s(B: int) -> None:
         for name, found, expected in zip(Progress._fields, progress, before, strict=True):
             assert found is not None and expected is not None and cases.same(found.cpu(), expected), name
     assert progress.step.tolist() == [cases.N] and progress.arrived.tolist() == [0]
+
+
+@pytest.mark.parametrize(("B", "Q"), [(1, 4), (8, 1), (33, 8)])
+def test_replays_of_captured_draws_are_accepted_as_by_torch(B: int, Q: int) -> None:
+    chance = random.Random(B)
+    stops = cases.aligned(cases.STOPS, 4, 8)
+    before = accept_cases.make_texts([[0]] * B, Q, stops, (3,), 4 * Q, seen=True, kept=True)
+    texts = cases.on(before, "cuda")
+    sample = cases.on(accept_cases.make_draws([[0] * Q] * B, None, True), "cuda")
+    drafts, proposed = torch.zeros(B, Q - 1, dtype=torch.int64), torch.zeros(B, dtype=torch.int64)
+    on_device = drafts.cuda(), proposed.cuda()
+    graph, taken = captured(lambda: genarm_kernels.accept(sample, *on_device, texts))
+    load(texts, before)
+    for number in range(4):
+        draws = [[chance.randrange(cases.V) for _ in range(Q)] for _ in range(B)]
+        drawn = accept_cases.make_draws(draws, None, True, number + 1.0)
+        load(sample, drawn)
+        drafts.copy_(torch.tensor([[token if chance.random() < 0.8 else 0 for token in row[:-1]] for row in draws]))
+        proposed.copy_(torch.tensor([chance.randrange(Q) for _ in range(B)]))
+        load(on_device, (drafts, proposed))
+        with waiting_for_nothing():
+            graph.replay()
+        assert genarm_kernels.accept(drawn, drafts, proposed, before).tolist() == taken.tolist()
+        for name in ("positions", "counts", "tokens", "reasons", "report", "seen"):
+            assert torch.equal(getattr(texts, name).cpu(), getattr(before, name)), name
+        for name, ends in {"texts": before.positions, **dict.fromkeys(cases.FIGURES, before.counts)}.items():
+            found, expected = getattr(texts, name).cpu(), getattr(before, name)
+            is_text = torch.arange(found.shape[1]) < ends[:, None]
+            assert torch.equal(found[is_text], expected[is_text]), name
