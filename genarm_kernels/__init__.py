@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from genarm_kernels.sampling.sample import guided_log_probs, guided_sample
     from genarm_kernels.step.accept import accept
     from genarm_kernels.step.advance import advance
+    from genarm_kernels.step.ngram import ngram_draft
     from genarm_kernels.step.progress import Progress
     from genarm_kernels.step.texts import Texts
 
@@ -40,6 +41,7 @@ _LAZY = {
     "guided_sample": "sampling.sample",
     "accept": "step.accept",
     "advance": "step.advance",
+    "ngram_draft": "step.ngram",
     "Progress": "step.progress",
     "Texts": "step.texts",
 }
@@ -73,6 +75,7 @@ __all__ = [
     "follow_rows",
     "guided_log_probs",
     "guided_sample",
+    "ngram_draft",
     "reference",
     "resample",
     "rotary_store",

@@ -4,7 +4,7 @@ from genarm_kernels.reference.layer import add_rms_norm, decode_attention, rotar
 from genarm_kernels.reference.logprobs import token_logprobs
 from genarm_kernels.reference.particles import follow_rows, resample
 from genarm_kernels.reference.sampling import guided_log_probs, guided_sample
-from genarm_kernels.reference.step import accept, advance
+from genarm_kernels.reference.step import accept, advance, ngram_draft
 
 __all__ = [
     "accept",
@@ -14,6 +14,7 @@ __all__ = [
     "follow_rows",
     "guided_log_probs",
     "guided_sample",
+    "ngram_draft",
     "resample",
     "rotary_store",
     "skinny_linear",

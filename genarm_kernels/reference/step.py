@@ -4,7 +4,7 @@ from torch import Tensor
 
 from genarm_kernels.sampling.arguments import GuidedSample
 from genarm_kernels.step.progress import Progress
-from genarm_kernels.step.rules import ANY_TOKEN, EOS, ERROR, GOING_ON, STOP
+from genarm_kernels.step.rules import ANY_TOKEN, EOS, ERROR, GOING_ON, LEAST_MATCH, MOST_MATCH, STOP
 from genarm_kernels.step.texts import Texts
 
 
@@ -87,3 +87,25 @@ def _write(sample: GuidedSample, draw: int, token: int, texts: Texts, row: int) 
     texts.reasons[row] = end_of(new, texts.eos_ids.tolist(), texts.stops.tolist())
     texts.positions[row] += 1
     texts.counts[row] += 1
+
+
+def ngram_draft(texts: Tensor, positions: Tensor, gamma: int) -> tuple[Tensor, Tensor]:
+    """Drafts [B, gamma] and how many are proposed, [B]: of each row what followed the latest of the longest matches."""
+    drafts, proposed = texts.new_zeros(len(texts), gamma), positions.clone().zero_()
+    for row, end in enumerate(positions.tolist()):
+        text = texts[row, :end].tolist()
+        follows = _after_match(text)
+        if follows is not None:
+            for ahead in range(gamma):
+                text.append(text[follows + ahead])
+            drafts[row], proposed[row] = drafts.new_tensor(text[end:]), gamma
+    return drafts, proposed
+
+
+def _after_match(text: list[int]) -> int | None:
+    """Where what follows the match begins."""
+    for length in range(MOST_MATCH, LEAST_MATCH - 1, -1):
+        for follows in range(len(text) - 1, length - 1, -1):
+            if text[follows - length : follows] == text[len(text) - length :]:
+                return follows
+    return None

@@ -12,6 +12,8 @@ import triton.language as tl
 GOING_ON, EOS, STOP, ERROR = range(4)
 # Ids that no model has: before the first token, whatever there is in a stop sequence, and filling that matches nothing.
 NO_TOKEN, ANY_TOKEN, NEVER = -1, -2, -3
+# How many of a text's last tokens are looked for earlier in it, to draft what followed them.
+LEAST_MATCH, MOST_MATCH = 2, 4
 
 
 def is_over(reasons, status):
