@@ -32,6 +32,9 @@ def check_which_match(device: str = "cpu") -> None:
     """The longest of up to four tokens before the latest, the latest of as long ones, and none of one token."""
     assert look_up([[1, 2, 3, 5, 0, 2, 3, 6, 1, 2, 3]], 1, device) == [[5]]
     assert look_up([[1, 2, 5, 1, 2, 6, 0, 1, 2]], 2, device) == [[6, 0]]
+    assert look_up([[1, 2, 3, 4, 5, 0, 2, 3, 4, 6, 1, 2, 3, 4]], 1, device) == [[5]]
+    # Four with a gap are fewer than two.
+    assert look_up([[1, 2, 9, 4, 5, 0, 3, 4, 6, 1, 2, 3, 4]], 1, device) == [[6]]
     # A fifth token makes no match longer.
     assert look_up([[7, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 6, 7, 1, 2, 3, 4]], 1, device) == [[6]]
     assert look_up([[2, 5, 3, 2], [1, 2, 3, 4], [1, 2, 3, 1, 2]], 3, device) == [[], [], [3, 1, 2]]

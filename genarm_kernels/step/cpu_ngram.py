@@ -17,10 +17,8 @@ def ngram_draft(texts: Tensor, positions: Tensor, gamma: int) -> tuple[Tensor, T
     agrees, length = columns[:T] < ends - 1, torch.zeros_like(texts)
     for back in range(min(MOST_MATCH, T)):
         last = texts.gather(1, (ends - 1 - back).clamp_(min=0))
-        # Of the columns from this one on: those before it have nothing so far back.
+        # Of the columns from this one on: those before it have nothing so far back, and a short row has none left.
         agrees = (texts.narrow(1, 0, T - back) == last).logical_and_(agrees.narrow(1, min(back, 1), T - back))
-        if back:
-            agrees.logical_and_(ends > back)
         length.narrow(1, back, T - back).add_(agrees)
     key = length.mul_(T).add_(columns[:T]).amax(1, keepdim=True)
     is_nothing, place = key < LEAST_MATCH * T, key % T
