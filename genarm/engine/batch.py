@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ..request.output import FinishReason, GenerationOutput, GenerationStats, St
 from .engine import Engine
 from .loop import Decoding
 from .particle_loop import SystemDecoding
+from .ragged_loop import RaggedDecoding
 
 
 class Steps(Iterator[StreamStep]):
@@ -52,8 +54,12 @@ class Batch:
         self._request = request
         if request.particles is not None:  # a system's are decoded together, however many
             largest = max(1, largest // request.particles.count) * request.particles.count
+        self._largest = largest
         groups = engine.groups(request, rows)
-        self.places = [own[start : start + largest] for own in groups for start in range(0, len(own), largest)]
+        if len(rows) > largest and engine.exchanges(request, largest, rows):
+            self._request = request = replace(request, ragged=True)
+        size = len(rows) if request.ragged and engine.exchanges(request, largest, rows) else largest
+        self.places = [own[start : start + size] for own in groups for start in range(0, len(own), size)]
         self._chunks = [request.rows(places) for places in self.places]
         if len(rows) < request.batch or len(self._chunks) > 1:
             tell_of_hooks(engine, len(self._chunks))
@@ -80,14 +86,14 @@ class Batch:
         self._texts = self._row_texts()
         for rows, decoding, emitted in self._decode():
             tokens = [torch.empty(0, dtype=torch.int64)] * batch
-            for row, token in zip(rows, emitted, strict=True):
-                if token is not None:
-                    tokens[row] = torch.tensor([token])
+            for row, new in zip(rows, emitted, strict=True):
+                if new:
+                    tokens[row] = torch.tensor(new)
             finished[rows] = torch.tensor([reason is not None for reason in decoding.reasons])
             yield StreamStep(tokens, finished.clone(), self._new_texts(decoding.reasons, rows))
 
-    def _decode(self) -> Iterator[tuple[list[int], Decoding, list[int | None]]]:
-        """Steps of one chunk after the other: the rows it has, and the token each got."""
+    def _decode(self) -> Iterator[tuple[list[int], Decoding, list[list[int]]]]:
+        """Steps of one chunk after the other: the rows it has, and the tokens that each got."""
         if len(self._chunks) > 1:  # one that would not fit is said before the others run
             self._engine.check(self._chunks)
         for places, chunk in zip(self.places, self._chunks, strict=True):
@@ -102,7 +108,10 @@ class Batch:
     def _decoding(self, chunk: Request) -> Decoding:
         if chunk.particles is not None:
             return SystemDecoding(self._engine, chunk)
-        return Decoding(self._engine, chunk, self._watch if self._texts else None)
+        watch = self._watch if self._texts else None
+        if chunk.ragged:
+            return RaggedDecoding(self._engine, chunk, watch, slots=min(self._largest, chunk.batch))
+        return Decoding(self._engine, chunk, watch)
 
     def _longest(self, prompts: list[int]) -> int:
         """Tokens of the longest text of a stream whose prompts have these lengths."""
@@ -204,6 +213,10 @@ class Batch:
             prefill_seconds=sum(decoding.prefill_seconds for decoding in self.done),
             decode_seconds=sum(decoding.decode_seconds for decoding in self.done),
             guided_tokens=None if guided is None else int(guided.sum()),
+            drafted=sum(decoding.drafted for decoding in self.done),
+            accepted=sum(decoding.accepted for decoding in self.done),
+            verified=sum(decoding.verified for decoding in self.done),
+            row_steps=sum(decoding.row_steps for decoding in self.done),
             engine=next((one.kind for one in self.done if one.kind), "") or self._engine.kind,
             forwarded=self._forwarded(),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,12 +14,31 @@ from genarm_kernels import GuidedSample
 from genarm_kernels.sampling import ops
 from genarm_kernels.sampling.arguments import Inputs, prepare
 
+from ..request.guidance import Guidance
 from .gate import gated_weights, guided_rows
-from .state import State
 
 # combined scores s [B, V] -> edited scores [B, V]
 ScoreEdit = Callable[[Tensor], Tensor]
 ALIGNED = 8  # elements; a row that starts at a multiple of so many is loaded in whole vectors
+
+
+class Rows(Protocol):
+    """What a draw reads beside logits: a state, or a view of it."""
+
+    @property
+    def guidance(self) -> Guidance:
+        """Of R rows."""
+
+    @property
+    def positions(self) -> Tensor:
+        """[R] int64, where the drawn tokens stand in the base's stream."""
+
+    @property
+    def seen(self) -> Tensor | None:
+        """[R, V] bool, under a repetition penalty."""
+
+    def note_guided(self, guided: Tensor) -> None:
+        """Whether the draws, [R] bool, are guided, under a gate."""
 
 
 class Draw:
@@ -32,7 +52,7 @@ class Draw:
 
     def __init__(
         self,
-        state: State,
+        state: Rows,
         vocab_size: int,
         return_logprobs: bool,
         return_normalizers: bool = False,
@@ -61,6 +81,10 @@ class Draw:
         if edits:
             sample = sample._replace(status=sample.status | bad_models(logits, weights, self._vocab_size))
         return sample
+
+    def reset(self) -> None:
+        """The settings' values have changed."""
+        self._settings = None
 
     def _weights(self, base: Tensor) -> Tensor:
         """[B, M] the step's weights, the base's logits [B, ≥ V] being what they are."""

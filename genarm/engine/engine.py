@@ -103,11 +103,11 @@ class Engine:
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raise CacheMemoryError where one of these would not fit."""
-        backbones = self.backbones
+        backbones = self._with_draft(requests[0])
         captured = bool(self._capturable(backbones))
         sizes = set()
         for request in requests:
-            asked = request.longest, request.max_new_tokens
+            asked = request.longest, request.most_behind
             slots = slots_for(request.batch, *asked, self._limits) if captured else (request.batch, slot_length(*asked))
             sizes.add(Size(*slots, request.longest, captured))
         for size in sorted(sizes, key=lambda size: cache_bytes(backbones, size.batch, size.length), reverse=True):
@@ -116,7 +116,7 @@ class Engine:
     @contextmanager
     def run(self, request: Request) -> Iterator[Run]:
         """Buffers for a request, given back at the end. One that finds the captured ones taken has its own."""
-        backbones = self.backbones
+        backbones = self._with_draft(request)
         capturable = self._capturable(backbones)
         if capturable and self._captured.take():
             try:
@@ -135,14 +135,14 @@ class Engine:
                 "or `with decoder.stream(...) as steps:`), and give threads a decoder each",
                 stacklevel=2,
             )
-        length = slot_length(request.longest, request.max_new_tokens)
+        length = slot_length(request.longest, request.most_behind)
         with self.uncaptured(request, length, is_beside) as run:
             yield run
 
     @contextmanager
     def uncaptured(self, request: Request, length: int, is_beside: bool = False) -> Iterator[Run]:
         """A run on buffers of its own, of ``length`` tokens per row, whose steps are launched one by one."""
-        backbones = self.backbones
+        backbones = self._with_draft(request)
         check_fit(backbones, Size(request.batch, length, request.longest), request.device)
         with holding(cache_bytes(backbones, request.batch, length)), ExitStack() as stack:
             given = [stack.enter_context(one.given(request.preferences)) for one in backbones]
@@ -150,9 +150,23 @@ class Engine:
             sessions = [one.session(request.batch, length, rows) for one, rows in pairs]
             yield Run(request, backbones, sessions, is_beside=is_beside)
 
+    def exchanges(self, request: Request, slots: int, rows: Sequence[int]) -> bool:
+        """Whether ``rows`` of a request may be decoded in so many slots, the next taking the place of one that has
+        ended: where nothing knows which rows there are, and the longest of all fits as often."""
+        if request.particles is not None or request.interrupts or request.preferences or self.hooked:
+            return False
+        length = slot_length(request.rows(rows).longest, request.most_behind)
+        backbones = self._with_draft(request)
+        return "padded" not in paths(backbones) and fits(backbones, Size(slots, length, length), self.device)
+
     def fits(self, batch: int, length: int) -> bool:
         """Whether so many rows of so many tokens do now."""
         return fits(self.backbones, Size(batch, length, length), self.device)
+
+    def _with_draft(self, request: Request) -> list[Backbone]:
+        """The backbones, and behind them a draft model's."""
+        draft = None if request.speculate is None else request.speculate.model
+        return self.backbones if draft is None else [*self.backbones, *draft.backbones]
 
     def _capturable(self, backbones: Sequence[Backbone]) -> list[FusedBackbone]:
         return capturable(backbones, self.device) if self.graphs else []

@@ -7,8 +7,9 @@ filters, flags. A request is loaded by copying its values there, and its batch i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import Any
 from weakref import ref
@@ -21,6 +22,7 @@ from ..models.fused.slots import RowSlots
 from ..models.fused.weights import Tensors
 from ..request.options import Request
 from .memory import Size, add_idle_cache, bucket, cache_bytes, check_fit, fits, idle_caches, slots_for
+from .policy import make_policy
 from .recording import Replay, capture, first_cause, own_streams
 from .run import Run
 from .state import State, new_state
@@ -104,9 +106,11 @@ class CapturedRuns:
             request = padded(request, bucket(request.batch))
         request = replace(request, guidance=request.guidance.in_tensors())
         width = -(-request.max_new_tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-        state = new_state(request, width)
+        policy = make_policy(request)
+        state = new_state(request, width, self._size[1], policy.places)
         kept = request.return_logprobs, request.wants_normalizers
-        key = (state.shapes(), request.vocab_size, *kept, request.interrupts)
+        draft = None if request.speculate is None else request.speculate.name
+        key = (state.shapes(), request.vocab_size, *kept, request.interrupts, draft, policy.places)
         if key not in self._runs:
             if len(self._runs) == MOST_RUNS:
                 self._end_graphs()
@@ -159,7 +163,7 @@ class CapturedRuns:
     def _make_room(self, request: Request, backbones: Sequence[FusedBackbone], tensors: Sequence[Tensors]) -> None:
         """Caches that hold the request; new ones, or weights that lie elsewhere, make every captured step useless."""
         made_for = [(ref(backbone), own.places()) for backbone, own in zip(backbones, tensors, strict=True)]
-        needed = slots_for(request.batch, request.longest, request.max_new_tokens, self._limits)
+        needed = slots_for(request.batch, request.longest, request.most_behind, self._limits)
         if made_for == self._made_for and needed[0] <= self._size[0] and needed[1] <= self._size[1]:
             return
         size = max(needed[0], self._size[0]), max(needed[1], self._size[1])
@@ -209,7 +213,7 @@ class CapturedRun(Run):
         self._fused = list(sessions)
         self._stream = owner.streams[0] if owner.streams else None
         self._pool, self._launched, self._note = owner.pool, owner.launched, owner.note_capture
-        self._replay: Replay | None = None
+        self._replays: dict[int, Replay] = {}  # by the drafts of a step
         self._has_failed = False
         self._decoded: list[Tensor] = []  # where a replay leaves the logits
 
@@ -228,17 +232,18 @@ class CapturedRun(Run):
         for session, backbone, own, slots in zip(self._fused, backbones, tensors, given, strict=True):
             session.attach(own)
             session.give(backbone.slots.row_adapters(own.adapters, session.batch, slots))
-        self.request, self.backbones = request, list(backbones)
+        self.request, self.backbones, self.policy = request, list(backbones), make_policy(request)
 
     def capture_once(self) -> None:
         """Capture the step, over a state that is to be written over. One that cannot be captured runs as it is."""
-        if self._replay is not None or self._has_failed:
+        if self._replays or self._has_failed:
             return
-        step = self.decode if self.request.interrupts else self._whole_step
         try:
-            self._replay = capture(step, self._pool, self._stream)
+            for gamma in self.policy.gammas:
+                self._replays[gamma] = capture(self._captured_step(gamma), self._pool, self._stream)
         except Exception as error:
             self._has_failed = True
+            self._replays.clear()
             self._note(error)
         else:
             self._note(None)
@@ -260,15 +265,21 @@ class CapturedRun(Run):
         if self._launched is not None:
             self._launched.record(torch.cuda.current_stream(self.request.device))
 
+    def _captured_step(self, gamma: int) -> Callable[[], object]:
+        if self.ragged is not None:
+            return partial(self.ragged.step, gamma)
+        return self.decode if self.request.interrupts else self._whole_step
+
     def _whole_step(self) -> None:
         self.decode()
         self.settle(1)
 
     def _next(self, step: int) -> None:
-        if self._replay is None:
+        replay = self._replays.get(self.gamma)
+        if replay is None:
             super()._next(step)
             return
-        self._replay()
+        replay()
         if self.request.interrupts:
             self._logits = self._decoded
             self.settle(step)

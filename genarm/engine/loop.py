@@ -45,14 +45,18 @@ class Decoding:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     kind: str = ""  # the paths that ran
+    drafted: int = 0
+    accepted: int = 0
+    verified: int = 0  # steps with drafts, of every row
+    row_steps: int = 0  # steps of every row that there was room for
 
     @property
     def tokens_read(self) -> int:
         """How many of the new tokens each model has to read: those that another one follows."""
         return sum(max(0, len(row) - 1) for row in self.tokens)
 
-    def run(self) -> Iterator[list[int | None]]:
-        """Decode; after each step yield the token each row got, or None."""
+    def run(self) -> Iterator[list[list[int]]]:
+        """Decode; after each step yield the tokens that each row got."""
         request = self.request
         self.tokens, self.reasons = [[] for _ in request.row_ids], [None] * request.batch
         if not request.max_new_tokens:
@@ -64,6 +68,7 @@ class Decoding:
         stream = torch.cuda.current_stream(request.device) if cuda else None
         with self.engine.run(request) as run:
             for report in self._reports(run, stream):
+                self.row_steps += request.batch
                 emitted = self._read(*report)
                 self._clock(time.perf_counter() - started)
                 yield emitted
@@ -83,16 +88,16 @@ class Decoding:
         while readback.waiting:
             yield readback.read()
 
-    def _read(self, tokens: list[int], ends: list[int], status: list[int]) -> list[int | None]:
+    def _read(self, tokens: list[int], ends: list[int], status: list[int]) -> list[list[int]]:
         """A step's report -> the tokens that count."""
-        emitted: list[int | None] = [None] * len(self.reasons)
+        emitted: list[list[int]] = [[] for _ in self.reasons]
         for row, token in enumerate(tokens[: len(self.reasons)]):  # beyond them are a captured step's idle rows
             if self.reasons[row] is not None:
                 continue
             if status[row]:
                 self._fail(row, status[row])
                 continue
-            emitted[row] = token
+            emitted[row] = [token]
             self.tokens[row].append(token)
             stopped = self.watch is not None and self.watch(self.request.row_ids[row], token)
             if ends[row] != GOING_ON:

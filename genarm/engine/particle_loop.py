@@ -47,7 +47,7 @@ class SystemDecoding(Decoding):
         assert self.request.particles is not None
         return self.request.particles.count
 
-    def _read(self, tokens: list[int], ends: list[int], status: list[int]) -> list[int | None]:
+    def _read(self, tokens: list[int], ends: list[int], status: list[int]) -> list[list[int]]:
         rows, is_last = len(self.reasons), self.steps + 1 == self.request.max_new_tokens
         for row in range(rows):
             if bits := status[row] & MODEL_BITS:
@@ -55,7 +55,7 @@ class SystemDecoding(Decoding):
             reason: Any = ENDS.get(ends[row], "length" if is_last else None)
             self.reasons[row] = "error" if row // self.count in self.failed else reason
         self.read += self.reasons.count(None)
-        return [None] * rows
+        return [[] for _ in self.reasons]
 
     def _fail(self, row: int, status: int) -> None:
         system, particle = divmod(self.request.row_ids[row], self.count)

@@ -6,8 +6,9 @@ under names of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,12 @@ from torch import Tensor
 from ..models.backbone import Backbone, Session
 from ..request.options import Request
 from .draw import Draw
+from .policy import make_policy
+from .speculation import Speculation
 from .state import State, new_state
 
 GRAPHS = " (CUDA graphs)"
+NOTHING: Mapping[int, list[Tensor]] = {}
 
 
 class Run:
@@ -38,12 +42,15 @@ class Run:
         self.request = request
         self.backbones = list(backbones)
         self.sessions = list(sessions)
-        self.state: State = state or new_state(request)
+        self.policy = make_policy(request)
+        self.state: State = state or new_state(request, None, sessions[0].length, self.policy.places)
         self._sides = sides
         self._is_beside = is_beside
         kept = request.return_logprobs, request.wants_normalizers
         self._draw = Draw(self.state, request.vocab_size, *kept, self.captured)
         self._logits: list[Tensor] = []
+        self.ragged = None if self.state.ragged is None else Speculation(self, self._draw)
+        self.gamma = 0  # drafts of the next step
 
     @property
     def kind(self) -> str:
@@ -63,15 +70,21 @@ class Run:
                 self._next(step)
             else:
                 self._logits = self.prefill()
-                self.settle(0)
+                if self.ragged is None:
+                    self.settle(0)
+                else:
+                    self.ragged.begin(self._logits)
         return self.state.report
 
     def note_launched(self) -> None:
         """Whatever reads the buffers next has to wait for what was launched until now."""
 
     def _next(self, step: int) -> None:
-        self.decode()
-        self.settle(step)
+        if self.ragged is None:
+            self.decode()
+            self.settle(step)
+        else:
+            self.ragged.step(self.gamma)
 
     def settle(self, step: int) -> None:
         """What comes behind a step's logits: the draw, the caller's criteria, and what particles go on."""
@@ -81,6 +94,25 @@ class Run:
         if self.state.population is not None:
             with annotated("resample"):
                 self.resample()
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether another prompt can take the place of a row that has ended. Known once prompts have been read."""
+        return self.ragged is not None and all(session.cuts for session in self.sessions)
+
+    @torch.no_grad()
+    def admit(self, rows: list[int], request: Request) -> State:
+        """Read a request's prompts in the places of some rows, and draw what follows them -> its own state, whose
+        report is to be read. The others stand still meanwhile."""
+        assert self.ragged is not None
+        with annotated("prefill"):
+            if self.captured:
+                request = replace(request, guidance=request.guidance.in_tensors())
+            width = len(self.state.columns) - request.ahead
+            fresh = new_state(request, width, self.sessions[0].length, self.policy.places)
+            self.ragged.begin(self.prefill(request, rows), fresh)
+            self.state.take(rows, fresh)
+        return fresh
 
     def resample(self) -> None:
         """Rows and their caches go on from where the particles that stay have come to."""
@@ -93,13 +125,18 @@ class Run:
         """Every stream's logits after the last tokens."""
         self._logits = [logits[:, 0] for logits in self.append(self.state.tokens[:, None])]
 
-    def append(self, tokens: Tensor) -> list[Tensor]:
-        """Every stream's logits [B, Q, V_m] after each of Q more tokens of its rows, [B, Q] int64."""
-        calls = [
-            partial(self._branch, f"branch {index}", session, self._readable(tokens, backbone))
-            for index, (backbone, session) in enumerate(zip(self.backbones, self.sessions, strict=True))
-        ]
-        return self._in_order(side_by_side(calls, self._sides))
+    def append(self, tokens: Tensor, known: Mapping[int, list[Tensor]] = NOTHING) -> list[Tensor]:
+        """Every stream's logits [B, Q, V_m] after each of Q more tokens of its rows, [B, Q] int64. ``known``: those of
+        backbones that have read them."""
+        unread = [index for index in range(len(self.backbones)) if index not in known]
+        read = side_by_side([partial(self.append_to, index, tokens) for index in unread], self._sides)
+        outputs = {**known, **dict(zip(unread, read, strict=True))}
+        return self._in_order([outputs[index] for index in range(len(self.backbones))])
+
+    def append_to(self, index: int, tokens: Tensor) -> list[Tensor]:
+        """The logits of one backbone's streams."""
+        with annotated(f"branch {index}"):
+            return self.sessions[index].append(self._readable(tokens, self.backbones[index]))
 
     def draw(self, step: int) -> None:
         """One token per row from those logits. ``step`` matters to the caller's own processors only."""
@@ -109,24 +146,25 @@ class Run:
         with annotated("combine"):
             self.state.advance(self._draw(self._logits, edit))
 
-    def prefill(self) -> list[Tensor]:
-        """Every stream's logits [B, V_m] after its prompts."""
-        outputs = []
+    def prefill(self, request: Request | None = None, rows: Sequence[int] | None = None) -> list[Tensor]:
+        """Every stream's logits [B, V_m] after its prompts; those of another request in some of the rows."""
+        request, outputs = request or self.request, []
         for backbone, session in zip(self.backbones, self.sessions, strict=True):
-            prompts = [self.request.streams[stream].rows for stream in backbone.streams]
-            outputs.append(session.prefill([[self._readable(row, backbone) for row in rows] for rows in prompts]))
+            prompts = [self._prompts(request, stream) for stream in backbone.streams]
+            outputs.append(session.prefill([[self._readable(row, backbone) for row in own] for own in prompts], rows))
         return self._in_order(outputs)
 
     def _readable(self, ids: Tensor, backbone: Backbone) -> Tensor:
         """Ids for a backbone's embedding. A row holds others only where its models there have weight 0, and what they
         say from then on is not used."""
-        known = min(self.request.prompt_ids[stream] for stream in backbone.streams)
+        ids_of = self.request.prompt_ids
+        known = min(ids_of[one] if one < len(ids_of) else backbone.vocab_size for one in backbone.streams)
         return ids if known >= self.request.vocab_size else ids.clamp(max=known - 1)
 
     @staticmethod
-    def _branch(name: str, session: Session, tokens: Tensor) -> list[Tensor]:
-        with annotated(name):
-            return session.append(tokens)
+    def _prompts(request: Request, stream: int) -> list[Tensor]:
+        """A draft model, whose stream is behind the others, reads the base's."""
+        return request.streams[stream if stream < len(request.streams) else 0].rows
 
     def _in_order(self, outputs: list[list[Tensor]]) -> list[Tensor]:
         """The backbones' logits as the decoder's models stand, the base's first."""

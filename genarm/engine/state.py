@@ -6,6 +6,7 @@ filters and flags are tensors, and keep their addresses as long as the batch run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,11 +15,14 @@ from torch import Tensor
 
 import genarm_kernels
 from genarm_kernels import GuidedSample, Progress
+from genarm_kernels.step.accept import accept
 from genarm_kernels.step.rules import ANY_TOKEN, EOS, GOING_ON, NEVER, STOP, is_over
+from genarm_kernels.step.texts import FIGURES, Texts
 
 from ..request.guidance import Guidance
 from ..request.options import Request
 from .population import Population, new_population
+from .ragged import Ragged, new_ragged
 
 FILL = 4
 
@@ -35,7 +39,7 @@ class State:
     columns: Tensor  # [n] int64, 0 … n − 1
     generated: Tensor  # [B, n] int64, ``pad_id`` where a row has finished
     reasons: Tensor  # [B] int64, how rows have ended: `step.rules` of the kernels
-    report: Tensor  # [3, B] int64: tokens, reasons and status of the last step
+    report: Tensor  # [3, B] int64: tokens, reasons and status of the last step; of ragged rows that of `accept`
     eos_ids: Tensor  # [E] int64
     stops: Tensor  # [S, L] int64, aligned on the right, ANY_TOKEN on the left
     pad_id: int
@@ -45,6 +49,7 @@ class State:
     guided: Tensor | None  # [B, n] bool, kept under a gate
     log_normalizers: Tensor | None  # [B, n] float32
     population: Population | None  # with particles
+    ragged: Ragged | None  # where rows move on by numbers of tokens of their own
 
     def advance(self, sample: GuidedSample) -> None:
         """Take a step's draw: write the tokens, see which rows have finished, count on."""
@@ -53,6 +58,30 @@ class State:
             live = ~is_over(self.reasons, sample.status)  # type: ignore[no-untyped-call]
             self.population.weigh(sample.log_normalizers, self.reasons == GOING_ON, live)
         genarm_kernels.advance(sample, self.progress(), self.pad_id, excuse_ended=self.population is not None)
+
+    def accept(self, sample: GuidedSample, drafts: Tensor, proposed: Tensor) -> Tensor:
+        """Take what counts of ragged rows' draws, of Q places each, behind drafts [B, Q - 1] of which ``proposed`` [B]
+        are there to be accepted -> how many tokens each row has taken, [B]."""
+        return accept(sample, drafts, proposed, self.own_texts())
+
+    def own_texts(self) -> Texts:
+        """What ``accept`` reads and writes."""
+        assert self.ragged is not None
+        return Texts(
+            self.ragged.texts,
+            self.positions,
+            self.ragged.counts,
+            self.ragged.limits,
+            self.tokens,
+            self.reasons,
+            self.report,
+            self.eos_ids,
+            self.stops,
+            self.seen,
+            self.logprobs,
+            self.model_logprobs,
+            self.log_normalizers,
+        )
 
     def progress(self) -> Progress:
         """What ``advance`` reads and writes."""
@@ -94,12 +123,14 @@ class State:
     def note_guided(self, guided: Tensor) -> None:
         """Whether the rows' next tokens, [B] bool, are guided; before ``advance``."""
         assert self.guided is not None
-        torch.where(self.columns == self.step, guided[:, None], self.guided, out=self.guided)
+        column = self.step if self.ragged is None else self.ragged.counts[:, None]
+        torch.where(self.columns == column, guided[:, None], self.guided, out=self.guided)
 
     def copied(self) -> State:
         """The same in tensors of its own, the guidance's included."""
         population = None if self.population is None else _copied(self.population)
-        own: State = _copied(replace(self, guidance=_copied(self.guidance), population=population))
+        ragged = None if self.ragged is None else self.ragged.copied(_copied)
+        own: State = _copied(replace(self, guidance=_copied(self.guidance), population=population, ragged=ragged))
         return own
 
     def load(self, other: State) -> None:
@@ -115,9 +146,25 @@ class State:
         return (self.pad_id, fixed, present, tuple((tensor.shape, tensor.dtype) for tensor in self._tensors()))
 
     def _tensors(self) -> list[Tensor]:
-        holders = [holder for holder in (self, self.guidance, self.population) if holder is not None]
+        ragged = [] if self.ragged is None else self.ragged.holders()
+        holders: list[Any] = [one for one in (self, self.guidance, self.population, *ragged) if one is not None]
         values = [getattr(holder, field.name) for holder in holders for field in fields(holder)]
         return [value for value in values if isinstance(value, Tensor)]
+
+    def take(self, rows: list[int], other: State) -> None:
+        """The rows of another state of ragged rows take the places of some of these."""
+        where = torch.tensor(rows, device=self.tokens.device)
+        for own, new in zip(self._of_rows(), other._of_rows(), strict=True):
+            Q = len(new) // len(rows)
+            own.index_copy_(0, (where[:, None] * Q + torch.arange(Q, device=where.device)).flatten(), new)
+
+    def _of_rows(self) -> list[Tensor]:
+        """All that belongs to ragged rows, settings too: B rows each, or B·Q."""
+        assert self.ragged is not None
+        held = [self.tokens, self.positions, self.reasons, self.ragged.texts, self.ragged.counts, self.ragged.limits]
+        kept = [self.seen, self.logprobs, self.model_logprobs, self.guided, self.log_normalizers]
+        settings = [one.of_rows() for one in (self.guidance, *self.ragged.wide.values())]
+        return held + [one for one in kept if one is not None] + [value for own in settings for value in own]
 
     def stop_rows(self, stopped: Tensor) -> None:
         """End the rows, [B] bool, that a criterion of the caller has stopped."""
@@ -134,15 +181,15 @@ def _copied(holder: Any) -> Any:
 
 
 @torch.inference_mode(False)  # the caller's next step may be outside of the mode this one is in
-def new_state(request: Request, width: int | None = None) -> State:
+def new_state(request: Request, width: int | None = None, length: int = 0, places: Sequence[int] = ()) -> State:
     """The buffers of a request's steps as they are before the first one. ``width``: tokens that they hold, where that
-    is more than the request's own."""
+    is more than the request's own. Of ragged rows: texts of ``length`` tokens, and draws at so many ``places``."""
     guidance, prompts, device = request.guidance, request.streams[0].rows, request.device
     lengths = torch.tensor([len(row) for row in prompts], device=device)
     longest = -(-max(map(len, request.stop), default=0) // FILL) * FILL
     stops = [[ANY_TOKEN] * (longest - len(entry)) + list(entry) for entry in request.stop]
     stops = _filled(stops, [NEVER] * longest)
-    shape = (request.batch, width or request.max_new_tokens)
+    shape = (request.batch, (width or request.max_new_tokens) + request.ahead)
 
     def unknown(wanted: bool, *shape: int) -> Tensor | None:
         return torch.full(shape, torch.nan, dtype=torch.float32, device=device) if wanted else None
@@ -156,9 +203,11 @@ def new_state(request: Request, width: int | None = None) -> State:
         step=torch.zeros(1, dtype=torch.int64, device=device),
         arrived=torch.zeros(1, dtype=torch.int32, device=device),
         columns=torch.arange(shape[1], device=device),
-        generated=torch.full(shape, request.pad_id, device=device),
+        generated=torch.full((request.batch, 0) if request.ragged else shape, request.pad_id, device=device),
         reasons=reasons,
-        report=torch.zeros(3, request.batch, dtype=torch.int64, device=device),
+        report=torch.zeros(
+            request.ahead + 1 + FIGURES if request.ragged else 3, request.batch, dtype=torch.int64, device=device
+        ),
         eos_ids=torch.tensor(_filled(sorted(request.eos_ids), NEVER), dtype=torch.int64, device=device),
         stops=torch.tensor(stops, dtype=torch.int64, device=device).view(len(stops), longest),
         pad_id=request.pad_id,
@@ -168,8 +217,9 @@ def new_state(request: Request, width: int | None = None) -> State:
         guided=None if guidance.gate is None else torch.zeros(shape, dtype=torch.bool, device=device),
         log_normalizers=unknown(request.wants_normalizers, *shape),
         population=_population(request, shape[1]),
+        ragged=new_ragged(request, length, places) if request.ragged else None,
     )
-    state.progress().checked()
+    (state.own_texts() if request.ragged else state.progress()).checked()
     return state
 
 

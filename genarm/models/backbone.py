@@ -30,8 +30,14 @@ class Session(Protocol):
     def lengths(self) -> Tensor:
         """[S, B] int32 on the device: how many tokens each row of each stream holds."""
 
-    def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
-        """Forget what was there and read S lists of B prompts, 1-D int64 each -> S logits [B, V] of what follows."""
+    @property
+    def cuts(self) -> bool:
+        """Whether ``truncate`` and a ``prefill`` of some rows leave the others' keys and values as they are, so that
+        they cost little. Known once prompts have been read."""
+
+    def prefill(self, prompts: list[list[Tensor]], rows: Sequence[int] | None = None) -> list[Tensor]:
+        """Forget what was there and read S lists of B prompts, 1-D int64 each -> S logits [B, V] of what follows.
+        ``rows``: of n prompts in as many rows; the others keep what they hold."""
 
     def append(self, tokens: Tensor) -> list[Tensor]:
         """Append Q tokens to each row of every stream, [B, Q] int64 -> S logits [B, Q, V] of what follows each.

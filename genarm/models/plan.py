@@ -26,10 +26,12 @@ from .turns import alone_with
 
 class Plan:
     """The backbones of M models, chosen again when one of them was altered: an adapter switched or merged, hooks put
-    on, its weights moved or cast."""
+    on, its weights moved or cast. ``first``: the first one's stream."""
 
-    def __init__(self, models: Sequence[CausalModel], fuse: bool = True, attention: AttentionName = "kernel") -> None:
-        self._models = list(models)
+    def __init__(
+        self, models: Sequence[CausalModel], fuse: bool = True, attention: AttentionName = "kernel", first: int = 0
+    ) -> None:
+        self._models, self._first = list(models), first
         self._fuse, self._attention = fuse, attention
         self._seen: list[Any] = []
         self._backbones: list[Backbone] = []
@@ -62,7 +64,7 @@ class Plan:
         """One FusedBackbone for all streams on one set of weights that it can run, an HFBackbone for each other."""
         shared: dict[int, list[tuple[CausalModel, int, StreamLora]]] = {}
         backbones: list[Backbone] = []
-        for stream, model in enumerate(self._models):
+        for stream, model in enumerate(self._models, self._first):
             lora = _fusable(model) if self._fuse else None
             if lora is None:
                 backbones.append(HFBackbone(model, stream))

@@ -70,6 +70,12 @@ class Guidance:
         bias = self.bias[rows] if self.bias is not None and self.bias.dim() == 2 else self.bias
         return replace(self, bias=bias, **picked)  # type: ignore[arg-type]
 
+    def of_rows(self) -> list[Tensor]:
+        """Its tensors that have a row for each of the rows."""
+        values = [getattr(self, field.name) for field in fields(self) if field.name != "bias"]
+        biases = [self.bias] if self.bias is not None and self.bias.dim() == 2 else []
+        return [value for value in values if isinstance(value, Tensor)] + biases
+
     def in_tensors(self) -> Guidance:
         """The same with a tensor [B] for everything that is on, so that other values need no other captured step."""
         rows = {

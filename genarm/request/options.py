@@ -32,6 +32,7 @@ from .inputs import PromptInput
 from .particles import Particles, check_count, check_warm, read_particles
 from .preferences import Preference, Preferences, preference_rows
 from .prompts import Prompts
+from .speculation import MOST, Speculation, check_alone, read_speculation
 from .stopping import Stop, read_stops, token_ids
 from .streams import read_streams, row_errors
 
@@ -78,6 +79,7 @@ class Options(ScoreOptions, total=False):
     terminal: Any
     length_bonus: float
     return_particles: bool
+    speculate: Any
 
 
 # name: (default, least, most)
@@ -99,7 +101,8 @@ class Request:
     the rows' numbers in the caller's batch. A batch that is padded with idle rows has fewer ids than rows.
     ``vocab_size`` and ``prompt_ids`` are those of the ``ModelFacts`` it was checked against; ``decode`` makes text of
     ids, where there is a tokenizer. ``preferences`` hold each row's, by the stream that is conditioned on them.
-    With ``particles`` a row is a prompt, and a system of them once it decodes.
+    With ``particles`` a row is a prompt, and a system of them once it decodes. ``ragged``: rows move on by numbers of
+    tokens of their own, since drafts are verified, or since the next prompt takes the place of a row that has ended.
     """
 
     streams: list[Prompts]
@@ -120,6 +123,8 @@ class Request:
     edit: Edit | None = None
     halt: Halt | None = None
     preferences: Mapping[int, tuple[Preference, ...]] = field(default_factory=dict)
+    speculate: Speculation | None = None
+    ragged: bool = False
 
     @property
     def batch(self) -> int:
@@ -138,6 +143,16 @@ class Request:
     def interrupts(self) -> bool:
         """Whether Python code of the caller runs in every step."""
         return self.edit is not None or self.halt is not None
+
+    @property
+    def ahead(self) -> int:
+        """Drafts that a step may read behind a row's last token."""
+        return 0 if self.speculate is None else MOST
+
+    @property
+    def most_behind(self) -> int:
+        """Tokens that may be read behind a prompt: new ones, and drafts behind the last."""
+        return self.max_new_tokens + self.ahead
 
     @property
     def wants_normalizers(self) -> bool:
@@ -182,10 +197,12 @@ def prepare(
     streams, wrong = read_streams(models, input_ids, attention_mask, options.get("reward_prompts"), pad_id, copies)
     batch = len(streams[0].rows)
     guidance = _guidance(models, options, batch, copies)
+    speculate = read_speculation(options.get("speculate"))
     particles = read_particles(options, answers, batch, models.device)
     if particles is not None:
         check_warm(guidance.temperature)
         check_count(particles, models.device)
+        check_alone(speculate)
     return Request(
         streams=streams,
         row_ids=list(range(batch)),
@@ -203,6 +220,8 @@ def prepare(
         return_normalizers=bool(options.get("return_normalizers", False)),
         particles=particles,
         preferences=preference_rows(options.get("preferences"), models.conditioned, models.names, batch, copies),
+        speculate=speculate,
+        ragged=speculate is not None,
     )
 
 

@@ -23,8 +23,9 @@ class GenerationStats:
     transformers' forward pass on a static cache, "hf-padded" for the same padded on a cache of its own; followed by
     " (CUDA graphs)" where steps were captured, or by why they were not where they could have been.
     ``tokens_per_second`` is new tokens over prefill and decode seconds, all rows together. ``drafted`` and
-    ``accepted`` count speculative tokens and are 0 without speculation. ``guided_tokens`` of the new ones were guided
-    under ``guide_when``; it is None without.
+    ``accepted`` count speculative tokens, and ``verified`` the steps that had some, row by row; all are 0 without
+    speculation. ``row_steps`` are the steps times the rows that there was room for. ``guided_tokens`` of the new ones
+    were guided under ``guide_when``; it is None without.
 
     ``forwarded`` counts, by the models' names, the tokens that each has to read for the call: every distinct prompt of
     a chunk once, and each token of a row that another one follows; a method's candidates and roll-outs as well. What
@@ -38,9 +39,16 @@ class GenerationStats:
     decode_seconds: float
     drafted: int = 0
     accepted: int = 0
+    verified: int = 0
+    row_steps: int = 0
     engine: str = "fused"
     forwarded: Mapping[str, int] = field(default_factory=dict)
     guided_tokens: int | None = None
+
+    @property
+    def mean_accepted(self) -> float:
+        """Tokens that a row gets of a step with drafts, the one that no draft gave included; 0 without speculation."""
+        return 1 + self.accepted / self.verified if self.verified else 0.0
 
     @property
     def tokens_per_second(self) -> float:

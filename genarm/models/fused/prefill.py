@@ -54,9 +54,11 @@ def distinct(prompts: Sequence[Tensor], readers: Sequence[int] | None = None) ->
     ]
 
 
-def unique_prompts(prompts: Sequence[Sequence[Tensor]], adapters: Sequence[int] | None = None) -> Unique:
-    """S lists of B prompts, row s·B + b: rows of one stream share a prompt unless they have different ``adapters``
-    [S·B]; rows of two streams never do."""
+def unique_prompts(
+    prompts: Sequence[Sequence[Tensor]], adapters: Sequence[int] | None = None, slots: Sequence[int] | None = None
+) -> Unique:
+    """S lists of B prompts, in ``slots`` [S·B], by default s·B + b: rows of one stream share a prompt unless they have
+    different ``adapters`` [S·B]; rows of two streams never do."""
     unique = Unique([], [], [])
     for rows in prompts:
         first_slot, places = len(unique.source), {}
@@ -64,7 +66,7 @@ def unique_prompts(prompts: Sequence[Sequence[Tensor]], adapters: Sequence[int] 
             if first == row:
                 places[row] = len(unique.prompts)
                 unique.prompts.append(rows[row])
-                unique.slots.append(first_slot + row)
+                unique.slots.append(first_slot + row if slots is None else slots[first_slot + row])
             unique.source.append(places[first])
     return unique
 

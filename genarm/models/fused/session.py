@@ -182,6 +182,10 @@ class FusedSession:
         return self._attached
 
     @property
+    def cuts(self) -> bool:
+        return True
+
+    @property
     def lengths(self) -> Tensor:
         return self._lengths.view(self.streams, self.batch)
 
@@ -232,25 +236,45 @@ class FusedSession:
         self._measure()
 
     @torch.no_grad()
-    def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
-        """Read S lists of B prompts; a prompt that several rows of a stream share is read once."""
-        unique = unique_prompts(prompts, self._adapter_of_row)
+    def prefill(self, prompts: list[list[Tensor]], rows: Sequence[int] | None = None) -> list[Tensor]:
+        """Read S lists of prompts; a prompt that several rows of a stream share is read once."""
+        places = range(self.batch) if rows is None else rows
+        slots = [stream * self.batch + row for stream in range(self.streams) for row in places]
+        unique = unique_prompts(prompts, [self._adapter_of_row[slot] for slot in slots], slots)
         device = self._lengths.device
+        if rows is not None:
+            self._clear(slots)
         with torch.autocast(device.type, enabled=False):
             last = torch.cat([self._read(chunk) for chunk in chunks(unique, CHUNK_TOKENS)])
             streams = [slot // self.batch for slot in unique.slots]
             logits = self._head(self._tensors, last, [streams.count(stream) for stream in range(self.streams)])
         lengths = [len(unique.prompts[place]) for place in unique.source]
-        self._lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
-        self._prompts.copy_(self._lengths)
-        self._longest, self._even = max(lengths), min(lengths) == max(lengths)
+        self._note_prompts(slots, lengths)
         if len(unique.prompts) == len(unique.source):
             return list(logits.chunk(self.streams))
         readers = [unique.slots[place] for place in unique.source]
-        shared = [(reader, row) for row, reader in enumerate(readers) if row != reader]
+        shared = [(reader, slot) for slot, reader in zip(slots, readers, strict=True) if slot != reader]
         of, to = torch.tensor(shared, device=device).unbind(1)
-        self._copy_rows(of, to, self._longest)
+        self._copy_rows(of, to, max(lengths))
         return list(logits[torch.tensor(unique.source, device=device)].chunk(self.streams))
+
+    def _clear(self, slots: list[int]) -> None:
+        """Zero what rows of all streams held: it may be NaN, which a weight of zero does not hide."""
+        where = torch.tensor(slots, device=self._lengths.device)
+        for layer in self.cache:
+            live = layer[:, :, : self._longest] if self._host else layer
+            live.index_fill_(1, where, 0)
+
+    def _note_prompts(self, slots: list[int], lengths: list[int]) -> None:
+        """Rows of all streams hold so many tokens of prompts now."""
+        if len(slots) == len(self._lengths):
+            self._lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
+            self._longest, self._even = max(lengths), min(lengths) == max(lengths)
+        else:
+            where = torch.tensor(slots, device=self._lengths.device)
+            self._lengths[where] = torch.tensor(lengths, dtype=torch.int32, device=where.device)
+            self._measure()
+        self._prompts.copy_(self._lengths)
 
     def _read(self, chunk: Chunk) -> Tensor:
         """Run some prompts' tokens through the network -> the hidden states of those that end a prompt."""

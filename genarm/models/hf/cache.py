@@ -78,12 +78,12 @@ class SlotCache:
         for buffer in (buffer for pair in self.buffers.values() for buffer in pair):
             copied_rows(buffer[:, :, :tokens], 0, origin)
 
-    def cut(self, lengths: Tensor, longest: int) -> None:
-        """Zero what lies behind each row's length, [batch], up to ``longest``."""
-        behind = torch.arange(longest, device=lengths.device) >= lengths[:, None]
+    def cut(self, lengths: Tensor, longest: int, shortest: int = 0) -> None:
+        """Zero what lies behind each row's length, [batch], up to ``longest``; none is under ``shortest``."""
+        behind = torch.arange(shortest, longest, device=lengths.device) >= lengths[:, None]
         for pair in self.buffers.values():
             for buffer in pair:
-                buffer[:, :, :longest].masked_fill_(behind[:, None, :, None], 0)
+                buffer[:, :, shortest:longest].masked_fill_(behind[:, None, :, None], 0)
 
     def clear(self, tokens: int) -> None:
         """Zero the first ``tokens`` positions: masked positions are read with weight 0, and 0 · NaN is NaN."""

@@ -75,7 +75,12 @@ class LengthwiseSession:
         device = self._texts[0].device
         return torch.tensor([[len(text) for text in self._texts]], dtype=torch.int32, device=device)
 
-    def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
+    @property
+    def cuts(self) -> bool:
+        return False
+
+    def prefill(self, prompts: list[list[Tensor]], rows: Sequence[int] | None = None) -> list[Tensor]:
+        assert rows is None, "a row of such a cache cannot be exchanged"
         self._texts, self._groups = list(prompts[0]), {}
         return [self._read()]
 

@@ -176,15 +176,19 @@ class HFSession:
             self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         self._sizes = [0] * batch  # the lengths as the host knows them
 
-    def prefill(self, prompts: list[list[Tensor]]) -> list[Tensor]:
+    @property
+    def cuts(self) -> bool:
+        return self._padded is None
+
+    def prefill(self, prompts: list[list[Tensor]], rows: Sequence[int] | None = None) -> list[Tensor]:
         if self._padded is None:
             try:
-                return [self._prefill(prompts[0])]
+                return [self._prefill(prompts[0], rows)]
             except DoesNotTakePart:
                 self._backbone.static = False
                 self._cache.buffers.clear()
                 self._padded = self._backbone.padded(self.batch, self.length)
-        return self._padded.prefill(prompts)
+        return self._padded.prefill(prompts, rows)
 
     @property
     def lengths(self) -> Tensor:
@@ -227,25 +231,38 @@ class HFSession:
         kept, longest = checked_lengths(lengths, self.lengths)[0], max(self._sizes)
         self._lengths.copy_(torch.minimum(self._lengths, kept))
         self._sizes = self._lengths.tolist()
-        self._cache.cut(self._lengths, longest)
+        self._cache.cut(self._lengths, longest, min(self._sizes))
         return None
 
-    def _prefill(self, prompts: list[Tensor]) -> Tensor:
+    def _prefill(self, prompts: list[Tensor], rows: Sequence[int] | None) -> Tensor:
         """Read each distinct prompt once, and copy what it left to the other rows that have it."""
-        self._cache.clear(max(self._sizes) if self._on_host else self.length)
-        sizes = [len(prompt) for prompt in prompts]
-        self._sizes = sizes + [0] * (self.batch - len(sizes))
-        source = distinct(prompts)
-        passes = in_passes(sorted(set(source), key=lambda row: sizes[row]), sizes, CHUNK)
-        logits = torch.cat([self._read(rows, [prompts[row] for row in rows]) for rows in passes])
-        copies = [(first, row) for row, first in enumerate(source) if row != first]
+        sizes, source = [len(prompt) for prompt in prompts], distinct(prompts)
+        slots = self._emptied(len(prompts), rows)
+        for slot, size in zip(slots, sizes, strict=True):
+            self._sizes[slot] = size
+        passes = in_passes(sorted(set(source), key=lambda one: sizes[one]), sizes, CHUNK)
+        logits = torch.cat([self._read([slots[one] for one in own], [prompts[one] for one in own]) for own in passes])
+        copies = [(slots[first], slots[one]) for one, first in enumerate(source) if one != first]
         if copies:
             sources, targets = torch.tensor(copies, device=logits.device).unbind(1)
-            self._cache.copy(sources, targets, max(sizes[row] for _, row in copies))
-        self._lengths[: len(sizes)] = torch.tensor(sizes, dtype=torch.int32)
-        place = {row: index for index, row in enumerate(row for rows in passes for row in rows)}
+            self._cache.copy(sources, targets, max(self._sizes[target] for _, target in copies))
+        where = torch.tensor(slots, device=self._lengths.device)
+        self._lengths[where] = torch.tensor(sizes, dtype=torch.int32, device=where.device)
+        place = {one: index for index, one in enumerate(one for own in passes for one in own)}
         order = [place[first] for first in source]
         return logits if order == list(range(len(order))) else logits[torch.tensor(order, device=logits.device)]
+
+    def _emptied(self, count: int, rows: Sequence[int] | None) -> list[int]:
+        """The slots of so many prompts: the first ones, all others forgotten, or ``rows`` alone."""
+        longest = max(self._sizes) if self._on_host else self.length
+        if rows is None:
+            self._cache.clear(longest)
+            self._sizes = [0] * self.batch
+            return list(range(count))
+        kept = self._lengths.clone()
+        kept[torch.tensor(rows, device=kept.device)] = 0
+        self._cache.cut(kept, longest)
+        return list(rows)
 
     def _read(self, rows: list[int], prompts: list[Tensor]) -> Tensor:
         """Padded on the right, where causal attention never looks -> [n, V] after each row's own last token."""

@@ -1,0 +1,136 @@
+"""Who drafts: sources of tokens that a step then verifies. Any draft gives the same text, a good one sooner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from ..request.guidance import Guidance
+from ..request.speculation import NGRAM, REWARD, Speculation
+from .draw import Draw
+
+if TYPE_CHECKING:
+    from .run import Run
+
+MOST_MATCH = 4  # tokens of a text's end that are looked for earlier in it
+LEAST_MATCH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Drafts [B, gamma] int64 and how many of them count, [B]. ``known``: of backbones that have read them, by their
+    places in the run, the logits [S][B, gamma + 1, V] of what follows."""
+
+    tokens: Tensor
+    counts: Tensor
+    known: Mapping[int, list[Tensor]] = field(default_factory=dict)
+
+
+class Draft(Protocol):
+    """A source of drafts for one run. All it does is recorded where a step is captured."""
+
+    def propose(self, gamma: int) -> Proposal:
+        """What may follow each row's text, whose last token its caches have not read."""
+
+
+class Ngram:
+    """What followed the text's last tokens where they stood before: the longest match, the latest of those.
+
+    Source: prompt lookup decoding (Saxena, 2023); it costs no pass of any model.
+    """
+
+    def __init__(self, run: Run) -> None:
+        assert run.state.ragged is not None
+        self._texts, self._ends = run.state.ragged.texts, run.state.positions
+
+    def propose(self, gamma: int) -> Proposal:
+        return Proposal(*ngram_drafts(self._texts, self._ends, gamma))
+
+
+def ngram_drafts(texts: Tensor, ends: Tensor, gamma: int) -> tuple[Tensor, Tensor]:
+    """Texts [B, T], which have ``ends`` [B] tokens each -> drafts [B, gamma], and how many count, [B]: gamma or 0.
+
+    A copy that comes to the text's end goes on with itself.
+    """
+    B, T = texts.shape
+    columns = torch.arange(T, device=texts.device)
+    matched = torch.zeros(B, T, dtype=torch.int64, device=texts.device)  # length of the match that ends at a column
+    agrees = torch.ones(B, T, dtype=torch.bool, device=texts.device)
+    for back in range(MOST_MATCH):
+        last = texts.gather(1, (ends[:, None] - 1 - back).clamp(min=0))
+        shifted = texts.roll(back, 1)
+        agrees = agrees & (shifted == last) & (columns >= back) & (ends[:, None] > back)
+        matched += agrees
+    # What ends before the text's last token, so that something follows.
+    score = torch.where(columns < ends[:, None] - 1, matched * T + columns, 0)
+    best = score.amax(1)
+    found = best >= LEAST_MATCH * T
+    place = best % T
+    period = (ends - 1 - place).clamp(min=1)
+    ahead = torch.arange(gamma, device=texts.device) % period[:, None]
+    drafts = texts.gather(1, (place[:, None] + 1 + ahead).clamp(max=T - 1))
+    return drafts.masked_fill(~found[:, None], 0), found * gamma
+
+
+class Chain:
+    """One stream of a backbone, token by token, its draws with the very noise of the guided ones, so that they differ
+    only where the distributions do. A model of the product has been read with that and is not read again."""
+
+    def __init__(self, run: Run, backbone: int, place: int) -> None:
+        self._run, self._backbone, self._place = run, backbone, place
+        guidance = run.state.guidance
+        self._view = _Alone(
+            replace(guidance, weights=torch.ones_like(guidance.weights[:, :1]), gate=None, repetition_penalty=1.0),
+            run.state.positions.clone(),
+        )
+        self._draw = Draw(self._view, run.request.vocab_size, False, captured=run.captured)
+
+    def propose(self, gamma: int) -> Proposal:
+        state, tokens = self._run.state, self._run.state.tokens
+        drafts: list[Tensor] = []
+        steps: list[list[Tensor]] = []
+        self._view.positions.copy_(state.positions)
+        for ahead in range(gamma + 1):
+            steps.append(self._run.append_to(self._backbone, tokens[:, None]))
+            if ahead < gamma:
+                tokens = self._draw([steps[-1][self._place][:, 0]]).tokens
+                drafts.append(tokens)
+                self._view.positions.add_(1)
+        logits = [torch.cat(stream, 1) for stream in zip(*steps, strict=True)]
+        return Proposal(torch.stack(drafts, 1), torch.full_like(tokens, gamma), {self._backbone: logits})
+
+
+@dataclass(slots=True)
+class _Alone:
+    """A draft's draws: its own model, the guided rows' temperature, filters and seeds."""
+
+    guidance: Guidance
+    positions: Tensor
+    seen: None = None
+
+    def note_guided(self, guided: Tensor) -> None:
+        raise AssertionError("a draft has no gate")
+
+
+def _of_reward(run: Run) -> Draft:
+    """The reward model with a backbone of its own, the smallest one."""
+    own = [index for index, one in enumerate(run.backbones) if 0 not in one.streams]
+    smallest = min(own, key=lambda index: run.backbones[index].step_bytes(1))
+    return Chain(run, smallest, 0)
+
+
+def _of_model(run: Run) -> Draft:
+    """The draft model, which a run has behind the others."""
+    return Chain(run, len(run.backbones) - 1, 0)
+
+
+SOURCES: dict[str, Callable[[Run], Draft]] = {NGRAM: Ngram, REWARD: _of_reward}
+
+
+def make_draft(speculation: Speculation, run: Run) -> Draft:
+    """The source that a request names."""
+    return (SOURCES[speculation.draft] if speculation.model is None else _of_model)(run)
