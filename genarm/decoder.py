@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .answers import whole_answers
 from .checks import EngineName, check_base, check_limits, check_name, check_paths
+from .drafting import with_draft
 from .engine.batch import Batch, Steps
 from .engine.build import EngineSettings, build_engine
 from .errors import InvalidArgumentError
@@ -21,6 +22,7 @@ from .models.fused.attention import AttentionName
 from .models.loading import load_model, load_tokenizer
 from .models.options import LoadOptions, Source, make_source
 from .models.placement import compute_dtype, execution_device
+from .models.plan import Plan
 from .models.reward_bases import RewardBases
 from .models.rewards import RewardModels, build_models, held_weakly, name_rewards
 from .models.vocabulary import ExcludedIds
@@ -91,6 +93,7 @@ class GuidedDecoder(Described):
 
     def _run_on(self, models: list[CausalModel]) -> None:
         self.models, self._parts = models, dict[tuple[object, ...], GuidedDecoder]()
+        self.drafts: dict[object, Plan] = {}
         self.engine, self.max_batch_size, self.max_length = build_engine(models, self.settings)
         self._excluded = ExcludedIds(models, self.tokenizer)
 
@@ -181,6 +184,9 @@ class GuidedDecoder(Described):
                 path or loaded, or a function from texts (or texts and prompts) to numbers.
             length_bonus: nats per token added to log-weights.
             return_particles: fill ``particles``.
+            speculate: "ngram", "reward" (a reward model with weights of its own), a small causal LM, or {"draft": one
+                of these, "gamma": 1 to 7 tokens per step or "auto"}: draft tokens ahead and verify them in one pass.
+                The text is the one without, sooner where drafts are right (docs/speculation.md).
         Returns:
             GenerationOutput. A failed row costs no other row its result.
         Raises:
@@ -229,7 +235,7 @@ class GuidedDecoder(Described):
         self, input_ids: PromptInput, attention_mask: Tensor | None = None, **options: Unpack[Options]
     ) -> Request:
         """Check a call's arguments once and turn them into what the loop reads."""
-        request = prepare(self.facts(), input_ids, attention_mask, options)
+        request = with_draft(self, prepare(self.facts(), input_ids, attention_mask, options))
         self._excluded.tell(request.guidance.weights, request.eos_ids)
         return request
 

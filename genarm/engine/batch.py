@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import GenARMError
+from ..errors import GenARMError, InvalidArgumentError
 from ..request.detokenize import RowText, text_before_stop
 from ..request.options import Request
 from ..request.output import FinishReason, GenerationOutput, GenerationStats, StreamStep
@@ -50,6 +50,11 @@ class Batch:
         rows = [row for row in range(request.batch) if row not in request.errors]
         if not rows:
             raise all_failed(request.errors)
+        if request.speculate is not None and request.interrupts:
+            raise InvalidArgumentError(
+                "logits processors and stopping criteria of the caller see every token before the next is drawn, so "
+                "none can be drafted ahead: leave speculate out, or them"
+            )
         self._engine = engine
         self._request = request
         if request.particles is not None:  # a system's are decoded together, however many

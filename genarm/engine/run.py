@@ -108,7 +108,7 @@ class Run:
         with annotated("prefill"):
             if self.captured:
                 request = replace(request, guidance=request.guidance.in_tensors())
-            width = len(self.state.columns) - request.ahead
+            width = len(self.state.columns) - request.ahead - 1
             fresh = new_state(request, width, self.sessions[0].length, self.policy.places)
             self.ragged.begin(self.prefill(request, rows), fresh)
             self.state.take(rows, fresh)

@@ -189,7 +189,9 @@ def new_state(request: Request, width: int | None = None, length: int = 0, place
     longest = -(-max(map(len, request.stop), default=0) // FILL) * FILL
     stops = [[ANY_TOKEN] * (longest - len(entry)) + list(entry) for entry in request.stop]
     stops = _filled(stops, [NEVER] * longest)
-    shape = (request.batch, (width or request.max_new_tokens) + request.ahead)
+    # Rows that have ended draw on, and what they draw falls behind their last column.
+    spare = request.ahead + 1 if request.ragged else 0
+    shape = (request.batch, (width or request.max_new_tokens) + spare)
 
     def unknown(wanted: bool, *shape: int) -> Tensor | None:
         return torch.full(shape, torch.nan, dtype=torch.float32, device=device) if wanted else None

@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import InvalidArgumentError
 
 MOST = 7  # drafts, which with the token before them are what an attention kernel takes of a row
-NGRAM, REWARD = "ngram", "reward"
+NGRAM, REWARD, MODEL = "ngram", "reward", "draft"
 Gamma = int | Literal["auto"] | None
 
 
@@ -30,7 +30,7 @@ class Speculation:
     @property
     def name(self) -> str:
         """Which source drafts."""
-        return self.draft if self.draft in (NGRAM, REWARD) else "model"
+        return self.draft if self.draft in (NGRAM, REWARD) else MODEL
 
 
 def read_speculation(value: Any) -> Speculation | None:
