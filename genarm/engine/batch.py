@@ -62,9 +62,9 @@ class Batch:
         self._largest = largest
         groups = engine.groups(request, rows)
         if len(rows) > largest and engine.exchanges(request, largest, rows):
-            self._request = request = replace(request, ragged=True)
-        size = len(rows) if request.ragged and engine.exchanges(request, largest, rows) else largest
-        self.places = [own[start : start + size] for own in groups for start in range(0, len(own), size)]
+            largest = len(rows)
+            request = replace(request, ragged=True, room=request.rows(rows).longest)
+        self.places = [own[start : start + largest] for own in groups for start in range(0, len(own), largest)]
         self._chunks = [request.rows(places) for places in self.places]
         if len(rows) < request.batch or len(self._chunks) > 1:
             tell_of_hooks(engine, len(self._chunks))

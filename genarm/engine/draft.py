@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..models.backbone import Backbone, Session
 from ..request.guidance import Guidance
+from ..request.options import Request
 from ..request.speculation import NGRAM, REWARD, Speculation
 from .draw import Draw
-
-if TYPE_CHECKING:
-    from .run import Run
+from .state import State
 
 MOST_MATCH = 4  # tokens of a text's end that are looked for earlier in it
 LEAST_MATCH = 2
@@ -30,6 +30,22 @@ class Proposal:
     known: Mapping[int, list[Tensor]] = field(default_factory=dict)
 
 
+class RaggedRun(Protocol):
+    """What is needed of a ``Run`` over ragged rows."""
+
+    request: Request
+    backbones: list[Backbone]
+    sessions: list[Session]
+    state: State
+    captured: bool
+
+    def append(self, tokens: Tensor, known: Mapping[int, list[Tensor]]) -> list[Tensor]:
+        """Every stream's logits after more tokens, of backbones that have read them the ``known`` ones."""
+
+    def append_to(self, index: int, tokens: Tensor) -> list[Tensor]:
+        """Those of one backbone's streams."""
+
+
 class Draft(Protocol):
     """A source of drafts for one run. All it does is recorded where a step is captured."""
 
@@ -43,7 +59,7 @@ class Ngram:
     Source: prompt lookup decoding (Saxena, 2023); it costs no pass of any model.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RaggedRun) -> None:
         assert run.state.ragged is not None
         self._texts, self._ends = run.state.ragged.texts, run.state.positions
 
@@ -80,7 +96,7 @@ class Chain:
     """One stream of a backbone, token by token, its draws with the very noise of the guided ones, so that they differ
     only where the distributions do. A model of the product has been read with that and is not read again."""
 
-    def __init__(self, run: Run, backbone: int, place: int) -> None:
+    def __init__(self, run: RaggedRun, backbone: int, place: int) -> None:
         self._run, self._backbone, self._place = run, backbone, place
         guidance = run.state.guidance
         self._view = _Alone(
@@ -116,21 +132,21 @@ class _Alone:
         raise AssertionError("a draft has no gate")
 
 
-def _of_reward(run: Run) -> Draft:
+def _of_reward(run: RaggedRun) -> Draft:
     """The reward model with a backbone of its own, the smallest one."""
     own = [index for index, one in enumerate(run.backbones) if 0 not in one.streams]
     smallest = min(own, key=lambda index: run.backbones[index].step_bytes(1))
     return Chain(run, smallest, 0)
 
 
-def _of_model(run: Run) -> Draft:
+def _of_model(run: RaggedRun) -> Draft:
     """The draft model, which a run has behind the others."""
     return Chain(run, len(run.backbones) - 1, 0)
 
 
-SOURCES: dict[str, Callable[[Run], Draft]] = {NGRAM: Ngram, REWARD: _of_reward}
+SOURCES: dict[str, Callable[[RaggedRun], Draft]] = {NGRAM: Ngram, REWARD: _of_reward}
 
 
-def make_draft(speculation: Speculation, run: Run) -> Draft:
+def make_draft(speculation: Speculation, run: RaggedRun) -> Draft:
     """The source that a request names."""
     return (SOURCES[speculation.draft] if speculation.model is None else _of_model)(run)

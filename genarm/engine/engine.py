@@ -10,7 +10,7 @@ import torch
 
 from ..models.backbone import Backbone
 from ..models.causal import CausalModel
-from ..models.fused.session import FusedBackbone
+from ..models.fused.backbone import FusedBackbone
 from ..models.hf.session import HFBackbone, has_hooks
 from ..models.plan import Plan
 from ..models.positions import Positions

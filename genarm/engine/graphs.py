@@ -17,7 +17,8 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ..models.fused.session import FusedBackbone, FusedSession
+from ..models.fused.backbone import FusedBackbone
+from ..models.fused.session import FusedSession
 from ..models.fused.slots import RowSlots
 from ..models.fused.weights import Tensors
 from ..request.options import Request

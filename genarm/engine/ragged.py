@@ -5,16 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..request.guidance import Guidance
 from ..request.options import Request
-
-if TYPE_CHECKING:
-    from .state import State
 
 
 @dataclass(slots=True)
@@ -51,10 +48,21 @@ def new_ragged(request: Request, length: int, places: Sequence[int]) -> Ragged:
     )
 
 
+class RaggedRows(Protocol):
+    """What is needed of a ``State`` of ragged rows."""
+
+    guidance: Guidance
+    tokens: Tensor
+    positions: Tensor
+    seen: Tensor | None
+    guided: Tensor | None
+    ragged: Ragged | None
+
+
 class Places:
     """What a draw at Q places of every row reads, of which the first follows a row's text and the others a draft."""
 
-    def __init__(self, state: State, Q: int) -> None:
+    def __init__(self, state: RaggedRows, Q: int) -> None:
         assert state.ragged is not None
         self._state, self._ragged = state, state.ragged
         self.guidance = state.ragged.wide[Q]

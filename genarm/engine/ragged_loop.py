@@ -80,12 +80,14 @@ class RaggedDecoding(Decoding):
             self.sent.append(Sent(readback, list(enumerate(owners)), run.gamma * (step > 0)))
             self.row_steps += len(owners)
             step += 1
-            while self.sent and (len(self.sent) > lag or not any(map(self._is_open, owners))):
-                yield self.sent.popleft()
-            free = [slot for slot, row in enumerate(owners) if not self._is_open(row)]
-            if self.waiting and free and run.exchanges:
+            while True:
+                while self.sent and (len(self.sent) > lag or not any(map(self._is_open, owners))):
+                    yield self.sent.popleft()
+                free = [slot for slot, row in enumerate(owners) if not self._is_open(row)]
+                if not (self.waiting and free and run.exchanges):
+                    break
                 self._admit(run, stream, free, owners)
-            elif len(free) == len(owners):
+            if len(free) == len(owners):
                 return
 
     def _is_open(self, row: int) -> bool:

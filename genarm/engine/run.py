@@ -19,7 +19,7 @@ from ..models.backbone import Backbone, Session
 from ..request.options import Request
 from .draw import Draw
 from .policy import make_policy
-from .speculation import Speculation
+from .ragged_step import RaggedStep
 from .state import State, new_state
 
 GRAPHS = " (CUDA graphs)"
@@ -49,7 +49,7 @@ class Run:
         kept = request.return_logprobs, request.wants_normalizers
         self._draw = Draw(self.state, request.vocab_size, *kept, self.captured)
         self._logits: list[Tensor] = []
-        self.ragged = None if self.state.ragged is None else Speculation(self, self._draw)
+        self.ragged = None if self.state.ragged is None else RaggedStep(self, self._draw)
         self.gamma = 0  # drafts of the next step
 
     @property

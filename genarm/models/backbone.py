@@ -32,8 +32,8 @@ class Session(Protocol):
 
     @property
     def cuts(self) -> bool:
-        """Whether ``truncate`` and a ``prefill`` of some rows leave the others' keys and values as they are, so that
-        they cost little. Known once prompts have been read."""
+        """Whether rows can be cut and exchanged beside the others at little cost: not where what they hold would have
+        to be read anew. Known once prompts have been read."""
 
     def prefill(self, prompts: list[list[Tensor]], rows: Sequence[int] | None = None) -> list[Tensor]:
         """Forget what was there and read S lists of B prompts, 1-D int64 each -> S logits [B, V] of what follows.
@@ -65,6 +65,10 @@ class Session(Protocol):
         Raises:
             ValueError: for more tokens than a row holds, or fewer than none, where the host sees it.
         """
+
+    def take_back(self, counts: Tensor) -> None:
+        """Forget the last tokens of each row of every stream, so many of each, [B] on the device: ``truncate`` without
+        a look at them."""
 
 
 class Backbone(Protocol):

@@ -17,8 +17,8 @@ from torch.nn.modules import module as every_module
 from .backbone import Backbone
 from .causal import CausalModel, inner_model
 from .fused.attention import AttentionName
+from .fused.backbone import FusedBackbone
 from .fused.families import is_altered, lora_targets, why_not
-from .fused.session import FusedBackbone
 from .fused.streams import StreamLora, stream_lora, tuner_layers
 from .hf.session import HFBackbone
 from .turns import alone_with

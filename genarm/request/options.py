@@ -102,7 +102,8 @@ class Request:
     ``vocab_size`` and ``prompt_ids`` are those of the ``ModelFacts`` it was checked against; ``decode`` makes text of
     ids, where there is a tokenizer. ``preferences`` hold each row's, by the stream that is conditioned on them.
     With ``particles`` a row is a prompt, and a system of them once it decodes. ``ragged``: rows move on by numbers of
-    tokens of their own, since drafts are verified, or since the next prompt takes the place of a row that has ended.
+    tokens of their own, since drafts are verified, or since the next prompt, of up to ``room`` tokens, takes the place
+    of a row that has ended.
     """
 
     streams: list[Prompts]
@@ -125,6 +126,7 @@ class Request:
     preferences: Mapping[int, tuple[Preference, ...]] = field(default_factory=dict)
     speculate: Speculation | None = None
     ragged: bool = False
+    room: int = 0
 
     @property
     def batch(self) -> int:
@@ -136,8 +138,8 @@ class Request:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt of any stream."""
-        return max(length for stream in self.streams for length in stream.lengths)
+        """Tokens of the longest prompt of any stream, those included that are to come in the place of others."""
+        return max(self.room, *(length for stream in self.streams for length in stream.lengths))
 
     @property
     def interrupts(self) -> bool:

@@ -65,6 +65,9 @@ class PaddedSession:
     def follow(self, origins: Tensor) -> None:
         follow_by_copy(self, origins)
 
+    def take_back(self, counts: Tensor) -> None:
+        self.truncate(self.lengths - counts)
+
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         kept = checked_lengths(lengths, self.lengths)[0].tolist()
         self._texts = [text[:length] for text, length in zip(self._texts, kept, strict=True)]

@@ -225,6 +225,9 @@ class HFSession:
     def follow(self, origins: Tensor) -> None:
         follow_by_copy(self, origins)
 
+    def take_back(self, counts: Tensor) -> None:
+        self.truncate(self.lengths - counts)
+
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         if self._padded is not None:
             return self._padded.truncate(lengths)

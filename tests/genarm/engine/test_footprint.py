@@ -19,7 +19,7 @@ from genarm.engine import memory
 from genarm.models.causal import CausalModel
 from genarm.models.causal import make_model as stream_model
 from genarm.models.footprint import fused_pass_bytes, mask_bytes, module_pass_bytes
-from genarm.models.fused.session import FusedBackbone
+from genarm.models.fused.backbone import FusedBackbone
 from genarm.models.fused.streams import StreamLora
 from genarm.models.hf.session import HFBackbone
 

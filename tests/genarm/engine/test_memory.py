@@ -12,7 +12,8 @@ from recorded import record_on_cpu
 from genarm import CacheMemoryError, GuidedDecoder, InvalidArgumentError
 from genarm.engine import memory
 from genarm.models.backbone import Backbone
-from genarm.models.fused.session import FusedBackbone, FusedSession
+from genarm.models.fused.backbone import FusedBackbone
+from genarm.models.fused.session import FusedSession
 from genarm.models.hf.session import HFSession
 
 PROMPTS = random_prompts([6, 11, 3, 40, 2], seed=1)

@@ -67,7 +67,7 @@ HUGE = 10**400  # more than any float
         ("reward_prompts", {"r": [[1]]}, "1 rows, input_ids 2"),
         ("reward_prompts", {"r": None}, "reward_prompts['r']"),
         ("reward_prompts", [[[1], [2]]], "reward_prompts is a list"),
-        ("speculate", 4, "no argument 'speculate'"),
+        ("drafts", 4, "no argument 'drafts'"),
         ("num_return_sequences", 0, "num_return_sequences is 0: pass an integer of at least 1"),
         ("temprature", 1.0, "no argument 'temprature'"),
     ],

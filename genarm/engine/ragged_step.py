@@ -7,25 +7,20 @@ is the one without speculation, whatever the draft. Caches are cut back to what 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from .draft import Proposal, make_draft
+from .draft import Proposal, RaggedRun, make_draft
 from .draw import Draw
 from .ragged import Places
-
-if TYPE_CHECKING:
-    from .run import Run
-    from .state import State
+from .state import State
 
 
-class Speculation:
+class RaggedStep:
     """The steps of a run whose rows move on by numbers of tokens of their own. Without a draft, or with gamma 0, each
     row gets one."""
 
-    def __init__(self, run: Run, draw: Draw) -> None:
+    def __init__(self, run: RaggedRun, draw: Draw) -> None:
         self._run, self._state = run, run.state
         asked = run.request.speculate
         self._draft = None if asked is None else make_draft(asked, run)
@@ -66,9 +61,8 @@ class Speculation:
         taken = self._state.accept(sample, self._proposal.tokens, self._proposal.counts)
         if not self._cuts or (self._host and bool((taken == Q).all())):
             return
-        surplus = (Q - taken).to(torch.int32)
         for session in self._run.sessions:
-            session.truncate(session.lengths - surplus)
+            session.take_back(Q - taken)
 
     def begin(self, logits: list[Tensor], state: State | None = None) -> None:
         """Draw what follows the prompts, logits [n, V_m]: of all rows, or of some with a state of their own, which are
