@@ -26,11 +26,13 @@ KEPT = ("logprobs", "model_logprobs", "guided", "log_normalizers")
 
 @dataclass(slots=True)
 class Sent:
-    """A report on its way to the host: the slot and row of each of its columns, and how many drafts the step had."""
+    """A report on its way to the host: the slot and row of each of its columns, and how many drafts the step had.
+    One that ``admits`` rows is a pass over their prompts."""
 
     readback: Readback
     columns: list[tuple[int, int]]
     gamma: int
+    admits: bool = False
 
 
 @dataclass(slots=True)
@@ -59,7 +61,11 @@ class RaggedDecoding(Decoding):
             with self.engine.run(request.rows(owners)) as run:
                 for sent in self._steps_of(run, stream, owners):
                     emitted = self._take(run, stream, sent)
-                    self._clock(time.perf_counter() - started)
+                    seconds = time.perf_counter() - started
+                    if sent.admits:
+                        self.prefill_seconds += seconds
+                    else:
+                        self._clock(seconds)
                     yield emitted
                     started = time.perf_counter()
                 self.kind = run.kind
@@ -102,7 +108,7 @@ class RaggedDecoding(Decoding):
             fresh = run.admit([slot for slot, _ in columns], self.request.rows([row for _, row in columns]))
             readback = Readback(fresh.report, 0)
             readback.send(fresh.report)
-        self.sent.append(Sent(readback, columns, 0))
+        self.sent.append(Sent(readback, columns, 0, admits=True))
         self.row_steps += len(columns)
 
     def _take(self, run: Run, stream: Any, sent: Sent) -> list[list[int]]:

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from genarm import GuidedDecoder
 from genarm.models.adapters import read_adapter
 from genarm.models.causal import make_model as stream_model
-from genarm.models.fused import session, streams
+from genarm.models.fused import backbone, streams
 from genarm.models.fused.linear import Pair
 from genarm.models.fused.streams import StreamLora, stream_lora, tuner_layers
 
@@ -84,7 +84,7 @@ def test_a_call_walks_a_module_once_however_many_streams_are_on_it(
         return tuner_layers(module)
 
     decoder = GuidedDecoder(reward, {"a": reward, "b": reward, "c": reward})
-    for place in (streams, session):
+    for place in (streams, backbone):
         monkeypatch.setattr(place, "tuner_layers", counted)
     decoder.generate([[5, 6]], max_new_tokens=2)
-    assert len(walks) == 1 and [backbone.streams for backbone in decoder.engine.backbones] == [(0, 1, 2, 3)]
+    assert len(walks) == 1 and [one.streams for one in decoder.engine.backbones] == [(0, 1, 2, 3)]
