@@ -9,15 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+import genarm_kernels
+
 from ..models.backbone import Backbone, Session
 from ..request.guidance import Guidance
 from ..request.options import Request
 from ..request.speculation import NGRAM, REWARD, Speculation
 from .draw import Draw
 from .state import State
-
-MOST_MATCH = 4  # tokens of a text's end that are looked for earlier in it
-LEAST_MATCH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,32 +63,7 @@ class Ngram:
         self._texts, self._ends = run.state.ragged.texts, run.state.positions
 
     def propose(self, gamma: int) -> Proposal:
-        return Proposal(*ngram_drafts(self._texts, self._ends, gamma))
-
-
-def ngram_drafts(texts: Tensor, ends: Tensor, gamma: int) -> tuple[Tensor, Tensor]:
-    """Texts [B, T], which have ``ends`` [B] tokens each -> drafts [B, gamma], and how many count, [B]: gamma or 0.
-
-    A copy that comes to the text's end goes on with itself.
-    """
-    B, T = texts.shape
-    columns = torch.arange(T, device=texts.device)
-    matched = torch.zeros(B, T, dtype=torch.int64, device=texts.device)  # length of the match that ends at a column
-    agrees = torch.ones(B, T, dtype=torch.bool, device=texts.device)
-    for back in range(MOST_MATCH):
-        last = texts.gather(1, (ends[:, None] - 1 - back).clamp(min=0))
-        shifted = texts.roll(back, 1)
-        agrees = agrees & (shifted == last) & (columns >= back) & (ends[:, None] > back)
-        matched += agrees
-    # What ends before the text's last token, so that something follows.
-    score = torch.where(columns < ends[:, None] - 1, matched * T + columns, 0)
-    best = score.amax(1)
-    found = best >= LEAST_MATCH * T
-    place = best % T
-    period = (ends - 1 - place).clamp(min=1)
-    ahead = torch.arange(gamma, device=texts.device) % period[:, None]
-    drafts = texts.gather(1, (place[:, None] + 1 + ahead).clamp(max=T - 1))
-    return drafts.masked_fill(~found[:, None], 0), found * gamma
+        return Proposal(*genarm_kernels.ngram_draft(self._texts, self._ends, gamma))
 
 
 class Chain:
