@@ -49,6 +49,7 @@ def custom_generate(
     resample_every: int = 1,
     terminal: Terminal | None = None,
     length_bonus: float = 0.0,
+    speculate: Any = None,
     processing_class: Any = None,
     **kwargs: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
@@ -64,6 +65,8 @@ def custom_generate(
     and a processor may mask scores or add to them, but neither rescale nor normalise them. A ``terminal`` on texts
     needs ``processing_class``, the tokenizer that makes them, which transformers keeps back under the name
     ``tokenizer``.
+    ``speculate`` is as in ``GuidedDecoder.generate``; processors and criteria of the caller beside it are refused, but
+    for what decoding has itself (temperature, top_k, top_p, min_p, lengths and EOS).
     Further keywords that the model's forward takes reach it, and adapters on it, unchanged in every step.
     ``streamer`` does not arrive here (transformers drops it): use ``GuidedDecoder.generate(streamer=...)``.
 
@@ -76,6 +79,8 @@ def custom_generate(
     _check_model(model)
     extra = forwarded(model, input_ids, kwargs)
     copies = config.num_return_sequences or 1
+    if speculate is not None:
+        _check_no_scores(config)
     whole = _whole_answers(particles, resample_below, resample_every, terminal, length_bonus)
     mask = kwargs.get("attention_mask")
     if particles is not None:
@@ -114,6 +119,7 @@ def custom_generate(
         max_new_tokens=max(max_length - width, 0),
         eos_token_id=eos_ids,
         seed=seed,
+        speculate=speculate,
         **record.take_native(bool(config.do_sample)),
         **whole,
     )
@@ -187,6 +193,14 @@ def _check_particles(config: GenerationConfig, extra: Mapping[str, Any]) -> None
     if extra:
         raise UnsupportedGenerationError(
             f"{next(iter(extra))} was passed with particles, which are more rows than it has: leave one of the two out"
+        )
+
+
+def _check_no_scores(config: GenerationConfig) -> None:
+    if config.return_dict_in_generate and (config.output_scores or config.output_logits):
+        raise UnsupportedGenerationError(
+            "output_scores and output_logits are not kept with speculate, whose steps draw several tokens: leave them "
+            "off"
         )
 
 

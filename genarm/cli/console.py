@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ..runs.output import row_line
+from ..runs.results import COUNTS
 from ..runs.rows import RowKey
 
 
@@ -31,12 +32,14 @@ class Tally:
     rows: int = 0
     failed: int = 0
     tokens: int = 0
+    drafts: list[int] = field(default_factory=lambda: [0] * len(COUNTS))
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, result: Mapping[str, Any]) -> None:
         self.rows += 1
         self.failed += result["finish_reason"] == "error"
         self.tokens += result.get("token_count", 0)
+        self.drafts = [sum(pair) for pair in zip(self.drafts, (result.get(name, 0) for name in COUNTS), strict=True)]
 
     def speed(self) -> str:
         seconds = time.perf_counter() - self.started
@@ -44,7 +47,8 @@ class Tally:
 
     def summary(self) -> str:
         seconds = time.perf_counter() - self.started
-        return f"{self.tokens:,} tokens in {seconds:.1f} s ({self.speed()})"
+        drafts = f"; {draft_figures(*self.drafts)}" if self.drafts[-1] else ""
+        return f"{self.tokens:,} tokens in {seconds:.1f} s ({self.speed()}){drafts}"
 
 
 class Display:
@@ -107,8 +111,15 @@ def figures(result: Mapping[str, Any]) -> str:
     found = [f"log p: {sums}"] if sums else []
     known = {"score": "score", "log_evidence": "log evidence"}
     found += [f"{text} {_figure(result[name])}" for name, text in known.items() if name in result]
+    found += [draft_figures(*(result[name] for name in COUNTS))] if COUNTS[0] in result else []
     guided = f" ({result['guided_count']} of them guided)" if "guided_count" in result else ""
     return f"{result['finish_reason']}, {result['token_count']} tokens{guided}{''.join(f', {one}' for one in found)}"
+
+
+def draft_figures(drafted: int, accepted: int, steps: int) -> str:
+    """What came of speculation, in words; the mean is of tokens per step, the one that no draft gave included."""
+    mean = 1 + accepted / steps if steps else 0.0
+    return f"{drafted:,} drafted, {accepted:,} accepted in {steps:,} steps (mean accepted length {mean:.2f})"
 
 
 def _figure(value: float | None) -> str:

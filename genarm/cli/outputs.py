@@ -20,6 +20,7 @@ from ..runs.run import PER_ROW, Task, run
 from .console import Display, Lines, say
 from .loading import load
 from .options import GenerateOptions
+from .speculation_options import NAMES
 from .streaming import Reader, stream
 
 
@@ -156,6 +157,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         models[f"reward {reward.name}"] = reward.path
         models[f"content of {reward.name}"] = fingerprint(reward.path)
     terminal = options.decoding.get("terminal")
+    draft = options.decoding.get("speculate", {}).get("draft")
     dtype = resolve_dtype(options.models.dtype, resolve_device(options.models.device))
     return {
         **models,
@@ -164,6 +166,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "weights": {reward.name: reward.weight for reward in job.rewards},
         **options.decoding,
         **({"content of terminal": fingerprint(terminal)} if terminal else {}),
+        **({"content of the draft model": fingerprint(draft)} if draft not in (None, *NAMES) else {}),
         **_method_settings(options),
         "samples per prompt": options.samples,
         "seed": options.seed,

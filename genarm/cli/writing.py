@@ -9,8 +9,10 @@ import typer
 
 from . import options as given
 from . import particle_options as whole
+from . import speculation_options as drafts
 from .options import GenerateOptions, ModelOptions, check_text, decoding, is_written
 from .particle_options import whole_answers
+from .speculation_options import speculation
 
 
 def generate(
@@ -56,6 +58,8 @@ def generate(
     resample_every: whole.ResampleEvery = None,
     length_bonus: whole.LengthBonus = None,
     terminal: whole.Terminal = None,
+    speculate: drafts.Speculate = None,
+    gamma: drafts.Gamma = None,
     method: given.Method = None,
     set_: given.Set = None,
     chat: given.Chat = False,
@@ -86,8 +90,8 @@ def generate(
     Each row of an output holds id, prompt (or messages), the input's other columns, text, weights, token_count,
     logprob_sum (of the generated tokens, as they were drawn), logprob_sums (a model's log-probability of them, by
     model; under --method instead score, what the text was chosen by, where there is one), log_evidence (under
-    --particles: of the product's normaliser) and finish_reason; a row that failed holds error instead. The exit status
-    is 1 when a row failed.
+    --particles: of the product's normaliser), drafted, accepted and draft_steps (under --speculate) and finish_reason;
+    a row that failed holds error instead. The exit status is 1 when a row failed.
     """
     from . import generate
 
@@ -118,7 +122,9 @@ def generate(
         base_top_p=base_top_p,
         base_min_p=base_min_p,
         repetition_penalty=repetition_penalty,
-    ) | whole_answers(particles, resample_below, resample_every, length_bonus, terminal)
+    )
+    settings |= whole_answers(particles, resample_below, resample_every, length_bonus, terminal)
+    settings |= speculation(speculate, gamma, particles)
     options = GenerateOptions(
         models=models,
         prompts=[*(text or ()), *(prompt or ())],
@@ -170,6 +176,8 @@ def chat(
     resample_every: whole.ResampleEvery = None,
     length_bonus: whole.LengthBonus = None,
     terminal: whole.Terminal = None,
+    speculate: drafts.Speculate = None,
+    gamma: drafts.Gamma = None,
     max_length: given.MaxLength = 4096,
     dtype: given.Dtype = "auto",
     device: given.Device = "auto",
@@ -213,5 +221,7 @@ def chat(
         base_top_p=base_top_p,
         base_min_p=base_min_p,
         repetition_penalty=repetition_penalty,
-    ) | whole_answers(particles, resample_below, resample_every, length_bonus, terminal)
+    )
+    settings |= whole_answers(particles, resample_below, resample_every, length_bonus, terminal)
+    settings |= speculation(speculate, gamma, particles)
     return chat.chat(chat.ChatOptions(models, settings, seed, system, transcript))

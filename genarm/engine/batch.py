@@ -169,19 +169,21 @@ class Batch:
         tokens = [torch.tensor(row, dtype=torch.int64, device=device) for row in generated]
         width = max(map(len, tokens))
         guided = self._table("guided", width)
+        speculated = self._speculated()
         return GenerationOutput(
             sequences=sequences(request, tokens),
             tokens=tokens,
             finish_reasons=reasons,
             errors=self._errors(),
             texts=self._all_texts(generated),
-            stats=self._stats(sum(len(row) for row in tokens), guided),
+            stats=self._stats(sum(len(row) for row in tokens), guided, speculated),
             logprobs=self._table("logprobs", width),
             model_logprobs=self._model_logprobs(width),
             guided=guided,
             log_normalizers=self._table("log_normalizers", width),
             model_names=self._engine.names,
             decode=request.decode,
+            speculated=speculated,
         )
 
     def _model_logprobs(self, width: int) -> Tensor | None:
@@ -210,7 +212,18 @@ class Batch:
                 table[row, :count] = found[index, :count]
         return table
 
-    def _stats(self, new_tokens: int, guided: Tensor | None) -> GenerationStats:
+    def _speculated(self) -> Tensor | None:
+        """[B, 3] int64, each row's drafted and accepted tokens and steps with drafts. None without speculation."""
+        if self._request.speculate is None:
+            return None
+        counts = torch.zeros(self._request.batch, 3, dtype=torch.int64)
+        for places, decoding in zip(self.places, self.done, strict=True):
+            assert isinstance(decoding, RaggedDecoding)
+            counts[places] = torch.tensor(decoding.counts)
+        return counts
+
+    def _stats(self, new_tokens: int, guided: Tensor | None, speculated: Tensor | None) -> GenerationStats:
+        drafted, accepted, verified = (0, 0, 0) if speculated is None else speculated.sum(0).tolist()
         return GenerationStats(
             prompt_tokens=sum(sum(chunk.streams[0].lengths) for chunk in self._chunks),
             new_tokens=new_tokens,
@@ -218,9 +231,9 @@ class Batch:
             prefill_seconds=sum(decoding.prefill_seconds for decoding in self.done),
             decode_seconds=sum(decoding.decode_seconds for decoding in self.done),
             guided_tokens=None if guided is None else int(guided.sum()),
-            drafted=sum(decoding.drafted for decoding in self.done),
-            accepted=sum(decoding.accepted for decoding in self.done),
-            verified=sum(decoding.verified for decoding in self.done),
+            drafted=drafted,
+            accepted=accepted,
+            verified=verified,
             row_steps=sum(decoding.row_steps for decoding in self.done),
             engine=next((one.kind for one in self.done if one.kind), "") or self._engine.kind,
             forwarded=self._forwarded(),

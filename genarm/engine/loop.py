@@ -45,9 +45,6 @@ class Decoding:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     kind: str = ""  # the paths that ran
-    drafted: int = 0
-    accepted: int = 0
-    verified: int = 0  # steps with drafts, of every row
     row_steps: int = 0  # steps of every row that there was room for
 
     @property

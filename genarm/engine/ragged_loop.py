@@ -44,11 +44,13 @@ class RaggedDecoding(Decoding):
     sent: deque[Sent] = field(default_factory=deque)
     waiting: deque[int] = field(default_factory=deque)
     stopped: set[int] = field(default_factory=set)  # by their texts, with their last token
+    counts: list[list[int]] = field(default_factory=list)  # of each row: drafted, accepted, steps with drafts
 
     def run(self) -> Iterator[list[list[int]]]:
         """Decode; after each step yield the tokens that each row got."""
         request = self.request
         self.tokens, self.reasons = [[] for _ in request.row_ids], [None] * request.batch
+        self.counts = [[0, 0, 0] for _ in request.row_ids]
         if not request.max_new_tokens:
             self.reasons = ["length"] * request.batch
             self._keep_nothing()
@@ -121,9 +123,8 @@ class RaggedDecoding(Decoding):
                 continue
             taken, _, _, reason, status = (one[column] for one in figures)
             emitted[row] = self._read_row(row, [draws[column] for draws in report[:taken]])
-            self.drafted += figures[PROPOSED][column]
-            self.accepted += figures[ACCEPTED][column]
-            self.verified += sent.gamma > 0
+            new = figures[PROPOSED][column], figures[ACCEPTED][column], int(sent.gamma > 0)
+            self.counts[row] = [old + one for old, one in zip(self.counts[row], new, strict=True)]
             self._end_row(row, reason, status)
             if not self._is_open(row):
                 self._keep_row(run, stream, row, slot)

@@ -98,6 +98,8 @@ class GenerationOutput:
     log_evidence: [B] float64, log Ẑ of the prompt's particles: Ẑ estimates the sum of the product over all answers,
         without bias, and is 0 where no particle had anything left to draw. NaN for a row that failed otherwise, None
         without particles.
+    speculated: [B, 3] int64 on the CPU, each row's drafted and accepted tokens and the steps that had drafts; zeros
+        for a row that could not be decoded, None without speculation.
     particles: B, of each row the set its answer was drawn from; None unless ``return_particles`` was set.
     """
 
@@ -116,6 +118,7 @@ class GenerationOutput:
     log_normalizers: Tensor | None = None
     log_evidence: Tensor | None = None
     particles: list[ParticleSet | None] | None = None
+    speculated: Tensor | None = None
 
     def __repr__(self) -> str:
         return one_line(self)

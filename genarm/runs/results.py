@@ -12,6 +12,7 @@ from ..request.output import GenerationOutput
 from .rows import Row
 
 Result = dict[str, Any]
+COUNTS = ("drafted", "accepted", "draft_steps")  # of a text that was written by speculation
 
 
 def result_of(
@@ -25,6 +26,8 @@ def result_of(
     result: Result = {**row.head, "text": out.texts[index], "weights": weights, "token_count": count}
     if out.guided is not None:
         result["guided_count"] = int(out.guided[index].sum())
+    if out.speculated is not None:
+        result |= zip(COUNTS, out.speculated[index].tolist(), strict=True)
     if tokens:
         result["tokens"] = out.tokens[index].tolist()
     if out.logprobs is not None and out.model_logprobs is not None:

@@ -31,7 +31,7 @@ REFUSED_SETTINGS = {
     "num_return_sequences": "use the option -n, which holds for all rows",
     **{
         name: f"use the option --{name.replace('_', '-')}, which holds for all rows"
-        for name in ("particles", "resample_below", "resample_every", "length_bonus", "terminal")
+        for name in ("particles", "resample_below", "resample_every", "length_bonus", "terminal", "speculate")
     },
     **dict.fromkeys(
         ("do_sample", "num_beams", "best_of", "min_new_tokens", "min_tokens", "no_repeat_ngram_size",
@@ -43,7 +43,7 @@ REFUSED_SETTINGS = {
 # What a run writes itself; a column of the input by one of these names is kept with "input_" before it.
 WRITTEN = (
     "sample", "text", "token_count", "guided_count", "logprob_sum", "logprob_sums", "score", "log_evidence",
-    "finish_reason", "error",
+    "finish_reason", "error", "drafted", "accepted", "draft_steps",
 )  # fmt: skip
 
 

@@ -123,3 +123,16 @@ def test_a_streamer_is_ended_when_decoding_fails() -> None:
         GuidedDecoder(model).generate(PROMPTS, max_new_tokens=4, streamer=recorder)
     assert recorder.ends == 1
     assert len(recorder.values) == 1, "the prompts, and no token"
+
+
+def test_a_streamer_sees_drafts_token_by_token() -> None:
+    model = make_model("llama", seed=1)
+    ids = torch.stack(random_prompts([6, 6, 6], seed=1))
+    settings: dict[str, Any] = {"max_new_tokens": 9, "seed": 3, "eos_token_id": list(range(3, 9))}
+    decoder = GuidedDecoder(model, {"r": make_model("llama", seed=2, hidden=16)})
+    plain, drafted = Recorder(), Recorder()
+    decoder.generate(ids, streamer=plain, **settings)
+    out = decoder.generate(ids, streamer=drafted, speculate={"draft": model, "gamma": 3}, **settings)
+    assert out.stats.accepted and out.stats.steps < max(map(len, out.tokens))
+    assert [value.tolist() for value in drafted.values] == [value.tolist() for value in plain.values]
+    assert drafted.ends == 1 and len({len(row) for row in out.tokens}) > 1
