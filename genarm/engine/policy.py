@@ -2,34 +2,103 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from ..request.options import Request
 
-USUAL = 4
+# (sequences up to so many, drafts): more of both together cost a pass more than they bring. docs/speculation.md has the
+# costs that this was set by; none of a GPU has been measured.
+USUAL = ((1, 4), (4, 3), (8, 1))
+CHOICES = (0, 1, 3, 7)
+PROBE = 48  # steps without drafts before one with a single draft looks whether they are right again
+FADING = 0.8  # of what was known, at every new step
 
 
-class Fixed:
-    """Always as many."""
+class Policy(Protocol):
+    """What a run's steps ask before each."""
 
-    def __init__(self, gamma: int) -> None:
-        self.gamma = gamma
+    gamma: int
 
     @property
     def gammas(self) -> tuple[int, ...]:
         """Numbers of drafts that a step may have."""
-        return (self.gamma,)
 
     @property
     def places(self) -> tuple[int, ...]:
         """Places per row at which one may draw."""
-        return tuple(gamma + 1 for gamma in self.gammas)
 
-    def note(self, gamma: int, proposed: int, accepted: int) -> None:
-        """What came of a step's drafts, all rows together."""
+    def note(self, gamma: int, proposed: int, accepted: int, seconds: float) -> None:
+        """What came of a step, all rows together."""
 
 
-def make_policy(request: Request) -> Fixed:
+class Fixed:
+    """Always as many, whatever they come to: what a row draws depends on no other."""
+
+    def __init__(self, gamma: int) -> None:
+        self.gamma = gamma
+        self.gammas = (gamma,)
+        self.places = (gamma + 1,)
+
+    def note(self, gamma: int, proposed: int, accepted: int, seconds: float) -> None:
+        """Nothing follows from it."""
+
+
+class Auto:
+    """As many as gave the most tokens per second lately.
+
+    With drafts that are right with probability p each, a step with gamma of them is to give 1 + p + … + p^gamma tokens.
+    How long one takes is known of those that were run, and lies between them for the others.
+    """
+
+    gammas = CHOICES
+    places = tuple(gamma + 1 for gamma in CHOICES)
+
+    def __init__(self) -> None:
+        self.gamma = CHOICES[2]
+        self._right = 0.5
+        self._seconds: dict[int, float] = {}
+        self._idle = 0
+
+    def note(self, gamma: int, proposed: int, accepted: int, seconds: float) -> None:
+        """Learn from a step, and choose for those to come."""
+        gamma = gamma if proposed else 0  # nothing was proposed, and nothing read that was not needed
+        before = self._seconds.get(gamma, seconds)
+        self._seconds[gamma] = min(before * FADING + seconds * (1 - FADING), 2 * before)  # a hiccup is no rule
+        if proposed:
+            tries = accepted + proposed // gamma  # each row's first wrong one was the last that was looked at
+            self._right = self._right * FADING + min(1.0, accepted / max(tries, 1)) * (1 - FADING)
+        self._idle = 0 if self.gamma else self._idle + 1
+        unknown = [one for one in (3, 0) if one not in self._seconds]
+        if unknown and gamma:
+            self.gamma = unknown[-1]
+        elif self._idle >= PROBE:
+            self.gamma = 1
+        else:
+            self.gamma = max(CHOICES, key=self._worth)
+
+    def _worth(self, gamma: int) -> float:
+        return sum(self._right**one for one in range(gamma + 1)) / self._cost(gamma)
+
+    def _cost(self, gamma: int) -> float:
+        """Seconds of a step, by those of the nearest numbers of drafts on either side."""
+        below = max((one for one in self._seconds if one <= gamma), default=None)
+        above = min((one for one in self._seconds if one >= gamma), default=None)
+        if below is None or above is None or below == above:
+            near = above if below is None else below
+            assert near is not None
+            # Beyond what was run a step costs at most as much per place as it did there.
+            return self._seconds[near] * (1 if gamma <= near else 1 + 0.05 * (gamma - near))
+        share = (gamma - below) / (above - below)
+        return self._seconds[below] * (1 - share) + self._seconds[above] * share
+
+
+def make_policy(request: Request) -> Policy:
     """The policy that a request asks for."""
     if request.speculate is None:
         return Fixed(0)
     gamma = request.speculate.gamma
-    return Fixed(gamma if isinstance(gamma, int) else USUAL)
+    if gamma == "auto":
+        return Auto()
+    if gamma is not None:
+        return Fixed(gamma)
+    return Fixed(next((usual for rows, usual in USUAL if len(request.row_ids) <= rows), 0))

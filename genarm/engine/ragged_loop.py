@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genarm_kernels.step.rules import GOING_ON
-from genarm_kernels.step.texts import ACCEPTED, FIGURES, PROPOSED
+from genarm_kernels.step.texts import FIGURES
 
 from .loop import REASONS, Decoding, Readback, numerical_error
 from .run import Run, on_stream
@@ -33,6 +33,8 @@ class Sent:
     columns: list[tuple[int, int]]
     gamma: int
     admits: bool = False
+    proposed: int = 0
+    accepted: int = 0
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class RaggedDecoding(Decoding):
                     if sent.admits:
                         self.prefill_seconds += seconds
                     else:
+                        self._tell(run, sent, seconds)
                         self._clock(seconds)
                     yield emitted
                     started = time.perf_counter()
@@ -98,6 +101,11 @@ class RaggedDecoding(Decoding):
             if len(free) == len(owners):
                 return
 
+    def _tell(self, run: Run, sent: Sent, seconds: float) -> None:
+        """The policy learns of a step, but for the first, which read the prompts."""
+        if self.steps:
+            run.policy.note(sent.gamma, sent.proposed, sent.accepted, seconds)
+
     def _is_open(self, row: int) -> bool:
         return self.reasons[row] is None
 
@@ -121,14 +129,15 @@ class RaggedDecoding(Decoding):
         for column, (slot, row) in enumerate(sent.columns):
             if not self._is_open(row):
                 continue
-            taken, _, _, reason, status = (one[column] for one in figures)
+            taken, accepted, proposed, reason, status = (one[column] for one in figures)
+            sent.proposed += proposed
+            sent.accepted += accepted
             emitted[row] = self._read_row(row, [draws[column] for draws in report[:taken]])
-            new = figures[PROPOSED][column], figures[ACCEPTED][column], int(sent.gamma > 0)
+            new = proposed, accepted, int(sent.gamma > 0)
             self.counts[row] = [old + one for old, one in zip(self.counts[row], new, strict=True)]
             self._end_row(row, reason, status)
             if not self._is_open(row):
                 self._keep_row(run, stream, row, slot)
-        run.policy.note(sent.gamma, sum(figures[PROPOSED]), sum(figures[ACCEPTED]))
         return emitted
 
     def _read_row(self, row: int, draws: list[int]) -> list[int]:
