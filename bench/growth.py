@@ -2,9 +2,9 @@
 one that is trained in minutes.
 
 Every unit of the residual stream and of the MLP and every query head becomes ``factor`` of them that hold the same, and
-every product divides by as many, which is exact for a power of two; key and value heads stay, as those of grouped queries.
-Weights are as many as a model of that shape has, and a step reads and multiplies every one of them; what it draws is
-what the small one would. Source: Net2Net (Chen et al., ICLR 2016), for a Llama.
+every product divides by as many, which is exact for a power of two; key and value heads stay, shared by more queries.
+Weights are as many as a model of that shape has, and a step reads and multiplies every one of them; the tokens
+it draws are the small one's. Source: Net2Net (Chen et al., ICLR 2016), for a Llama.
 """
 
 from __future__ import annotations
