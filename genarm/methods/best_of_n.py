@@ -129,6 +129,8 @@ def _waves(call: Call, draws: int) -> Iterator[list[MethodRow]]:
 def _with_logprobs(call: Call, drawn: GenerationOutput, best: Mapping[int, int]) -> GenerationOutput:
     """The output of the chosen draws, with their log-probabilities where these were asked for."""
     output = call.output()
+    if drawn.speculated is not None:  # of all draws that an answer is chosen from
+        output = replace(output, speculated=drawn.speculated.view(call.request.batch, -1, 3).sum(1))
     if drawn.logprobs is None or drawn.model_logprobs is None:
         return output
     width = max(map(len, output.tokens))

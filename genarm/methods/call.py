@@ -98,6 +98,7 @@ class Call:
         self.limit = self.request.max_new_tokens
         self._forwarded: dict[str, int] = dict.fromkeys([model.name for model in self.decoder.models], 0)
         self._steps, self._prefill_seconds, self._started = 0, 0.0, time.perf_counter()
+        self._drafts = {"drafted": 0, "accepted": 0, "verified": 0}
 
     def chunks(self) -> Iterator[list[MethodRow]]:
         """Rows to be written together, at most ``max_batch_size`` of them; none where no token may be generated."""
@@ -134,6 +135,8 @@ class Call:
             self._forwarded[name] = self._forwarded.get(name, 0) + tokens
         self._steps += stats.steps
         self._prefill_seconds += stats.prefill_seconds
+        for name in self._drafts:
+            self._drafts[name] += getattr(stats, name)
 
     def prefill(self, reader: TextReader, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
         """Let a reader read its prompts, by the clock for those."""
@@ -243,6 +246,7 @@ class Call:
                 decode_seconds=seconds - self._prefill_seconds,
                 engine=paths(self.decoder.engine.backbones),
                 forwarded=dict(self._forwarded),
+                **self._drafts,
             ),
             texts=self._texts(generated),
             model_names=self.decoder.engine.names,

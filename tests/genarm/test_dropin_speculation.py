@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from families import left_padded, make_model, random_prompts
+from method_cases import make_scorer
 from torch import Tensor
 from transformers import LogitsProcessorList, MaxTimeCriteria, StoppingCriteriaList
 
@@ -100,6 +101,11 @@ def test_methods_hand_drafts_on_and_what_draws_nothing_refuses_them(model: Any, 
     expected = methods.get("dpo").generate(decoder, PROMPTS, **settings)
     found = methods.get("dpo").generate(decoder, PROMPTS, speculate="ngram", **settings)
     assert torch.equal(found.sequences, expected.sequences) and found.stats.verified
+    chosen = {"trajectory_rm": make_scorer("llama", seed=7), "draws": 2, "seed": 3, **LENGTH}
+    best = methods.get("best_of_n").generate(decoder.only(), PROMPTS, **chosen)
+    drafted = methods.get("best_of_n").generate(decoder.only(), PROMPTS, speculate="ngram", **chosen)
+    assert torch.equal(drafted.sequences, best.sequences) and drafted.speculated is not None
+    assert drafted.speculated[:, 2].sum() == drafted.stats.verified > 0
     with pytest.raises(InvalidArgumentError, match="'speculate'"):
         decoder.score(PROMPTS, [[5], [6], [7]], speculate="ngram")  # type: ignore[call-arg]
     with pytest.raises(InvalidArgumentError, match="'speculate'"):
