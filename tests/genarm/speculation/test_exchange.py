@@ -58,7 +58,8 @@ def test_a_stream_says_the_same(models: tuple[Any, dict[str, Any]]) -> None:
     assert bool(steps[-1].finished.all())
 
 
-def test_a_row_that_fails_leaves_nothing_in_its_place() -> None:
+@pytest.mark.parametrize(("engine", "speculate"), [("auto", None), ("hf", None), ("auto", "ngram"), ("hf", "ngram")])
+def test_a_row_that_fails_leaves_nothing_in_its_place(engine: Any, speculate: str | None) -> None:
     model = make_model("llama", seed=1)
     prompts = [prompt.clamp(max=50) for prompt in PROMPTS]
     options: dict[str, Any] = {"max_new_tokens": 6, "eos_token_id": [], "seed": 5, "allowed_tokens": range(50)}
@@ -67,7 +68,8 @@ def test_a_row_that_fails_leaves_nothing_in_its_place() -> None:
         model.model.embed_tokens.weight[60] = torch.nan
     bad = list(prompts)
     bad[2] = torch.cat([prompts[2], torch.tensor([60])])
-    found = GuidedDecoder(model, max_batch_size=SLOTS).generate(bad, **options)
+    decoder = GuidedDecoder(model, max_batch_size=SLOTS, engine=engine)
+    found = decoder.generate(bad, speculate=speculate, **options)
     assert list(found.errors) == [2] and isinstance(found.errors[2], NumericalError)
     for row in set(range(ROWS)) - {2}:
         assert torch.equal(found.tokens[row], expected.tokens[row])

@@ -11,6 +11,7 @@ from families import make_model, random_prompts, save_adapter
 from recorded import record_on_cpu
 
 from genarm import GenARMError, GenerationOutput, GuidedDecoder
+from genarm.embedded import BASE
 from genarm.errors import InvalidArgumentError, VocabularyMismatchError
 
 PROMPTS = [*random_prompts([6, 11, 3], seed=1), torch.tensor([5, 6, 7, 8, 5, 6, 7]), torch.tensor([9, 4, 9, 4, 9])]
@@ -137,3 +138,21 @@ def test_other_refusals(models: dict[str, Any]) -> None:
         decoder.generate(PROMPTS, speculate="ngram", particles=2)
     with pytest.raises(VocabularyMismatchError):
         decoder.generate(PROMPTS, speculate=make_model("llama", seed=1, vocab=300))
+
+
+def test_a_stop_string_ends_a_text_inside_of_a_draft() -> None:
+    decoder = GuidedDecoder.from_pretrained(BASE, device="cpu")
+    prompts = ["I really enjoy", "My favourite"]
+    free = decoder.generate(prompts, max_new_tokens=16, eos_token_id=[], seed=2)
+    assert free.texts is not None
+    stop = free.texts[0][5:8]
+    options: dict[str, Any] = {"max_new_tokens": 16, "eos_token_id": [], "seed": 2, "stop": [stop]}
+    expected = decoder.generate(prompts, **options)
+    speculate = {"draft": decoder.models[0].module, "gamma": 7}
+    found = decoder.generate(prompts, speculate=speculate, **options)
+    assert found.texts == expected.texts and stop not in expected.texts[0]  # type: ignore[index]
+    assert found.finish_reasons[0] == "stop" and found.finish_reasons == expected.finish_reasons
+    assert [row.tolist() for row in found.tokens] == [row.tolist() for row in expected.tokens]
+    steps = [step.texts or [] for step in decoder.stream(prompts, speculate=speculate, **options)]
+    streamed = ["".join(texts[row] for texts in steps) for row in (0, 1)]
+    assert streamed == expected.texts
