@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ..runs.output import row_line
-from ..runs.results import COUNTS
-from ..runs.rows import RowKey
+from ..runs.rows import COUNTS, RowKey
 
 
 def say(text: str, console: Console | None = None) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 from ..errors import GenARMError
 from ..request.output import GenerationOutput
-from .rows import Row
+from .rows import COUNTS, Row
 
 Result = dict[str, Any]
-COUNTS = ("drafted", "accepted", "draft_steps")  # of a text that was written by speculation
 
 
 def result_of(

@@ -40,10 +40,11 @@ REFUSED_SETTINGS = {
         "leave it out",
     ),
 }  # fmt: skip
+COUNTS = ("drafted", "accepted", "draft_steps")  # of a text that was written by speculation
 # What a run writes itself; a column of the input by one of these names is kept with "input_" before it.
 WRITTEN = (
     "sample", "text", "token_count", "guided_count", "logprob_sum", "logprob_sums", "score", "log_evidence",
-    "finish_reason", "error", "drafted", "accepted", "draft_steps",
+    "finish_reason", "error", *COUNTS,
 )  # fmt: skip
 
 

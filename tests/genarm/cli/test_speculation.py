@@ -8,7 +8,7 @@ import pytest
 
 from genarm import GuidedDecoder
 from genarm.request.speculation import MOST, read_speculation
-from genarm.runs.results import COUNTS
+from genarm.runs.rows import COUNTS
 
 ROWS = [{"id": f"row {index}", "prompt": "so it goes " * (1 + index % 3)} for index in range(5)]
 
