@@ -6,8 +6,8 @@ from typing import Protocol
 
 from ..request.options import Request
 
-# (sequences up to so many, drafts): an estimate of where a pass over more places stops being nearly free. What one costs
-# has been measured neither on a quiet machine nor on a GPU.
+# (sequences up to so many, drafts): an estimate of where a pass over more places stops being nearly free. What one
+# costs has been measured neither on a quiet machine nor on a GPU.
 USUAL = ((1, 4), (4, 3), (8, 1))
 CHOICES = (0, 1, 3, 7)
 PROBE = 48  # steps without drafts before one with a single draft looks whether they are right again
