@@ -63,7 +63,7 @@ class Batch:
         groups = engine.groups(request, rows)
         if len(rows) > largest and engine.exchanges(request, largest, rows):
             largest = len(rows)
-            request = replace(request, ragged=True, room=request.rows(rows).longest)
+            request = replace(request, room=request.rows(rows).longest)
         self.places = [own[start : start + largest] for own in groups for start in range(0, len(own), largest)]
         self._chunks = [request.rows(places) for places in self.places]
         if len(rows) < request.batch or len(self._chunks) > 1:

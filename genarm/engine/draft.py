@@ -15,7 +15,7 @@ from ..models.backbone import Backbone, Session
 from ..request.guidance import Guidance
 from ..request.options import Request
 from ..request.speculation import NGRAM, REWARD, Speculation
-from .draw import Draw
+from .draw import Draw, Rows
 from .state import State
 
 
@@ -37,6 +37,9 @@ class RaggedRun(Protocol):
     sessions: list[Session]
     state: State
     captured: bool
+
+    def draw_of(self, rows: Rows) -> Draw:
+        """Draws for these rows, with what the request keeps of them."""
 
     def append(self, tokens: Tensor, known: Mapping[int, list[Tensor]]) -> list[Tensor]:
         """Every stream's logits after more tokens, of backbones that have read them the ``known`` ones."""

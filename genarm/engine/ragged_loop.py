@@ -145,11 +145,10 @@ class RaggedDecoding(Decoding):
         for place, token in enumerate(draws):
             self.tokens[row].append(token)
             if self.watch is not None and self.watch(self.request.row_ids[row], token):
-                is_last = place + 1 == len(draws)
-                self.reasons[row] = None if is_last else "stop"  # on the last one what the device says goes before
-                if not is_last:
+                if place + 1 < len(draws):
+                    self.reasons[row] = "stop"
                     return draws[: place + 1]
-                self.stopped.add(row)
+                self.stopped.add(row)  # what the device says of the last one goes before
         return draws
 
     def _end_row(self, row: int, reason: int, status: int) -> None:

@@ -25,12 +25,9 @@ class RaggedStep:
         asked = run.request.speculate
         self._draft = None if asked is None else make_draft(asked, run)
         self._host = run.request.device.type == "cpu" and not run.captured
-        kept = run.request.return_logprobs, run.request.wants_normalizers
         assert run.state.ragged is not None
         self._places = {Q: Places(run.state, Q) for Q in run.state.ragged.wide}
-        self._draws = {1: draw} | {
-            Q: Draw(own, run.request.vocab_size, *kept, run.captured) for Q, own in self._places.items()
-        }
+        self._draws = {1: draw} | {Q: run.draw_of(own) for Q, own in self._places.items()}
         self._nothing = Proposal(run.state.tokens.new_zeros(run.request.batch, 0), torch.zeros_like(run.state.tokens))
         self._proposal = self._nothing
         self._logits: list[Tensor] = []
@@ -67,11 +64,10 @@ class RaggedStep:
     def begin(self, logits: list[Tensor], state: State | None = None) -> None:
         """Draw what follows the prompts, logits [n, V_m]: of all rows, or of some with a state of their own, which are
         to take their places among the others."""
-        request, draw = self._run.request, self._draws[1]
+        draw = self._draws[1]
         self._cuts = all(session.cuts for session in self._run.sessions)
         if state is not None:
-            kept = request.return_logprobs, request.wants_normalizers
-            draw = Draw(state, request.vocab_size, *kept, self._run.captured)
+            draw = self._run.draw_of(state)
             for one in self._draws.values():
                 one.reset()
         own = state or self._state

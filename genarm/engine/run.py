@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..models.backbone import Backbone, Session
 from ..request.options import Request
-from .draw import Draw
+from .draw import Draw, Rows
 from .policy import make_policy
 from .ragged_step import RaggedStep
 from .state import State, new_state
@@ -46,8 +46,7 @@ class Run:
         self.state: State = state or new_state(request, None, sessions[0].length, self.policy.places)
         self._sides = sides
         self._is_beside = is_beside
-        kept = request.return_logprobs, request.wants_normalizers
-        self._draw = Draw(self.state, request.vocab_size, *kept, self.captured)
+        self._draw = self.draw_of(self.state)
         self._logits: list[Tensor] = []
         self.ragged = None if self.state.ragged is None else RaggedStep(self, self._draw)
         self.gamma = 0  # drafts of the next step
@@ -75,6 +74,11 @@ class Run:
                 else:
                     self.ragged.begin(self._logits)
         return self.state.report
+
+    def draw_of(self, rows: Rows) -> Draw:
+        """Draws for these rows, with what the request keeps of them."""
+        kept = self.request.return_logprobs, self.request.wants_normalizers
+        return Draw(rows, self.request.vocab_size, *kept, self.captured)
 
     def note_launched(self) -> None:
         """Whatever reads the buffers next has to wait for what was launched until now."""

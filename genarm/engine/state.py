@@ -75,12 +75,7 @@ class State:
             self.tokens,
             self.reasons,
             self.report,
-            self.eos_ids,
-            self.stops,
-            self.seen,
-            self.logprobs,
-            self.model_logprobs,
-            self.log_normalizers,
+            *self._ends_and_figures(),
         )
 
     def progress(self) -> Progress:
@@ -93,13 +88,13 @@ class State:
             self.generated,
             self.reasons,
             self.report,
-            self.eos_ids,
-            self.stops,
-            self.seen,
-            self.logprobs,
-            self.model_logprobs,
-            self.log_normalizers,
+            *self._ends_and_figures(),
         )
+
+    def _ends_and_figures(self) -> tuple[Any, ...]:
+        """What either tail ends rows by, and what it keeps of their tokens."""
+        figures = self.logprobs, self.model_logprobs, self.log_normalizers
+        return self.eos_ids, self.stops, self.seen, *figures
 
     def resample(self, captured: bool) -> Tensor | None:
         """Let copies of heavy particles take the places of light ones, in uneven systems that go on -> where each row's

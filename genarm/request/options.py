@@ -101,9 +101,8 @@ class Request:
     the rows' numbers in the caller's batch. A batch that is padded with idle rows has fewer ids than rows.
     ``vocab_size`` and ``prompt_ids`` are those of the ``ModelFacts`` it was checked against; ``decode`` makes text of
     ids, where there is a tokenizer. ``preferences`` hold each row's, by the stream that is conditioned on them.
-    With ``particles`` a row is a prompt, and a system of them once it decodes. ``ragged``: rows move on by numbers of
-    tokens of their own, since drafts are verified, or since the next prompt, of up to ``room`` tokens, takes the place
-    of a row that has ended.
+    With ``particles`` a row is a prompt, and a system of them once it decodes. ``room``:
+    tokens of the longest prompt that may take the place of a row that has ended; 0 where none does.
     """
 
     streams: list[Prompts]
@@ -125,7 +124,6 @@ class Request:
     halt: Halt | None = None
     preferences: Mapping[int, tuple[Preference, ...]] = field(default_factory=dict)
     speculate: Speculation | None = None
-    ragged: bool = False
     room: int = 0
 
     @property
@@ -145,6 +143,12 @@ class Request:
     def interrupts(self) -> bool:
         """Whether Python code of the caller runs in every step."""
         return self.edit is not None or self.halt is not None
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows move on by numbers of tokens of their own: drafts are verified, or the next prompt takes the
+        place of a row that has ended."""
+        return self.speculate is not None or self.room > 0
 
     @property
     def ahead(self) -> int:
@@ -223,7 +227,6 @@ def prepare(
         particles=particles,
         preferences=preference_rows(options.get("preferences"), models.conditioned, models.names, batch, copies),
         speculate=speculate,
-        ragged=speculate is not None,
     )
 
 

@@ -51,13 +51,23 @@ class Progress(NamedTuple):
         dtypes = {"arrived": torch.int32, "seen": torch.bool}
         dtypes |= dict.fromkeys(["logprobs", "model_logprobs", "log_normalizers"], torch.float32)
         shape, dtype = shapes.get(name, (B,)), dtypes.get(name, torch.int64)
-        if (value.shape, value.dtype, value.device) != (shape, dtype, device):
-            raise ValueError(
-                f"{name} is {value.dtype} {list(value.shape)} on {value.device}: expected {dtype} {list(shape)} on "
-                f"{device}, where generated is"
-            )
-        if not (value.is_contiguous() or (name == "seen" and value.stride(1) == 1)):
-            raise ValueError(f"{name} has strides {value.stride()}: expected a contiguous tensor")
+        check_tensor(name, value, shape, dtype, f"{device}, where generated is", device)
+
+
+def check_tensor(
+    name: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype, where: str, device: torch.device
+) -> None:
+    """Refuse a tensor of another shape or dtype, on another device, or with strides; rows of ``seen`` may lie apart.
+
+    Raises:
+        ValueError: it is one. ``where`` names the device.
+    """
+    if (value.shape, value.dtype, value.device) != (shape, dtype, device):
+        raise ValueError(
+            f"{name} is {value.dtype} {list(value.shape)} on {value.device}: expected {dtype} {list(shape)} on {where}"
+        )
+    if not (value.is_contiguous() or (name == "seen" and value.stride(1) == 1)):
+        raise ValueError(f"{name} has strides {value.stride()}: expected a contiguous tensor")
 
 
 def check_sample(sample: GuidedSample, progress: Progress) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from genarm_kernels.sampling.arguments import GuidedSample
+from genarm_kernels.step.progress import check_tensor
 
 # Rows of a report, behind those of its tokens.
 TAKEN, ACCEPTED, PROPOSED, REASON, STATUS = range(5)
@@ -61,13 +62,7 @@ class Texts(NamedTuple):
         dtypes = {"seen": torch.bool}
         dtypes |= dict.fromkeys(["logprobs", "model_logprobs", "log_normalizers"], torch.float32)
         shape, dtype = shapes.get(name, (B,)), dtypes.get(name, torch.int64)
-        if (value.shape, value.dtype, value.device) != (shape, dtype, device):
-            raise ValueError(
-                f"{name} is {value.dtype} {list(value.shape)} on {value.device}: expected {dtype} {list(shape)} on "
-                f"{device}, where texts are"
-            )
-        if not (value.is_contiguous() or (name == "seen" and value.stride(1) == 1)):
-            raise ValueError(f"{name} has strides {value.stride()}: expected a contiguous tensor")
+        check_tensor(name, value, shape, dtype, f"{device}, where texts are", device)
 
 
 def check_draws(sample: GuidedSample, drafts: Tensor, proposed: Tensor, texts: Texts) -> None:
