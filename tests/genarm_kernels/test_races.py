@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+import accept_cases
 import kernel_cases
 import linear_cases
 import logprobs_cases
@@ -25,6 +26,7 @@ from genarm_kernels import (
     decode_attention,
     guided_log_probs,
     guided_sample,
+    ngram_draft,
     noise,
     resample,
     rotary_store,
@@ -100,6 +102,13 @@ def particles() -> None:
     noise.uniforms(zeros, zeros, torch.arange(200)[None], noise.RESAMPLE)
 
 
+def lookups() -> None:
+    """Rows of several parts, of one and of nothing."""
+    texts = torch.arange(1500).remainder(700).expand(3, -1)
+    drafts, proposed = ngram_draft(texts, torch.tensor([1500, 900, 0]), 3)
+    assert proposed.tolist() == [3, 3, 0] and drafts[0].tolist() == [100, 101, 102]
+
+
 KERNELS: dict[Callable[[], None], str] = {
     sampling: "group bound gather select regroup draw log_probs",
     attention: "attention",
@@ -109,6 +118,8 @@ KERNELS: dict[Callable[[], None], str] = {
     log_probabilities: "piece_sums finish_rows finish_columns",
     particles: "resample follow_rows uniforms",
     tail_cases.check_several_programs: "advance",
+    accept_cases.check_everything: "accept",
+    lookups: "match copy",
 }
 # What other kernels call.
 PARTS_OF_KERNELS = {"exponential", "noise"}
