@@ -30,10 +30,13 @@ MUTANTS = {
     "the first of the longest":
         (edited(match, "length * (1 << 32) + columns", "length * (1 << 32) + (length > 0) * (T - columns)"), which),
     "every program the first columns": (edited(match, "part * COLUMNS", "part * 0"), several),
-    "one program's best for all":
-        (edited(match, "best + row * parts + part,", "best + row * parts + part * 0,"), several),
+    # These two stay within what was written: a place out of memory nobody wrote would end the process.
+    "the later programs find nothing":
+        (edited(match, "tl.max(length * (1 << 32) + columns, 0)",
+                "tl.max(length * (1 << 32) + columns, 0) * (part == 0)"), several),
     "the first program's best": (edited(copy, "mask=each < parts", "mask=each < 1"), several),
-    "the next row's best": (edited(copy, "mask=each < parts", "mask=each >= 0"), several),
+    "the next row's best":
+        (edited(copy, "mask=each < parts", "mask=(each < parts) | (row < tl.num_programs(0) - 1)"), several),
     "every row the first's best": (edited(copy, "best + row * parts", "best + row * 0"), several),
     "every row the first's text": (edited(match, "texts + row * T", "texts"), ends),
     "copies of the first row": (edited(copy, "texts + row * T", "texts"), ends),
@@ -44,7 +47,7 @@ MUTANTS = {
     "a period too long": (edited(copy, "end - 1 - place", "end - place"), ends),
     "nothing is proposed": (edited(copy, "tl.where(found, gamma, 0)", "tl.where(found, 0, 0)"), which),
     "all is proposed": (edited(copy, "tl.where(found, gamma, 0)", "gamma"), which),
-    "drafts of what was not found": (edited(copy, "mask=is_draft & found", "mask=is_draft"), which),
+    "drafts of what was not found": (edited(copy, "found, other=0", "found, other=1"), which),
     "drafts over the next row's":
         (edited(copy, "ahead, token, mask=is_draft", "ahead, token, mask=ahead < gamma - 1"), ends),
 }  # fmt: skip
