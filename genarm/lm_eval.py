@@ -23,6 +23,7 @@ import genarm_kernels
 from .decoder import GuidedDecoder
 from .errors import InvalidArgumentError
 from .models.sources import model_path, parse_rewards
+from .request.speculation import NGRAM, REWARD, read_speculation
 from .request.text import PromptEncoder, render_chat
 
 # Of a task's generation_kwargs, what the decoder has under the same name, and what says nothing to it.
@@ -46,6 +47,8 @@ class GenarmLM(TemplateLM):  # type: ignore[misc]
         max_length: tokens of prompt and answer together; contexts lose their beginning.
         dtype, device, trust_remote_code: as in ``GuidedDecoder.from_pretrained``.
         seed: of what is sampled.
+        speculate, gamma: what drafts tokens of generated texts, "ngram", "reward", or a small model's folder or hub id,
+            and how many per step, 1 to 7 or "auto". They change no text.
     """
 
     def __init__(
@@ -64,8 +67,11 @@ class GenarmLM(TemplateLM):  # type: ignore[misc]
         device: str = "auto",
         trust_remote_code: bool = False,
         seed: int = 0,
+        speculate: str | None = None,
+        gamma: int | str | None = None,
     ) -> None:
         super().__init__()
+        self.drafts = _drafts(speculate, gamma)
         texts = [text for text in rewards.split(";") if text] if isinstance(rewards, str) else list(rewards)
         choices = parse_rewards(texts)
         size: Any = max_batch_size or _size(batch_size)
@@ -174,7 +180,7 @@ class GenarmLM(TemplateLM):  # type: ignore[misc]
             rows.sort(key=lambda row: -len(prompts[row]))
             for batch in _shown(_batches(rows, self.batch_size), "guided texts", disable_tqdm):
                 given = [prompts[row] for row in batch]
-                out = self.decoder.generate(given, seed=seeds[batch], **self.guidance, **options)
+                out = self.decoder.generate(given, seed=seeds[batch], **self.drafts, **self.guidance, **options)
                 for error in out.errors.values():
                     raise error
                 for row, text in zip(batch, out.texts or (), strict=True):
@@ -190,6 +196,17 @@ def _size(batch_size: int | str) -> int | str:
     if not text.isdecimal():
         raise InvalidArgumentError(f"batch_size is {batch_size!r}: pass a number, or auto")
     return int(text)
+
+
+def _drafts(draft: str | None, gamma: int | str | None) -> dict[str, Any]:
+    """Model arguments as keywords of the decoder, refused before a model is loaded."""
+    if draft is None:
+        if gamma is not None:
+            raise InvalidArgumentError("gamma is about drafts: give speculate too")
+        return {}
+    found = {"draft": draft if draft in (NGRAM, REWARD) else model_path(draft), "gamma": gamma}
+    read_speculation(found)
+    return {"speculate": found}
 
 
 def _options(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,17 @@ def test_what_a_task_asks_for_reaches_the_decoder_or_is_refused(guided: dict[str
             model.generate_until(instances("generate_until", ("x", {"until": ["."], **settings})), disable_tqdm=True)
 
 
+def test_drafts_change_no_text(guided: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match="give speculate too"):
+        GenarmLM(gamma=3)
+    with pytest.raises(InvalidArgumentError, match="gamma is 9"):
+        GenarmLM(speculate="ngram", gamma=9)
+    drafting = GenarmLM(rewards="art:2.0", batch_size=3, max_length=50, speculate="ngram", gamma=3)
+    asked = instances("generate_until", *[("so it goes so it goes so", {"until": [], "max_gen_toks": 12})] * 2)
+    assert drafting.generate_until(asked, disable_tqdm=True) == guided["art"].generate_until(asked, disable_tqdm=True)
+    assert drafting.drafts == {"speculate": {"draft": "ngram", "gamma": 3}}
+
+
 def test_the_harness_finds_the_model_beside_its_own() -> None:
     from lm_eval.api.registry import get_model
 
