@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)
 LOWEST_TRITON := 3.6.0
 BY_TRITON = $(if $(TRITON),PYTHONPATH=$(VENV)-triton-$(TRITON))
 
-.PHONY: demo test compare coverage mutants bench bench-decode roofline kernels-gate kernels-record kernels-report \
+.PHONY: demo test compare coverage mutants bench bench-decode bench-speculation roofline kernels-gate kernels-record kernels-report \
 	kernels-tables lint types docs test-lowest clean
 
 demo: $(VENV)/.demo
@@ -49,6 +49,11 @@ bench-decode: $(VENV)/.dev
 	SUITES=decode BUDGET=$${BUDGET:-1800} bench/device.sh
 	$(BIN)/python -m bench.tables out/device/decode.json > out/device/decode.md
 	$(BIN)/python -m bench.plots out/device/decode.json out/device
+
+# Decoding with drafts and without, on models that quote: trains them once, in about a minute.
+bench-speculation: $(VENV)/.dev
+	SUITES=speculation BUDGET=$${BUDGET:-1800} bench/device.sh
+	$(BIN)/python -m bench.tables out/device/speculation.json > out/device/speculation.md
 
 # Every decoding method on the embedded base, on the same prompts: trains what they need (some minutes, once), then
 # writes out/compare and the tables of docs/comparison.md. A run that was stopped goes on where it was.

@@ -24,7 +24,7 @@ from genarm.cli.bench import rotate
 from genarm.embedded import BASE, REWARDS
 from genarm.request.output import GenerationOutput
 
-DTYPE = torch.bfloat16
+DTYPE = torch.float32  # in which drafts change no token
 GRAM = 4
 
 
@@ -114,9 +114,21 @@ def measured(case: Case) -> Measured:
         contender: lambda contender=contender: figures(case, contender, decoders, prompts)
         for contender in case.contenders
     }
-    for contender in case.contenders:
-        decode(case, contender, decoders, prompts[0])
+    check_tokens(case, decoders, prompts[0])
     return Measured(case, rotate(calls, case.rounds))
+
+
+def check_tokens(case: Case, decoders: Mapping[str | None, GuidedDecoder], prompts: Tensor) -> None:
+    """Warm every contender up, and hold the drafted ones to the tokens of the one without drafts.
+
+    Raises:
+        AssertionError: a contender with drafts decodes other tokens.
+    """
+    undrafted: dict[str | None, list[list[int]]] = {}
+    for contender in sorted(case.contenders, key=lambda one: one.draft is not None):
+        tokens = [row.tolist() for row in decode(case, contender, decoders, prompts).tokens]
+        expected = undrafted.setdefault(contender.rewards, tokens)
+        assert tokens == expected, f"{contender.name} decodes other tokens than without drafts"
 
 
 def build(case: Case) -> dict[str | None, GuidedDecoder]:
@@ -125,7 +137,9 @@ def build(case: Case) -> dict[str | None, GuidedDecoder]:
     settings: dict[str, Any] = {"max_batch_size": case.batch, "max_length": 1024}
     if case.model == "embedded":
         rewards = {None: {}, "lora": {"reward": str(REWARDS["art"])}}
-        loaded = GuidedDecoder.from_pretrained(str(BASE), {}, dtype="bfloat16", device=str(DEVICE), **settings)
+        loaded = GuidedDecoder.from_pretrained(
+            str(BASE), {}, dtype=str(DTYPE).removeprefix("torch."), device=str(DEVICE), **settings
+        )
         return {
             kind: GuidedDecoder(loaded.base_model, rewards[kind], tokenizer=loaded.tokenizer, **settings)
             for kind in kinds

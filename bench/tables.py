@@ -1,6 +1,6 @@
 """A suite's rows as markdown tables, as they stand in the README and in docs/benchmarks.md.
 
-    python -m bench.tables out/device/decode.json      # or sampling.json, logprobs.json
+    python -m bench.tables out/device/decode.json      # or sampling, logprobs, speculation
     python -m bench.tables floors                      # what guidance must cost, from the bytes alone
 
 A column that no row has a figure for is left out, and so are cases that only show that everything runs.
@@ -167,10 +167,21 @@ LOGPROBS: Columns = {
     "over Liger's sum": _over("liger-sum"),
     "of the floor": lambda row: f"{row['notes']['share_of_floor']:.0%}",
 }
+SPECULATION: Columns = {
+    "T": lambda row: f"{row['notes']['T']:g}",
+    "decoding": lambda row: row["notes"]["contender"],
+    "steps per token": lambda row: f"{row['notes']['steps']:.2f}",
+    "accepted": lambda row: "" if row["notes"]["acceptance"] is None else f"{row['notes']['acceptance']:.0%}",
+    "tokens per step": lambda row: "" if row["notes"]["length"] is None else f"{row['notes']['length']:.2f}",
+    "ms per token": lambda row: f"{row['median_us'] / 1e3:.2f}",
+    "time over plain": lambda row: _spread(row["notes"], "ratio"),
+    "distinct 4-grams": lambda row: f"{row['notes']['distinct']:.0%}",
+}
 TABLES: dict[str, Callable[[Row], str]] = {
     "sampling": sampling,
     "decode": decode,
     "logprobs": lambda record: filled(LOGPROBS, record["rows"]),
+    "speculation": lambda record: filled(SPECULATION, record["rows"]),
 }
 
 
