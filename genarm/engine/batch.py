@@ -158,6 +158,13 @@ class Batch:
             errors.update({places[index]: error for index, error in decoding.errors.items()})
         return dict(sorted(errors.items()))
 
+    def live_logprobs(self) -> Tensor | None:
+        """``model_logprobs`` of the tokens so far, between two steps, for which a device is waited for. None before the
+        first step and after the last, and of rows that are in several chunks or move apart, as drafts make them."""
+        if len(self.places) != 1:
+            return None
+        return self._model_logprobs(max((len(row) for one in self.done for row in one.tokens), default=0), "live")
+
     def output(self) -> GenerationOutput:
         """The results, once every step has run."""
         request, device = self._request, self._request.device
@@ -186,9 +193,9 @@ class Batch:
             speculated=speculated,
         )
 
-    def _model_logprobs(self, width: int) -> Tensor | None:
+    def _model_logprobs(self, width: int, name: str = "model_logprobs") -> Tensor | None:
         """Each model's own, NaN where it does not know the text before."""
-        table = self._table("model_logprobs", width)
+        table = self._table(name, width)
         if table is not None:
             for places, decoding in zip(self.places, self.done, strict=True):
                 for index, row in enumerate(places):

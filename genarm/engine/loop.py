@@ -46,6 +46,9 @@ class Decoding:
     decode_seconds: float = 0.0
     kind: str = ""  # the paths that ran
     row_steps: int = 0  # steps of every row that there was room for
+    live: Tensor | None = (
+        None  # [B, n, M], model_logprobs while they fill; None before, after, and where rows are ragged
+    )
 
     @property
     def tokens_read(self) -> int:
@@ -64,14 +67,18 @@ class Decoding:
         cuda = request.device.type == "cuda"
         stream = torch.cuda.current_stream(request.device) if cuda else None
         with self.engine.run(request) as run:
-            for report in self._reports(run, stream):
-                self.row_steps += request.batch
-                emitted = self._read(*report)
-                self._clock(time.perf_counter() - started)
-                yield emitted
-                started = time.perf_counter()
-                if all(reason is not None for reason in self.reasons):
-                    break
+            self.live = run.state.model_logprobs
+            try:
+                for report in self._reports(run, stream):
+                    self.row_steps += request.batch
+                    emitted = self._read(*report)
+                    self._clock(time.perf_counter() - started)
+                    yield emitted
+                    started = time.perf_counter()
+                    if all(reason is not None for reason in self.reasons):
+                        break
+            finally:  # once the caller has closed it, too, the buffer is the next request's
+                self.live = None
             self._keep(run, stream)
             self.kind = run.kind
 

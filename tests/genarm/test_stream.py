@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,37 @@ def test_a_step_comes_as_soon_as_it_is_decoded() -> None:
     for count, _ in enumerate(steps, start=1):
         assert len(calls) == count
     hook.remove()
+
+
+def test_log_probabilities_can_be_read_while_they_come() -> None:
+    decoder = make_decoder()
+    settings: dict[str, Any] = {"max_new_tokens": 6, "seed": 3, "eos_token_id": list(range(3, 60))}
+    whole = decoder.generate(PROMPTS, **settings, return_logprobs=True).model_logprobs
+    running = decoder.start(decoder.prepare(PROMPTS, **settings, return_logprobs=True))
+    assert running.live_logprobs() is None and whole is not None
+    seen = 0
+    for seen, _ in enumerate(running.steps(), start=1):
+        live = running.live_logprobs()
+        assert live is not None and torch.equal(live.nan_to_num(9.0), whole[:, :seen].nan_to_num(9.0))
+    assert seen == whole.shape[1] > 1 and running.live_logprobs() is None
+    plain = decoder.start(decoder.prepare(PROMPTS, **settings))
+    assert [plain.live_logprobs() for _ in plain.steps()] == [None] * seen
+
+
+def test_log_probabilities_are_not_read_of_rows_that_ended_or_lie_apart() -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 4, "eos_token_id": [], "return_logprobs": True}
+    decoder = make_decoder(max_batch_size=2)
+    running = decoder.start(decoder.prepare(PROMPTS[:2], **settings))
+    with running.steps() as steps:
+        next(steps)
+        assert running.live_logprobs() is not None
+    assert running.live_logprobs() is None, "the buffer is the next request's"
+    chunks = replace(decoder.prepare(PROMPTS, **settings), halt=lambda ids: torch.zeros(len(ids), dtype=torch.bool))
+    exchanged = decoder.prepare(PROMPTS, **settings)
+    drafted = decoder.prepare(PROMPTS[:2], **settings, speculate="ngram")
+    for apart in (chunks, exchanged, drafted):
+        running = decoder.start(apart)
+        assert {running.live_logprobs() for _ in running.steps()} == {None}
 
 
 def test_errors_in_the_arguments_are_raised_before_the_first_step(decoder: GuidedDecoder) -> None:

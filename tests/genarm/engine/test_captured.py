@@ -32,6 +32,15 @@ def test_every_batch_is_the_eager_one(decoder: GuidedDecoder, eager: GuidedDecod
     assert len(set(found.finish_reasons)) > 1
 
 
+def test_log_probabilities_are_read_between_captured_steps(decoder: GuidedDecoder) -> None:
+    running = decoder.start(decoder.prepare(PROMPTS[:3], **OPTIONS | {"return_logprobs": True}))
+    live = [running.live_logprobs() for _ in running.steps()]
+    whole = running.output().model_logprobs
+    assert whole is not None and len(live) > 2
+    for count, found in enumerate(live, start=1):
+        assert found is not None and torch.equal(found.nan_to_num(9.0), whole[:, :count].nan_to_num(9.0))
+
+
 CHANGES: list[dict[str, Any]] = [
     {},
     {"seed": 4},
