@@ -12,12 +12,12 @@ from ..decoder import GuidedDecoder
 from ..errors import GenARMError, InvalidArgumentError
 from ..models.sources import model_path, parse_rewards
 from ..request.text import PromptEncoder
+from ..request.transcript import STOPS, transcript
 from .console import say, visible
 from .loading import load
 from .options import ModelOptions
 
 TEMPLATE, TRANSCRIPT, LINES = "template", "transcript", "lines"
-USER, ASSISTANT = "User:", "Assistant:"
 HELP = """/weights art=1 risk=0   change weights; /weights alone shows them
 /system TEXT            begin the conversation with this system message; alone: show it
 /reset                  forget the conversation
@@ -101,7 +101,7 @@ class Conversation:
     def _draw(self) -> Iterator[str]:
         stop = [*self.decoding.get("stop", ())]
         if self.kind == TRANSCRIPT:
-            stop += [f"\n{USER}", f"\n{ASSISTANT}"]
+            stop += STOPS
         seed, self.turns = self.seed + self.turns, self.turns + 1
         options = {**self.decoding, "weights": self.weights, "seed": seed, "stop": stop or None}
         if "particles" in options:  # the answer is chosen once all of them are whole
@@ -124,9 +124,7 @@ class Conversation:
             return encoder.chat([*system, *self.messages])
         if self.kind == LINES:
             return encoder.text(self.messages[-1]["content"])
-        names = {"user": USER, "assistant": ASSISTANT}
-        lines = [f"{names[message['role']]} {message['content']}" for message in self.messages]
-        return encoder.text("\n".join([*([self.system, ""] if self.system else []), *lines, ASSISTANT]))
+        return encoder.text(transcript([*system, *self.messages]))
 
 
 def chat(options: ChatOptions) -> int:

@@ -55,7 +55,8 @@ def _coloured(output: Any) -> list[str]:
         pieces = _pieces(output.decode, output.tokens[row].tolist(), output.texts[row])
         for name, values in zip(output.model_names[1:], advantages[row], strict=True):
             mean = f"{name}, {sum(values) / max(len(values), 1):+.2f} nats per token over the base"
-            spans = (_token(piece, value, scale) for piece, value in zip(pieces, values, strict=True))
+            cells = zip(pieces, values, strict=True)
+            spans = (token_span(piece, value, scale, f"{value:+.2f} nats") for piece, value in cells)
             blocks.append(_block(f"row {row}: {mean}", "".join(spans)))
     low, middle, high = (f"{scale.quantile(share):+.1f}" for share in (TAIL, 0.5, 1 - TAIL))
     above, below = f"blue and underlined above it (full at {high})", f"orange and dotted below (full at {low})"
@@ -74,7 +75,8 @@ def _pieces(decode: Decode, tokens: list[int], text: str) -> list[str]:
     return found
 
 
-def _token(piece: str, value: float, scale: Scale) -> str:
+def token_span(piece: str, value: float, scale: Scale, title: str) -> str:
+    """A token's text on the ground that its value has on a scale, as HTML; ``title`` is what a pointer shows of it."""
     share = scale.strength(value)
     strength = abs(share)
     colour, line = (FAVOURED, "solid") if share > 0 else (DISFAVOURED, "dotted")
@@ -82,7 +84,7 @@ def _token(piece: str, value: float, scale: Scale) -> str:
     if strength > 0.25:
         style += f";border-bottom:2px {line} rgb({colour})"
     shown = escape(piece).replace("\n", "⏎\n") or "∅"
-    return f"<span style='{style}' title='{value:+.2f} nats'>{shown}</span>"
+    return f"<span style='{style}' title='{escape(title)}'>{shown}</span>"
 
 
 def _block(title: str, text: str) -> str:
