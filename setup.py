@@ -16,6 +16,7 @@ DOCS = ["pdoc>=16"]
 LM_EVAL = ["lm-eval>=0.4.13"]
 PARETO = ["moocore>=0.3"]
 QUANTISED = ["bitsandbytes>=0.49"]
+SERVING = ["vllm>=0.31,<0.33"]  # genarm/serving/versions.py says the same
 TRAIN = ["accelerate>=1.0", "datasets>=4.0", "pyarrow>=15.0", "trl>=1.16"]
 CHECKS = [
     "mypy>=1.15",
@@ -107,7 +108,11 @@ setup(
         "pareto": PARETO,
         "plots": PLOTS,
         "quantized": QUANTISED,
+        "serving": SERVING,
         "dev": [*CHECKS, *BENCH, *DOCS, *LM_EVAL, *PARETO, *PLOTS, *QUANTISED, *TRAIN],
     },
-    entry_points={"console_scripts": ["genarm=genarm.cli.app:main"]},
+    entry_points={
+        "console_scripts": ["genarm=genarm.cli.app:main"],
+        "vllm.general_plugins": ["genarm=genarm.serving.vllm_plugin:register"],
+    },
 )

@@ -88,7 +88,7 @@ class LoraAdapter:
 
     def _check_targets(self, model: nn.Module) -> None:
         """Half an adapter would guide without a word, so every module it targets must have its weights."""
-        lacking = [name for name, _ in model.named_modules() if self._is_target(name) and name not in self.layers]
+        lacking = [name for name, _ in model.named_modules() if self.is_target(name) and name not in self.layers]
         if lacking:
             there = {name for name, _ in model.named_modules()}
             strange = next((name for name in self.layers if name not in there), None)
@@ -98,7 +98,7 @@ class LoraAdapter:
                 "is incomplete or was made for another architecture; save it again or load it on its own base"
             )
 
-    def _is_target(self, name: str) -> bool:
+    def is_target(self, name: str) -> bool:
         if self.targets is None or ".base_layer" in name or ".lora_" in name:
             return False
         if isinstance(self.targets, str):

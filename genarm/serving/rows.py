@@ -1,0 +1,119 @@
+"""Each request's weights on the device, in the order of vLLM's batch.
+
+vLLM (model runner v1) tells a logits processor which request lies in which row of the batch before each forward pass.
+This processor changes no logits: it keeps the weights of those rows, which the guided model reads when it combines.
+It also validates requests where they arrive, so that a wrong one is answered there and never reaches the batch.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from ..errors import InvalidArgumentError
+from .settings import ServedGuidance
+
+PREFIX = "GuidedRows_"
+PLACE = "genarm.rows"  # in the engine's static forward context, where the model finds its processor
+
+
+class GuidedRows(LogitsProcessor):
+    """The table of weights [rows, 1 + K]. A subclass per server carries its guidance, since vLLM validates by class."""
+
+    guidance: ClassVar[ServedGuidance]
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        rows = vllm_config.scheduler_config.max_num_seqs
+        self._default = self.guidance.row(None)
+        self._host = torch.tensor([self._default] * rows, dtype=torch.float32, pin_memory=is_pin_memory)
+        self._device = self._host.to(device, copy=True)
+        self._requests: dict[int, list[float]] = {}
+        self._count = 0
+        self._used = [True] * len(self._default)
+        vllm_config.compilation_config.static_forward_context[PLACE] = self
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Raise InvalidArgumentError, which vLLM answers with status 400, for what cannot be decoded."""
+        cls.guidance.row(sampling_params.extra_args)
+        if sampling_params.prompt_logprobs is not None:
+            raise InvalidArgumentError(
+                "prompt_logprobs (echo with logprobs) is not supported in guided decoding: leave it out, or score with "
+                "GuidedDecoder.score"
+            )
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the batch. Removals come before additions, and moves last, as vLLM orders them."""
+        if batch_update is None:
+            return
+        requests = self._requests
+        for row in batch_update.removed:
+            requests.pop(row, None)
+        for row, params, _prompt, _output in batch_update.added:
+            requests[row] = self.guidance.row(params.extra_args)
+        for source, target, direction in batch_update.moved:
+            moved, other = requests.pop(source, None), requests.pop(target, None)
+            if moved is not None:
+                requests[target] = moved
+            if other is not None and direction == MoveDirectionality.SWAP:
+                requests[source] = other
+        self._count = batch_update.batch_size
+        self._upload()
+
+    def _upload(self) -> None:
+        lost = [row for row in range(self._count) if row not in self._requests]
+        if lost or len(self._requests) != self._count:
+            raise RuntimeError(
+                f"guided decoding lost track of vLLM's batch: {self._count} rows, weights for "
+                f"{sorted(self._requests)}; please report this with your vLLM version"
+            )
+        if not self._count:
+            return
+        rows = [self._requests[row] for row in range(self._count)]
+        self._used = [any(column) for column in zip(*rows, strict=True)]
+        self._host[: self._count] = torch.tensor(rows, dtype=torch.float32)
+        self._device[: self._count].copy_(self._host[: self._count], non_blocking=True)
+
+    def weights(self, rows: int) -> Tensor:
+        """The weights of the batch's rows, [rows, 1 + K] float32; the server's own while vLLM measures itself.
+
+        Raises:
+            RuntimeError: the batch has another number of rows, whose weights would be others'.
+        """
+        if self._count and rows != self._count:
+            raise RuntimeError(f"guided decoding got logits of {rows} rows for a batch of {self._count} requests")
+        return self._device[:rows]
+
+    @property
+    def used(self) -> list[bool]:
+        """For each model, the base first, whether any row gives it a weight."""
+        return self._used
+
+    def apply(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def is_argmax_invariant(self) -> bool:
+        return True
+
+
+def processor_name(guidance: ServedGuidance) -> str:
+    """The name by which vLLM loads the processor of this guidance in any process: MODULE:CLASS."""
+    return f"{__name__}:{PREFIX}{guidance.as_json().encode().hex()}"
+
+
+@lru_cache
+def _processor(name: str) -> type[GuidedRows]:
+    told = json.loads(bytes.fromhex(name.removeprefix(PREFIX)))
+    return type(name, (GuidedRows,), {"guidance": ServedGuidance.from_dict(told), "__module__": __name__})
+
+
+def __getattr__(name: str) -> type[GuidedRows]:
+    if not name.startswith(PREFIX):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _processor(name)
