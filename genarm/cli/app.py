@@ -94,6 +94,35 @@ def bench(
 
 
 @app.command()
+def serve(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- VLLM_ARGUMENTS]", help="What follows -- goes to vLLM's server as it is."),
+    ] = None,
+    base: given.Base = None,
+    reward: given.Reward = None,
+    reward_base: given.RewardBase = None,
+    beta: given.Beta = 1.0,
+    base_weight: given.BaseWeight = 1.0,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The model's name in requests.", show_default="of the base and the reward models"),
+    ] = None,
+) -> int:
+    """Serve guided decoding over HTTP with vLLM: its OpenAI-compatible server, weights per request.
+
+    The weights given here are those of requests that name none.
+    """
+    from . import serve as server
+
+    server.run(
+        server.ServeOptions(base, reward or (), reward_base or (), beta, base_weight, host, port, name, arguments or ())
+    )
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them, with its equation.")] = None,
 ) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+from vllm.platforms import current_platform
 from vllm.transformers_utils.config import get_config
 
 from ..errors import InvalidArgumentError, LoadingError, UnsupportedModelError
-from ..models.files import is_adapter
+from ..models.adapters import read_adapter
+from ..models.files import adapter_folder, is_adapter
 from ..models.loading import load_tokenizer
 from ..models.vocabulary import check_vocabularies
 from . import versions
@@ -24,7 +26,7 @@ KINDS = {
 FORMATS = ("auto", "hf", "safetensors", "dummy")
 
 
-class GuidedConfig(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM is not there where types are checked
+class GuidedConfig(VerifyAndUpdateConfig):
     """What vLLM runs on the configuration of an engine whose architecture is the guided model."""
 
     @staticmethod
@@ -41,8 +43,17 @@ class GuidedConfig(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM is not 
         for architecture in base.architectures:
             if architecture in MODELS_CONFIG_MAP:
                 MODELS_CONFIG_MAP[architecture].verify_and_update_config(vllm_config)
-        name = processor_name(guidance)
+        name = processor_name(guidance, _keeps_seeds(vllm_config))
         model.logits_processors = [*(one for one in model.logits_processors or () if one != name), name]
+
+
+def _keeps_seeds(vllm_config: Any) -> bool:
+    """Whether requests may bring seeds. On a CPU only where no prompt is read in part, which is so here from now on
+    where a pass has room for the longest one."""
+    scheduler = vllm_config.scheduler_config
+    if current_platform.is_cpu() and scheduler.max_num_batched_tokens >= vllm_config.model_config.max_model_len:
+        scheduler.enable_chunked_prefill = False
+    return not (current_platform.is_cpu() and scheduler.enable_chunked_prefill)
 
 
 def _refuse_settings(vllm_config: Any) -> None:
@@ -108,7 +119,9 @@ def _check_reward(name: str, path: str, base: Any, model: Any) -> None:
     trusted = model.trust_remote_code
     base_tokenizer = load_tokenizer(model.tokenizer, trusted)
     tokenizer, config = load_tokenizer(path, trusted), base
-    if not is_adapter(path):
+    if is_adapter(path):
+        read_adapter(adapter_folder(path))  # which says of an adapter that is more than plain LoRA what it is
+    else:
         config = get_config(path, trusted)
         _refuse_kind(f"reward model {name!r}", config, model)
         if getattr(config, "quantization_config", None):

@@ -8,6 +8,7 @@ It also validates requests where they arrive, so that a wrong one is answered th
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -24,9 +25,14 @@ PLACE = "genarm.rows"  # in the engine's static forward context, where the model
 
 
 class GuidedRows(LogitsProcessor):
-    """The table of weights [rows, 1 + K]. A subclass per server carries its guidance, since vLLM validates by class."""
+    """The table of weights [rows, 1 + K]. A subclass per server carries its guidance, since vLLM validates by class.
+
+    ``seeds``: whether requests may bring one. On a CPU vLLM ends with an error where it reads a prompt in part and has
+    to take back the draw of a generator, which a CPU's cannot.
+    """
 
     guidance: ClassVar[ServedGuidance]
+    seeds: ClassVar[bool]
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         rows = vllm_config.scheduler_config.max_num_seqs
@@ -42,6 +48,11 @@ class GuidedRows(LogitsProcessor):
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Raise InvalidArgumentError, which vLLM answers with status 400, for what cannot be decoded."""
         cls.guidance.row(sampling_params.extra_args)
+        if sampling_params.seed is not None and not cls.seeds:
+            raise InvalidArgumentError(
+                "this server reads long prompts in parts, and vLLM on a CPU cannot keep a request's seed then: leave "
+                "the seed out, or start the server with --max-num-batched-tokens at least as large as --max-model-len"
+            )
         if sampling_params.prompt_logprobs is not None:
             raise InvalidArgumentError(
                 "prompt_logprobs (echo with logprobs) is not supported in guided decoding: leave it out, or score with "
@@ -102,15 +113,16 @@ class GuidedRows(LogitsProcessor):
         return True
 
 
-def processor_name(guidance: ServedGuidance) -> str:
+def processor_name(guidance: ServedGuidance, seeds: bool) -> str:
     """The name by which vLLM loads the processor of this guidance in any process: MODULE:CLASS."""
-    return f"{__name__}:{PREFIX}{guidance.as_json().encode().hex()}"
+    return f"{__name__}:{PREFIX}{json.dumps([asdict(guidance), seeds]).encode().hex()}"
 
 
 @lru_cache
 def _processor(name: str) -> type[GuidedRows]:
-    told = json.loads(bytes.fromhex(name.removeprefix(PREFIX)))
-    return type(name, (GuidedRows,), {"guidance": ServedGuidance.from_dict(told), "__module__": __name__})
+    told, seeds = json.loads(bytes.fromhex(name.removeprefix(PREFIX)))
+    members = {"guidance": ServedGuidance.from_dict(told), "seeds": seeds, "__module__": __name__}
+    return type(name, (GuidedRows,), members)
 
 
 def __getattr__(name: str) -> type[GuidedRows]:

@@ -10,7 +10,6 @@ them. A request's numbers travel in ``SamplingParams.extra_args``, which HTTP re
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -76,14 +75,11 @@ class ServedGuidance:
     def names(self) -> list[str]:
         return [reward.name for reward in self.rewards]
 
-    def as_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
     def row(self, said: Mapping[str, Any] | None) -> list[float]:
         """A request's weights, the base's first, each reward model's divided by beta.
 
         Raises:
-            InvalidArgumentError: a name that is not known, a value that is no finite number, a beta that is not above 0.
+            InvalidArgumentError: a name that is not known, a value that is no finite number, a beta of 0 or less.
         """
         said = said or {}
         own = {key.removeprefix(WEIGHT): value for key, value in said.items() if key.startswith(WEIGHT)}

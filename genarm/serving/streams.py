@@ -173,14 +173,16 @@ def _own_outputs(layer: Any, name: str, up: Tensor, shard: Any) -> Tensor:
     holder = nn.Parameter(torch.zeros(layer.weight.shape[0], up.shape[1], dtype=up.dtype), requires_grad=False)
     if not isinstance(layer, ColumnParallelLinear):
         if up.shape[0] != holder.shape[0]:
-            raise UnsupportedAdapterError(f"LoRA on {name} writes {up.shape[0]} features: it was made for another model")
+            raise UnsupportedAdapterError(
+                f"LoRA on {name} writes {up.shape[0]} features: it was made for another model"
+            )
         return up
     holder.output_dim = 0  # type: ignore[attr-defined]
     try:
         layer.weight_loader(holder, up, *(() if shard is None else (shard,)))
     except (AssertionError, RuntimeError) as error:
         raise UnsupportedAdapterError(
-            f"LoRA on {name} writes {up.shape[0]} features, which the model's layer does not have ({error}): it was made "
-            "for another model"
+            f"LoRA on {name} writes {up.shape[0]} features, which the model's layer does not have ({error}): it was "
+            "made for another model"
         ) from error
     return holder.data
