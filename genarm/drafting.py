@@ -16,8 +16,9 @@ from .models.loading import load_model, load_tokenizer
 from .models.options import Source
 from .models.plan import Plan
 from .models.vocabulary import check_vocabularies
+from .request.drafts import REWARD
 from .request.options import Request
-from .request.speculation import MODEL, REWARD
+from .request.speculation import MODEL
 
 
 class Drafted(Protocol):

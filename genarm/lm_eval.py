@@ -23,7 +23,8 @@ import genarm_kernels
 from .decoder import GuidedDecoder
 from .errors import InvalidArgumentError
 from .models.sources import model_path, parse_rewards
-from .request.speculation import NGRAM, REWARD, read_speculation
+from .request.drafts import NGRAM, REWARD
+from .request.speculation import read_speculation
 from .request.text import PromptEncoder, render_chat
 
 # Of a task's generation_kwargs, what the decoder has under the same name, and what says nothing to it.

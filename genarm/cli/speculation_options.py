@@ -8,15 +8,15 @@ import typer
 
 from ..errors import InvalidArgumentError
 from ..models.sources import model_path
+from ..request.drafts import MOST, NGRAM, REWARD
 
 DRAFTS = "Speculation"  # the panel of a help page
-NAMES = ("ngram", "reward")  # anything else is a model
-MOST = 7
+NAMES = (NGRAM, REWARD)
 
 Speculate = Annotated[
     str | None,
     typer.Option(
-        metavar="ngram|reward|MODEL",
+        metavar=f"{NGRAM}|{REWARD}|MODEL",
         rich_help_panel=DRAFTS,
         help="Draft tokens ahead and verify them together, which changes no text: by what stood in it before (ngram), "
         "a reward model with weights of its own (reward), or a small model of the same tokens (folder or hub id).",

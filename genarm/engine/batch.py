@@ -14,7 +14,7 @@ from ..request.detokenize import RowText, text_before_stop
 from ..request.options import Request
 from ..request.output import FinishReason, GenerationOutput, GenerationStats, StreamStep
 from .engine import Engine
-from .loop import Decoding
+from .loop import LIVE, Decoding
 from .particle_loop import SystemDecoding
 from .ragged_loop import RaggedDecoding
 
@@ -163,7 +163,7 @@ class Batch:
         first step and after the last, and of rows that are in several chunks or move apart, as drafts make them."""
         if len(self.places) != 1:
             return None
-        return self._model_logprobs(max((len(row) for one in self.done for row in one.tokens), default=0), "live")
+        return self._model_logprobs(max((len(row) for one in self.done for row in one.tokens), default=0), LIVE)
 
     def output(self) -> GenerationOutput:
         """The results, once every step has run."""
@@ -206,17 +206,16 @@ class Batch:
     def _table(self, name: str, width: int) -> Tensor | None:
         """What the chunks kept under a name for each token, [B, width, …]: NaN, or False, behind a row's end. None
         where they kept nothing."""
-        kept = [found for one in self.done if (found := getattr(one, name)) is not None]
-        if not kept:
+        if not self.done or name not in self.done[0].kept:
             return None
-        empty = False if kept[0].dtype == torch.bool else torch.nan
-        shape = (self._request.batch, width, *kept[0].shape[2:])
-        table = torch.full(shape, empty, dtype=kept[0].dtype, device=kept[0].device)
+        like = self.done[0].kept[name][0]
+        empty = False if like.dtype == torch.bool else torch.nan
+        table = like.new_full((self._request.batch, width, *like.shape[1:]), empty)
         for places, decoding in zip(self.places, self.done, strict=True):
-            found = getattr(decoding, name)
+            found = decoding.kept[name]
             for index, row in enumerate(places):
                 count = len(decoding.tokens[index])
-                table[row, :count] = found[index, :count]
+                table[row, :count] = found[index][:count]
         return table
 
     def _speculated(self) -> Tensor | None:

@@ -12,9 +12,10 @@ from torch import Tensor
 import genarm_kernels
 
 from ..models.backbone import Backbone, Session
+from ..request.drafts import NGRAM, REWARD
 from ..request.guidance import Guidance
 from ..request.options import Request
-from ..request.speculation import NGRAM, REWARD, Speculation
+from ..request.speculation import Speculation
 from .draw import Draw, Rows
 from .state import State
 
@@ -54,6 +55,9 @@ class Draft(Protocol):
     def propose(self, gamma: int) -> Proposal:
         """What may follow each row's text, whose last token its caches have not read."""
 
+    def reset(self) -> None:
+        """Other rows have taken places of some, with settings of their own."""
+
 
 class Ngram:
     """What followed the text's last tokens where they stood before: the longest match, the latest of those.
@@ -67,6 +71,9 @@ class Ngram:
 
     def propose(self, gamma: int) -> Proposal:
         return Proposal(*genarm_kernels.ngram_draft(self._texts, self._ends, gamma))
+
+    def reset(self) -> None:
+        """It reads nothing but texts."""
 
 
 class Chain:
@@ -95,6 +102,9 @@ class Chain:
                 self._view.positions.add_(1)
         logits = [torch.cat(stream, 1) for stream in zip(*steps, strict=True)]
         return Proposal(torch.stack(drafts, 1), torch.full_like(tokens, gamma), {self._backbone: logits})
+
+    def reset(self) -> None:
+        self._draw.reset()
 
 
 @dataclass(slots=True)

@@ -25,6 +25,9 @@ from .run import Run, on_stream
 # (row of the caller's batch, its new token) -> whether the row ends with it
 Watch = Callable[[int, int], bool]
 REASONS: dict[int, FinishReason] = {EOS: "eos", STOP: "stop"}
+OF_TOKENS = ("logprobs", "model_logprobs", "guided", "log_normalizers")
+LIVE = "live"  # model_logprobs while they fill, where rows are not ragged
+Kept = Tensor | dict[int, Tensor]  # by row [steps, …], as long as its tokens at least
 
 
 @dataclass(slots=True)
@@ -37,18 +40,12 @@ class Decoding:
     tokens: list[list[int]] = field(default_factory=list)
     reasons: list[FinishReason | None] = field(default_factory=list)
     errors: dict[int, GenARMError] = field(default_factory=dict)
-    logprobs: Tensor | None = None  # [B, steps]
-    model_logprobs: Tensor | None = None  # [B, steps, M]
-    guided: Tensor | None = None  # [B, steps] bool
-    log_normalizers: Tensor | None = None  # [B, steps]
+    kept: dict[str, Kept] = field(default_factory=dict)  # by their names in a state, what is wanted of its figures
     steps: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     kind: str = ""  # the paths that ran
     row_steps: int = 0  # steps of every row that there was room for
-    live: Tensor | None = (
-        None  # [B, n, M], model_logprobs while they fill; None before, after, and where rows are ragged
-    )
 
     @property
     def tokens_read(self) -> int:
@@ -67,7 +64,8 @@ class Decoding:
         cuda = request.device.type == "cuda"
         stream = torch.cuda.current_stream(request.device) if cuda else None
         with self.engine.run(request) as run:
-            self.live = run.state.model_logprobs
+            if run.state.model_logprobs is not None:
+                self.kept[LIVE] = run.state.model_logprobs
             try:
                 for report in self._reports(run, stream):
                     self.row_steps += request.batch
@@ -78,7 +76,7 @@ class Decoding:
                     if all(reason is not None for reason in self.reasons):
                         break
             finally:  # once the caller has closed it, too, the buffer is the next request's
-                self.live = None
+                self.kept.pop(LIVE, None)
             self._keep(run, stream)
             self.kind = run.kind
 
@@ -119,7 +117,7 @@ class Decoding:
 
     def _keep(self, run: Run, stream: Any) -> None:
         """What the state holds of the steps beside their tokens."""
-        for name in ("logprobs", "model_logprobs", "guided", "log_normalizers"):
+        for name in OF_TOKENS:
             found = getattr(run.state, name)
             if found is None:
                 continue
@@ -128,17 +126,18 @@ class Decoding:
                 run.note_launched()
             if kept.is_cuda:  # to be read on the caller's stream of now
                 kept.record_stream(torch.cuda.current_stream(kept.device))
-            setattr(self, name, kept)
+            self.kept[name] = kept
 
     def _keep_nothing(self) -> None:
         """The same of no steps."""
         request, empty = self.request, torch.empty(self.request.batch, 0, device=self.request.device)
         if request.return_logprobs:
-            self.logprobs, self.model_logprobs = empty, empty[:, :, None].expand(-1, -1, len(request.streams))
+            self.kept["logprobs"] = empty
+            self.kept["model_logprobs"] = empty[:, :, None].expand(-1, -1, len(request.streams))
         if request.guidance.gate is not None:
-            self.guided = empty.bool()
+            self.kept["guided"] = empty.bool()
         if request.wants_normalizers:
-            self.log_normalizers = empty
+            self.kept["log_normalizers"] = empty
 
     def _clock(self, seconds: float) -> None:
         """The first step's time is the prefill's, with its draw."""

@@ -13,15 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from genarm_kernels.step.rules import GOING_ON
 from genarm_kernels.step.texts import FIGURES
 
-from .loop import REASONS, Decoding, Readback, numerical_error
+from .loop import OF_TOKENS, REASONS, Decoding, Readback, numerical_error
 from .run import Run, on_stream
-
-KEPT = ("logprobs", "model_logprobs", "guided", "log_normalizers")
 
 
 @dataclass(slots=True)
@@ -42,7 +39,6 @@ class RaggedDecoding(Decoding):
     """A request of ragged rows in progress, in so many ``slots``."""
 
     slots: int = 0
-    tables: dict[str, dict[int, Tensor]] = field(default_factory=dict)  # what was kept of each row that has ended
     sent: deque[Sent] = field(default_factory=deque)
     waiting: deque[int] = field(default_factory=deque)
     stopped: set[int] = field(default_factory=set)  # by their texts, with their last token
@@ -74,8 +70,6 @@ class RaggedDecoding(Decoding):
                     yield emitted
                     started = time.perf_counter()
                 self.kind = run.kind
-        for name, rows in self.tables.items():
-            setattr(self, name, self._table(rows))
 
     def _next_rows(self, count: int) -> list[int]:
         return [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
@@ -86,7 +80,7 @@ class RaggedDecoding(Decoding):
         readback = Readback(run.state.report, lag)
         while True:
             with on_stream(stream):
-                run.gamma = run.policy.gamma
+                run.gamma = run.policy.gamma if run.exchanges else 0  # nothing is drafted where no cache can be cut
                 readback.send(run.launch(step))
             self.sent.append(Sent(readback, list(enumerate(owners)), run.gamma * (step > 0)))
             self.row_steps += len(owners)
@@ -170,7 +164,7 @@ class RaggedDecoding(Decoding):
 
     def _keep_row(self, run: Run, stream: Any, row: int, slot: int) -> None:
         """What the state holds of a row's tokens, before another takes its slot."""
-        for name in KEPT:
+        for name in OF_TOKENS:
             found = getattr(run.state, name)
             if found is not None:
                 with on_stream(stream):
@@ -178,13 +172,6 @@ class RaggedDecoding(Decoding):
                     run.note_launched()
                 if own.is_cuda:  # to be read on the caller's stream of now
                     own.record_stream(torch.cuda.current_stream(own.device))
-                self.tables.setdefault(name, {})[row] = own
-
-    def _table(self, rows: dict[int, Tensor]) -> Tensor:
-        """[R, n, …] of what was kept of R rows."""
-        like, width = next(iter(rows.values())), max(map(len, rows.values()))
-        empty = False if like.dtype == torch.bool else torch.nan
-        table = like.new_full((len(self.reasons), width, *like.shape[1:]), empty)
-        for row, own in rows.items():
-            table[row, : len(own)] = own
-        return table
+                rows = self.kept.setdefault(name, {})
+                assert isinstance(rows, dict)
+                rows[row] = own

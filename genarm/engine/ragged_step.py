@@ -70,6 +70,8 @@ class RaggedStep:
             draw = self._run.draw_of(state)
             for one in self._draws.values():
                 one.reset()
+            if self._draft is not None:
+                self._draft.reset()
         own = state or self._state
         nothing = torch.zeros_like(own.tokens)
         own.accept(draw(logits), nothing.new_zeros(len(nothing), 0), nothing)

@@ -163,5 +163,7 @@ def copied_rows(held: Tensor, dim: int, origin: Tensor) -> None:
 def origins(sources: Tensor, targets: Tensor, rows: int) -> Tensor:
     """Where each of ``rows`` rows takes its content from, [R] int64, in a copy of ``sources`` to ``targets`` [n]."""
     own = torch.arange(rows, device=targets.device)
-    hits = own[:, None] == targets
-    return own + (hits * (sources - targets)).sum(1)
+    found, order = targets.sort()
+    found = torch.cat([found, found.new_full((1,), rows)])  # which is no row, for those behind the last target
+    place = torch.searchsorted(found, own)
+    return torch.where(found[place] == own, torch.cat([sources[order], own[:1]])[place], own)

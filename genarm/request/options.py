@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import GenARMError, InvalidArgumentError
 from .copies import expanded, expanded_bias, expanded_weights
 from .detokenize import Decode, TokenText
+from .drafts import MOST
 from .facts import ModelFacts
 from .gates import GuideWhen, gate_table, gated_bias
 from .guidance import (
@@ -32,7 +33,7 @@ from .inputs import PromptInput
 from .particles import Particles, check_count, check_warm, read_particles
 from .preferences import Preference, Preferences, preference_rows
 from .prompts import Prompts
-from .speculation import MOST, Speculation, check_alone, read_speculation
+from .speculation import Speculation, check_alone, read_speculation
 from .stopping import Stop, read_stops, token_ids
 from .streams import read_streams, row_errors
 

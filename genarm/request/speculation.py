@@ -11,9 +11,9 @@ from typing import Any, Literal
 from torch import nn
 
 from ..errors import InvalidArgumentError
+from .drafts import MOST, NGRAM, REWARD
 
-MOST = 7  # drafts, which with the token before them are what an attention kernel takes of a row
-NGRAM, REWARD, MODEL = "ngram", "reward", "draft"
+MODEL = "draft"
 Gamma = int | Literal["auto"] | None
 
 

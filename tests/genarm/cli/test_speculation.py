@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from genarm import GuidedDecoder
-from genarm.request.speculation import MOST, read_speculation
+from genarm.request.drafts import MOST
+from genarm.request.speculation import read_speculation
 from genarm.runs.rows import COUNTS
 
 ROWS = [{"id": f"row {index}", "prompt": "so it goes " * (1 + index % 3)} for index in range(5)]

@@ -91,6 +91,16 @@ def test_captured_steps_draft_too(
     assert decoder.generate(PROMPTS, speculate=speculate, **options).stats.engine.endswith("(CUDA graphs)")
 
 
+def test_a_padded_path_drafts_nothing_and_counts_no_step(models: dict[str, Any]) -> None:
+    decoder = GuidedDecoder(models["base"], engine="hf")
+    decoder.engine.backbones[0].static = False  # type: ignore[attr-defined]
+    expected = decoder.generate(PROMPTS, **OPTIONS)
+    found = decoder.generate(PROMPTS, speculate={"draft": models["base"], "gamma": 3}, **OPTIONS)
+    assert_same(found, expected)
+    stats = found.stats
+    assert stats.engine.startswith("hf-padded") and stats.drafted == stats.verified == 0
+
+
 def test_texts_end_on_the_same_token(models: dict[str, Any]) -> None:
     """EOS, stop ids and the length, inside of drafts that are all right."""
     decoder = GuidedDecoder(models["base"])
