@@ -13,8 +13,10 @@ from torch import Tensor
 import genarm_kernels
 from genarm import GuidedDecoder
 from genarm.engine import state
+from genarm.engine.draft import Chain, Proposal
 
-VOCAB, SEEDS, PROMPT = 6, 6000, [1, 3, 4]
+VOCAB, SEEDS, PROMPT = 6, 4000, [1, 3, 4]
+MUTANTS = ["as it is", "taken by the draft's probability", "always taken"]
 
 
 def exact(base: Any, reward: Any) -> Tensor:
@@ -27,23 +29,40 @@ def exact(base: Any, reward: Any) -> Tensor:
     return steps.gather(2, texts[:, :, None]).sum((1, 2)).exp()
 
 
-@pytest.mark.parametrize("takes_any_draft", [False, True], ids=["as it is", "every draft is taken"])
-def test_a_biased_draft_leaves_the_distribution_alone(takes_any_draft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafts that are taken for having been drafted, which follow the draft's distribution, fail the same check."""
-    base, reward, draft = (make_model("llama", seed=seed, hidden=16, layers=1, vocab=VOCAB) for seed in (1, 2, 3))
-    decoder = GuidedDecoder(base, {"r": reward}, max_batch_size=SEEDS)
-    accept = genarm_kernels.accept
+def take_drafts(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accept a draft whatever was drawn: always, or as often as the draft model would draw it."""
+    accept, propose = genarm_kernels.accept, Chain.propose
+    taken: list[Tensor] = []  # [B, gamma] bool, of the step that is on its way
 
-    def takes_all(sample: Any, drafts: Tensor, proposed: Tensor, texts: Any) -> Tensor:
+    def noted(chain: Chain, gamma: int) -> Proposal:
+        proposal = propose(chain, gamma)
+        ((logits,),) = proposal.known.values()
+        own = logits[:, :gamma].softmax(2).gather(2, proposal.tokens[:, :, None])[:, :, 0]
+        coins = torch.rand(own.shape, generator=torch.Generator().manual_seed(len(taken)))
+        taken.append(coins < (own if mutant == MUTANTS[1] else 1.0))
+        return proposal
+
+    def takes(sample: Any, drafts: Tensor, proposed: Tensor, texts: Any) -> Tensor:
         drawn = sample.tokens.view(len(drafts), -1).clone()
-        drawn[:, :-1] = drafts
+        if drafts.shape[1]:
+            drawn[:, :-1] = torch.where(taken[-1], drafts, drawn[:, :-1])
         return accept(sample._replace(tokens=drawn.flatten()), drafts, proposed, texts)
 
-    if takes_any_draft:
-        monkeypatch.setattr(state, "accept", takes_all)
+    monkeypatch.setattr(Chain, "propose", noted)
+    monkeypatch.setattr(state, "accept", takes)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_biased_draft_leaves_the_distribution_alone(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts that are taken for what the draft model says of them, whose distribution that lets in, fail the check."""
+    base, reward, draft = (make_model("llama", seed=seed, hidden=16, layers=1, vocab=VOCAB) for seed in (1, 2, 3))
+    draft.lm_head.weight.data.mul_(5.0)  # it is sure of what the product is not
+    decoder = GuidedDecoder(base, {"r": reward}, max_batch_size=SEEDS)
+    if mutant != MUTANTS[0]:
+        take_drafts(mutant, monkeypatch)
     speculate = {"draft": draft, "gamma": 2}
     out = decoder.generate([PROMPT] * SEEDS, max_new_tokens=3, eos_token_id=[], seed=11, speculate=speculate)
     texts = torch.stack(out.tokens)
     found = (texts * torch.tensor([VOCAB**2, VOCAB, 1])).sum(1)
-    (assert_not_drawn_from if takes_any_draft else assert_drawn_from)(found, exact(base, reward))
+    (assert_drawn_from if mutant == MUTANTS[0] else assert_not_drawn_from)(found, exact(base, reward))
     assert out.stats.accepted > SEEDS / 4, "the draft is right now and then, and so has a say if anything is wrong"
