@@ -50,10 +50,11 @@ bench-decode: $(VENV)/.dev
 	$(BIN)/python -m bench.tables out/device/decode.json > out/device/decode.md
 	$(BIN)/python -m bench.plots out/device/decode.json out/device
 
-# Decoding with drafts and without, on models that quote: trains them once, in about a minute.
+# Decoding with drafts and without, on models that quote: trains them once, in about two minutes.
 bench-speculation: $(VENV)/.dev
 	SUITES=speculation BUDGET=$${BUDGET:-1800} bench/device.sh
 	$(BIN)/python -m bench.tables out/device/speculation.json > out/device/speculation.md
+	$(BIN)/python -m bench.plots out/device/speculation.json out/device
 
 # Every decoding method on the embedded base, on the same prompts: trains what they need (some minutes, once), then
 # writes out/compare and the tables of docs/comparison.md. A run that was stopped goes on where it was.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from bench.copy_text import BEGIN, END, VOCABULARY, Texts, draw_texts
+from bench.copy_text import BEGIN, END, PLAIN, VIVID, VOCABULARY, Texts, draw_texts
 
 WIDTH, LAYERS, HEADS = 128, 2, 4
 HEAD = WIDTH // HEADS
@@ -25,6 +25,7 @@ BEGINS, GROWS, LEARNT = 12.0, 1.03, 0.7  # passages grow longer once so much of 
 # Units of the residual stream: the word itself, the word before, and the last one, which is the same everywhere.
 WORD, BEFORE, ALWAYS = slice(0, 60), slice(60, 120), WIDTH - 1
 CONSTANT, FREQUENCIES = 8.0, 6
+TWIN = 0.7  # how near a vivid word is to its plain twin, so that what stood behind the one is found behind the other
 THETA = 10000.0
 
 
@@ -55,6 +56,7 @@ def new_core() -> LlamaForCausalLM:
 def _wire(model: Any) -> None:
     """Add the circuit to weights drawn at random, made small where it stands."""
     embedding = model.model.embed_tokens.weight.normal_()
+    embedding[VIVID] = TWIN * embedding[PLAIN] + (1 - TWIN**2) ** 0.5 * embedding[VIVID]
     embedding[:, WORD.stop :] *= 0.05
     embedding[:, ALWAYS] = CONSTANT
     scale = (WIDTH / (WORD.stop + CONSTANT**2)) ** 0.5  # of the first norm

@@ -5,7 +5,8 @@
 What is trained is a core of 0.4 million weights (copy_core.py); wider models of the same function are measured
 (growth.py).
 The AR-RM is a LoRA adapter on the core, trained by the GenARM loss: it prefers quotations with every edit to those
-without any. Everything is seeded.
+without any, and to those that go in circles. The weak reward model is trained the same way from a core of its own
+seed, so that it has nothing of the base that it guides. Everything is seeded.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from bench.copy_core import LONGEST, SHORTEST, STEPS, train_core, update
-from bench.copy_text import Texts, draw_texts
+from bench.copy_text import Texts, circling, draw_texts
 from bench.growth import ENDS, grown, grown_adapter
 from genarm.models.adapters import LoraAdapter, read_adapter
 from genarm.preferences.collate import IGNORED
@@ -30,12 +31,13 @@ from genarm.training.arm import arm_loss, pair_log_probs
 
 FOLDER = Path(__file__).resolve().parents[1] / "out" / "copy-models"
 REWARD_STEPS, REWARD_PAIRS, REWARD_RATE, BETA = 60, 6, 1e-3, 0.1
-BASE_FACTOR, WEAK_FACTOR = 16, 8  # 69 and 17 million weights
+BASE_FACTOR, WEAK_FACTOR = 8, 4  # 17 and 4 million weights
+SEEDS = {"strong": 0, "weak": 10}
 
 
 @dataclass(frozen=True, slots=True)
 class CopyModels:
-    """A base, an AR-RM as an adapter on it, and the same AR-RM as a model of its own, a quarter of the base's size."""
+    """A base, an AR-RM as an adapter on it, and one of another seed, a model of a quarter of the base's size."""
 
     base: LlamaForCausalLM
     adapter: LoraAdapter
@@ -46,20 +48,22 @@ class CopyModels:
 def copy_models(dtype: torch.dtype, device: torch.device, folder: Path = FOLDER) -> CopyModels:
     """The models, trained first where ``folder`` does not have them."""
     train(folder)
-    core, adapter = _core(folder), read_adapter(folder / "reward")
-    merged = PeftModel.from_pretrained(_core(folder), folder / "reward").merge_and_unload()
+    strong, weak = (folder / name for name in SEEDS)
+    core, adapter = _core(strong), read_adapter(strong / "reward")
+    merged = PeftModel.from_pretrained(_core(weak), weak / "reward").merge_and_unload()
     base = grown(core, BASE_FACTOR, dtype).to(device)
     return CopyModels(
         base, grown_adapter(adapter, core.config, BASE_FACTOR), grown(merged, WEAK_FACTOR, dtype).to(device)
     )
 
 
-def train(folder: Path = FOLDER, seed: int = 0, steps: int = STEPS, reward_steps: int = REWARD_STEPS) -> None:
-    """Train the core and its adapter into ``folder``, each where it is not there yet."""
-    if not (folder / "core").is_dir():
-        _save(train_core(seed, steps), folder / "core")
-    if not (folder / "reward").is_dir():
-        _save(train_reward(_core(folder), seed + 1, reward_steps), folder / "reward")
+def train(folder: Path = FOLDER, steps: int = STEPS, reward_steps: int = REWARD_STEPS) -> None:
+    """Train both cores and an adapter of each into ``folder``, whatever is not there yet."""
+    for name, seed in SEEDS.items():
+        if not (folder / name / "core").is_dir():
+            _save(train_core(seed, steps), folder / name / "core")
+        if not (folder / name / "reward").is_dir():
+            _save(train_reward(_core(folder / name), seed + 1, reward_steps), folder / name / "reward")
 
 
 def _save(model: Any, folder: Path) -> None:
@@ -84,14 +88,19 @@ def train_reward(core: Any, seed: int, steps: int) -> Any:
     for step in range(steps):
         words, other = torch.randint(SHORTEST * 4, LONGEST + 1, (2,), generator=generator).tolist()
         texts = draw_texts(REWARD_PAIRS, words, other, generator)
-        chosen, rejected = pair_log_probs(model, pairs_of(texts))
+        chosen, rejected = pair_log_probs(model, pairs_of(texts, generator))
         update(model, optimiser, arm_loss(chosen, rejected, BETA), REWARD_RATE, step, steps)
     return model.eval()
 
 
-def pairs_of(texts: Texts) -> dict[str, Tensor]:
-    """A batch as `PairCollator` makes it: rows chosen, then rejected; labels of the quotation alone."""
-    prompts, answers = texts.prompts.repeat(2, 1), torch.cat([texts.vivid, texts.verbatim])
+def pairs_of(texts: Texts, generator: torch.Generator) -> dict[str, Tensor]:
+    """A batch as `PairCollator` makes it: rows chosen, then rejected; labels of the quotation alone.
+
+    Every second quotation is better than the verbatim one for its edits, the others than one that goes in circles.
+    """
+    rejected = texts.verbatim.clone()
+    rejected[1::2] = circling(texts.vivid[1::2], generator)
+    prompts, answers = texts.prompts.repeat(2, 1), torch.cat([texts.vivid, rejected])
     ids = torch.cat([prompts, answers], 1)
     labels = torch.cat([torch.full_like(prompts, IGNORED), answers], 1)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}

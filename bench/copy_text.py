@@ -23,6 +23,7 @@ WORDS = range(VIVID.stop, 512)
 VOCABULARY = WORDS.stop
 SPACING = 16  # words of a passage per word that has a vivid twin
 EDITED = 0.3
+SHORTEST_CIRCLE = 4  # words
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,12 @@ def draw_texts(count: int, words: int, other: int, generator: torch.Generator) -
         quotation(~always),
         quotation(always),
     )
+
+
+def circling(quotations: Tensor, generator: torch.Generator) -> Tensor:
+    """Quotations [B, n] that jump back at some place and go in circles from there."""
+    count, length = quotations.shape
+    jump = torch.randint(length // 4, 3 * length // 4, (count, 1), generator=generator)
+    back = (torch.rand(count, 1, generator=generator) * (jump - SHORTEST_CIRCLE)).long() + SHORTEST_CIRCLE
+    places = torch.arange(length).expand(count, -1)
+    return quotations.gather(1, torch.where(places < jump, places, jump - back + (places - jump) % back))

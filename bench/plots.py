@@ -2,6 +2,7 @@
 
     python -m bench.plots out/device/sampling.json out      # roofline.png
     python -m bench.plots out/device/decode.json out        # decode-batch.png, decode-context.png
+    python -m bench.plots out/device/speculation.json out   # speculation.png
 
 A roofline has one panel per filter, with the floor that copy bandwidth sets. A sweep has one column of panels per
 model: the time of a step above and its ratio to plain decoding below, one line per number of reward models, the byte
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from bench import speculation_plot
 from bench.tables import FILTERS, IMPLEMENTATIONS, label, read
 
 Row = dict[str, Any]
@@ -199,11 +201,15 @@ def _lines(times: Any, ratios: Any, rows: list[Row], along: str) -> None:
 
 
 def main(source: Path, folder: Path) -> None:
-    record = read(source, "sampling", "decode")
+    record = read(source, "sampling", "decode", "speculation")
     folder.mkdir(parents=True, exist_ok=True)
     if record["suite"] == "sampling":
         roofline(record, folder / "roofline.png")
         print(folder / "roofline.png")
+        return
+    if record["suite"] == "speculation":
+        speculation_plot.draw(record, folder / "speculation.png")
+        print(folder / "speculation.png")
         return
     for name, along in (("batch", "B"), ("context", "context")):
         path = folder / f"decode-{name}.png"

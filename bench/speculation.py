@@ -1,15 +1,15 @@
 """What the speculation suite measures: decoding with and without drafts, in turn, round by round.
 
-A contender decodes every prompt of its case, one batch after the other, and is timed by the decoder's own statistics;
-reading prompts is not in the time, as no draft changes it. All draw with the same seeds, so that in float32 a contender
-with drafts decodes the very tokens of the one without.
+Every round has prompts of its own, which all contenders decode in turn with the same seed, so that in float32 a
+contender with drafts decodes the very tokens of the one without. The decoder's own statistics tell the time; reading
+prompts is not in it, as no draft changes it.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from bench.copy_models import copy_models
-from bench.copy_text import AGAIN, BEGIN, NAMES, VOCABULARY, draw_texts
 from bench.measure import DEVICE
+from bench.speculation_prompts import PROMPTS
 from genarm import GuidedDecoder
 from genarm.cli.bench import rotate
 from genarm.embedded import BASE, REWARDS
@@ -43,6 +43,10 @@ class Contender:
         return rewards + (f"+{self.draft}{gamma}" if self.draft else "")
 
     @property
+    def undrafted(self) -> Contender:
+        return Contender(self.rewards)
+
+    @property
     def speculate(self) -> Any:
         """The argument of ``generate``."""
         if self.draft is None or self.gamma is None:
@@ -62,9 +66,8 @@ class Case:
     temperature: float
     contenders: tuple[Contender, ...]
     batch: int = 1
-    calls: int = 3  # batches per round
-    tokens: int = 129  # of which the first is the prompt's
-    rounds: int = 9
+    tokens: int = 97  # of which the first is the prompt's
+    rounds: int = 9  # each has other prompts
     full: bool = False
 
     @property
@@ -74,35 +77,55 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of a contender's calls: seconds per token of a row, and what does not vary from round to round."""
+    """Of a contender: seconds per token of a row, and counts that depend on no clock."""
 
     seconds: float
     steps: float  # per token of a row, with the step that reads the prompt left out as it draws one for everybody
-    accepted: float | None  # of the drafts
-    length: float | None  # tokens per step that had drafts
-    distinct: float  # share of 4-grams that are the first of their kind in their text
+    drafted: int
+    accepted: int
+    verified: int  # steps that had drafts, row by row
+    distinct: float  # share of a text's 4-grams that differ, in the mean over texts
+    tokens: tuple[tuple[int, ...], ...]
     engine: str
 
 
 @dataclass(slots=True)
 class Measured:
     case: Case
-    rounds: list[dict[Contender, Figures]] = field(default_factory=list)
+    rounds: list[dict[Contender, Figures]]
+    source: float  # share of the prompts' own 4-grams that differ
 
-    def seconds(self, contender: Contender) -> list[float]:
-        return [figures[contender].seconds for figures in self.rounds]
+    def figures(self, contender: Contender) -> list[Figures]:
+        return [figures[contender] for figures in self.rounds]
 
     def ratios(self, contender: Contender, over: Contender) -> list[float] | None:
         """The contender's time over another's, round by round; None where the other is not there."""
         if over not in self.case.contenders:
             return None
-        return [own / other for own, other in zip(self.seconds(contender), self.seconds(over), strict=True)]
+        pairs = zip(self.figures(contender), self.figures(over), strict=True)
+        return [own.seconds / other.seconds for own, other in pairs]
 
-    def steps_over(self, contender: Contender, over: Contender) -> float | None:
-        """The contender's steps per token over another's."""
-        if over not in self.case.contenders:
-            return None
-        return self.rounds[0][contender].steps / self.rounds[0][over].steps
+    def same(self, contender: Contender) -> float:
+        """The share of rounds in which the texts are those of the same reward models without drafts."""
+        undrafted = self.figures(contender.undrafted)
+        pairs = zip(self.figures(contender), undrafted, strict=True)
+        return statistics.fmean(own.tokens == other.tokens for own, other in pairs)
+
+    def counts(self, contender: Contender) -> dict[str, float | None]:
+        """Over all rounds: steps per token, the share of drafts that was accepted, tokens per step that had drafts,
+        and distinct 4-grams, of the text that loops most too."""
+        found = self.figures(contender)
+        drafted, accepted, verified = (
+            sum(getattr(one, name) for one in found) for name in ("drafted", "accepted", "verified")
+        )
+        return {
+            "steps": statistics.fmean(one.steps for one in found),
+            "acceptance": accepted / drafted if drafted else None,
+            "length": 1 + accepted / verified if verified else None,
+            "distinct": statistics.fmean(one.distinct for one in found),
+            "distinct_least": min(one.distinct for one in found),
+            "distinct_source": self.source,
+        }
 
 
 @lru_cache(maxsize=1)
@@ -110,12 +133,15 @@ def measured(case: Case) -> Measured:
     """Warm every contender up, then time them in turn. The last case's result is kept."""
     prompts = make_prompts(case)
     decoders = build(case)
-    calls: dict[Contender, Callable[[], Figures]] = {
-        contender: lambda contender=contender: figures(case, contender, decoders, prompts)
-        for contender in case.contenders
-    }
     check_tokens(case, decoders, prompts[0])
-    return Measured(case, rotate(calls, case.rounds))
+
+    def turns(contender: Contender) -> Iterator[Figures]:
+        for seed, rows in enumerate(prompts):
+            yield figures(case, decode(case, contender, decoders, rows, seed))
+
+    calls: dict[Contender, Callable[[], Figures]] = {one: turns(one).__next__ for one in case.contenders}
+    source = statistics.fmean(distinct(row.tolist()) for rows in prompts for row in rows)
+    return Measured(case, rotate(calls, case.rounds), source)
 
 
 def check_tokens(case: Case, decoders: Mapping[str | None, GuidedDecoder], prompts: Tensor) -> None:
@@ -154,45 +180,10 @@ def build(case: Case) -> dict[str | None, GuidedDecoder]:
 
 
 def make_prompts(case: Case) -> list[Tensor]:
-    """A batch [B, T] per call of a round, the same for every contender."""
+    """A batch [B, T] per round, the same for every contender."""
     generator = torch.Generator().manual_seed(0)
-    made = [PROMPTS[case.prompts](case.batch, generator) for _ in range(case.calls)]
+    made = [PROMPTS[case.model, case.prompts](case.batch, generator) for _ in range(case.rounds)]
     return [prompts.to(DEVICE) for prompts in made]
-
-
-def quoting(batch: int, generator: torch.Generator) -> Tensor:
-    """A passage of 160 words to be quoted, and another one."""
-    return draw_texts(batch, 160, 64, generator).prompts
-
-
-def chat(batch: int, generator: torch.Generator) -> Tensor:
-    """Four turns of passages of 24 words and their quotations, then a fifth, of which little is left to be quoted."""
-    turns = []
-    for _ in range(4):
-        texts = draw_texts(batch, 24, 8, generator)
-        turns += [texts.prompts, texts.quotations]
-    return torch.cat([*turns, draw_texts(batch, 24, 8, generator).prompts], 1)
-
-
-def random_words(batch: int, generator: torch.Generator) -> Tensor:
-    """Words in no order, some of them twice, and a name that names nothing."""
-    words = torch.randint(NAMES.stop, VOCABULARY, (batch, 224), generator=generator)
-    ends = torch.tensor([AGAIN, NAMES.start]).expand(batch, -1)
-    return torch.cat([torch.full((batch, 1), BEGIN), words, ends], 1)
-
-
-def statements(batch: int, generator: torch.Generator) -> Tensor:
-    """How the embedded base's texts begin; they are short, and quote nothing."""
-    del generator
-    return torch.tensor([[0, 45]]).expand(batch, -1)  # "<s>I"
-
-
-PROMPTS: dict[str, Callable[[int, torch.Generator], Tensor]] = {
-    "quoting": quoting,
-    "chat": chat,
-    "random": random_words,
-    "statements": statements,
-}
 
 
 def decode(
@@ -209,22 +200,18 @@ def decode(
     )
 
 
-def figures(
-    case: Case, contender: Contender, decoders: Mapping[str | None, GuidedDecoder], prompts: list[Tensor]
-) -> Figures:
-    """Of all calls of a round together."""
-    outs = [decode(case, contender, decoders, rows, seed) for seed, rows in enumerate(prompts)]
-    stats = [out.stats for out in outs]
-    behind = len(prompts) * (case.tokens - 1)  # tokens of a row that a step gave
-    drafted, verified = sum(one.drafted for one in stats), sum(one.verified for one in stats)
-    accepted = sum(one.accepted for one in stats)
+def figures(case: Case, out: GenerationOutput) -> Figures:
+    """Of one call."""
+    stats, steps = out.stats, case.tokens - 1
     return Figures(
-        sum(one.decode_seconds for one in stats) / behind,
-        sum(one.steps - 1 for one in stats) / behind,
-        accepted / drafted if drafted else None,
-        1 + accepted / verified if verified else None,
-        statistics.fmean(distinct(row.tolist()) for out in outs for row in out.tokens),
-        stats[0].engine,
+        stats.decode_seconds / steps,
+        (stats.steps - 1) / steps,
+        stats.drafted,
+        stats.accepted,
+        stats.verified,
+        statistics.fmean(distinct(row.tolist()) for row in out.tokens),
+        tuple(tuple(row.tolist()) for row in out.tokens),
+        stats.engine,
     )
 
 

@@ -2,6 +2,7 @@
 
     python -m bench.tables out/device/decode.json      # or sampling, logprobs, speculation
     python -m bench.tables floors                      # what guidance must cost, from the bytes alone
+    python -m bench.tables out/device/speculation.json docs/speculation.md     # into the page, between its markers
 
 A column that no row has a figure for is left out, and so are cases that only show that everything runs.
 """
@@ -13,6 +14,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from bench.page import write
 
 Row = dict[str, Any]
 Columns = dict[str, Callable[[Row], str]]
@@ -175,13 +178,32 @@ SPECULATION: Columns = {
     "tokens per step": lambda row: "" if row["notes"]["length"] is None else f"{row['notes']['length']:.2f}",
     "ms per token": lambda row: f"{row['median_us'] / 1e3:.2f}",
     "time over plain": lambda row: _spread(row["notes"], "ratio"),
-    "distinct 4-grams": lambda row: f"{row['notes']['distinct']:.0%}",
+    "over the same without drafts": lambda row: _spread(row["notes"], "over_undrafted"),
+    "distinct 4-grams, least": lambda row: f"{row['notes']['distinct']:.0%}, {row['notes']['distinct_least']:.0%}",
+    "same texts": lambda row: "" if row["notes"]["acceptance"] is None else f"{row['notes']['same']:.0%}",
 }
+
+
+def speculation(record: Row) -> str:
+    """A table for each model and kind of prompt, and in it every temperature."""
+    cases: dict[tuple[Any, ...], list[Row]] = {}
+    for row in record["rows"]:
+        cases.setdefault(tuple(row["notes"][key] for key in ("model", "prompts", "B")), []).append(row)
+    parts = []
+    for (model, prompts, batch), rows in cases.items():
+        notes = rows[0]["notes"]
+        what = f"**{model}, {prompts}**, batch {batch}, {notes['dtype']}, threads: {notes['threads']}"
+        length = f"{rows[0]['rounds']} rounds of {notes['tokens']} tokens"
+        source = f"of the prompts' own 4-grams {notes['distinct_source']:.0%} are distinct"
+        parts += [f"{what}; {length}; {source}", filled(SPECULATION, rows)]
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[Row], str]] = {
     "sampling": sampling,
     "decode": decode,
     "logprobs": lambda record: filled(LOGPROBS, record["rows"]),
-    "speculation": lambda record: filled(SPECULATION, record["rows"]),
+    "speculation": speculation,
 }
 
 
@@ -206,6 +228,10 @@ def floors() -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    sys.stdout.write(floors() if sys.argv[1] == "floors" else table(Path(sys.argv[1])))
+    made = floors() if sys.argv[1] == "floors" else table(Path(sys.argv[1]))
+    if len(sys.argv) == 3:
+        write(Path(sys.argv[2]), {"measured": made})
+    else:
+        sys.stdout.write(made)

@@ -231,9 +231,31 @@ def soak(record: Row) -> list[str]:
     return lines
 
 
+def speculation(record: Row) -> list[str]:
+    """On the models that quote: steps, time, and texts that do not go in circles."""
+    lines = [f"  {len(record['rows'])} rows"]
+    if not on_cpu(record):
+        return [*lines, "  targets: none judged, they are for a CPU"]
+    rows = {
+        (row["notes"]["T"], row["notes"]["contender"]): row["notes"]
+        for row in record["rows"]
+        if (row["notes"]["model"], row["notes"]["prompts"], row["notes"]["B"]) == ("copy", "quoting", 1)
+    }
+    for T in (0.7, 0.0):
+        guided, weak = rows.get((T, "guided+ngram-4"), {}), rows.get((T, "weak-to-strong+reward-4"), {})
+        lines += [
+            line(f"steps per token, guided + ngram, T={T:g}", guided.get("steps"), 0.6, most=True),
+            line(f"time over plain, guided + ngram, T={T:g}", guided.get("ratio"), 1.0, most=True),
+            line(f"distinct 4-grams, guided + ngram, T={T:g}", guided.get("distinct"), 0.9),
+            line(f"time over no drafts, weak + reward, T={T:g}", weak.get("over_undrafted"), 0.9, most=True),
+        ]
+    return lines
+
+
 DIGESTS: dict[str, Callable[[Row], list[str]]] = {
     "sampling": sampling,
     "decode": decode,
     "logprobs": logprobs,
     "soak": soak,
+    "speculation": speculation,
 }

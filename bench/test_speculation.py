@@ -1,4 +1,4 @@
-"""Decoding with drafts against decoding without, on models that quote (docs/speculation.md).
+"""Decoding with drafts against decoding without, on models that quote and on those that ship (docs/speculation.md).
 
     python -m pytest bench/test_speculation.py -m "not full"
 
@@ -16,28 +16,30 @@ from bench import measure
 from bench.speculation import DTYPE, GUIDED, PLAIN, WEAK, Case, Contender, measured
 from bench.test_decode import spread
 
-CONTENDERS = (
-    PLAIN,
-    GUIDED,
-    Contender("lora", "ngram", 4),
-    Contender("lora", "ngram", 7),
-    WEAK,
-    Contender("weak", "reward", 4),
-)
+NGRAMS = (PLAIN, GUIDED, Contender("lora", "ngram", 4))
+ALL = (*NGRAMS, Contender("lora", "ngram", 7), WEAK, Contender("weak", "reward", 4))
+KINDS = ("quoting", "chat", "random")
 CASES = [
-    pytest.param(case, contender, id=f"{case.name}-{contender.name}")
-    for case in (Case("copy", "quoting", temperature, CONTENDERS, calls=4, tokens=97) for temperature in (0.0, 0.7))
-    for contender in case.contenders
+    *(Case("embedded", kind, 0.7, NGRAMS, tokens=65) for kind in KINDS),  # first, as they need no training
+    *(Case("copy", "quoting", temperature, ALL) for temperature in (0.7, 0.0)),
+    *(Case("embedded", kind, 0.0, NGRAMS, tokens=65, full=True) for kind in KINDS),
+    *(Case("copy", kind, 0.7, NGRAMS, full=True) for kind in KINDS[1:]),
+    Case("copy", "quoting", 0.7, NGRAMS, batch=4, full=True),
+]
+ROWS = [
+    pytest.param(case, one, id=f"{case.name}-{one.name}", marks=[pytest.mark.full] if case.full else [])
+    for case in CASES
+    for one in case.contenders
 ]
 
 
 @pytest.mark.benchmark(timer=measure.CLOCK)
-@pytest.mark.parametrize(("case", "contender"), CASES)
+@pytest.mark.parametrize(("case", "contender"), ROWS)
 def test_speculation(benchmark: Any, case: Case, contender: Contender) -> None:
     found = measured(case)
-    seconds = iter(found.seconds(contender))
-    benchmark.pedantic(lambda: measure.CLOCK.advance(next(seconds)), rounds=len(found.rounds))
-    figures = found.rounds[0][contender]
+    rounds = iter(found.figures(contender))
+    benchmark.pedantic(lambda: measure.CLOCK.advance(next(rounds).seconds), rounds=case.rounds)
+    over = None if contender.draft is None else found.ratios(contender, contender.undrafted)
     benchmark.extra_info.update(
         {
             "contender": contender.name,
@@ -45,16 +47,13 @@ def test_speculation(benchmark: Any, case: Case, contender: Contender) -> None:
             "prompts": case.prompts,
             "T": case.temperature,
             "B": case.batch,
-            "calls": case.calls,
             "tokens": case.tokens - 1,
             "dtype": str(DTYPE).removeprefix("torch."),
             "threads": torch.get_num_threads(),
-            "engine": figures.engine,
-            "steps": figures.steps,
-            "steps_over_plain": found.steps_over(contender, PLAIN),
-            "acceptance": figures.accepted,
-            "length": figures.length,
-            "distinct": figures.distinct,
+            "engine": found.figures(contender)[0].engine,
+            **found.counts(contender),
+            "same": found.same(contender),
             **spread("ratio", found.ratios(contender, PLAIN)),
+            **spread("over_undrafted", over),
         }
     )

@@ -22,14 +22,16 @@ def test_the_smallest_case_runs_and_drafts_change_no_token(monkeypatch: pytest.M
 
     monkeypatch.setattr(speculation, "build", build)
     drafted = Contender("lora", "ngram", 4)
-    found = measured(Case("copy", "quoting", 0.0, (PLAIN, GUIDED, drafted), calls=1, tokens=9, rounds=2))
+    found = measured(Case("copy", "quoting", 0.0, (PLAIN, GUIDED, drafted), tokens=9, rounds=2))
     measured.cache_clear()
     assert len(found.rounds) == 2
     for figures in found.rounds:
-        assert figures[drafted].accepted is not None
-        assert figures[GUIDED].accepted is None
+        assert figures[GUIDED].drafted == 0
         assert figures[GUIDED].steps == 1
         assert figures[drafted].steps <= 1
+    assert found.rounds[0][GUIDED].tokens != found.rounds[1][GUIDED].tokens  # of other prompts
+    assert found.same(drafted) == 1
+    assert found.source > 0.9
 
 
 def test_other_tokens_with_drafts_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
