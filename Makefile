@@ -10,7 +10,7 @@ LOWEST_TRITON := 3.6.0
 BY_TRITON = $(if $(TRITON),PYTHONPATH=$(VENV)-triton-$(TRITON))
 
 .PHONY: demo test compare coverage mutants bench bench-decode bench-speculation roofline kernels-gate kernels-record kernels-report \
-	kernels-tables lint types docs test-lowest clean
+	kernels-tables lint types docs test-lowest test-play clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -26,6 +26,12 @@ test-lowest:
 	$(VENV)-lowest/bin/pip install --quiet -c constraints-lowest.txt -e . pytest
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)-lowest/bin/python -m pytest -q tests/genarm/test_dropin.py \
 		tests/test_examples.py -k "not train_reward_model"
+
+# The page of `genarm play` in a real browser, in an environment of its own: the system's Chromium, or playwright's.
+test-play:
+	$(PYTHON) -m venv $(VENV)-play
+	$(VENV)-play/bin/pip install --quiet -c constraints.txt -e '.[play]' playwright pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)-play/bin/python -m pytest -q tests/play tests/genarm/play
 
 # The same as `test`, counting the lines that run, which takes half as long again.
 coverage: $(VENV)/.dev
@@ -118,4 +124,4 @@ $(VENV)/.dev: $(BIN)/python setup.py constraints.txt
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-triton-* build dist *.egg-info out .coverage*
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-play $(VENV)-triton-* build dist *.egg-info out .coverage*

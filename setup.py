@@ -15,6 +15,7 @@ BENCH = ["liger-kernel>=0.8", "pytest-benchmark>=5.0"]
 DOCS = ["pdoc>=16"]
 LM_EVAL = ["lm-eval>=0.4.13"]
 PARETO = ["moocore>=0.3"]
+PLAY = ["gradio>=6.31,<7", *PLOTS]
 QUANTISED = ["bitsandbytes>=0.49"]
 SERVING = ["vllm>=0.31,<0.33"]  # genarm/serving/versions.py says the same
 TRAIN = ["accelerate>=1.0", "datasets>=4.0", "pyarrow>=15.0", "trl>=1.16"]
@@ -106,6 +107,7 @@ setup(
         "docs": DOCS,
         "lm-eval": LM_EVAL,
         "pareto": PARETO,
+        "play": PLAY,
         "plots": PLOTS,
         "quantized": QUANTISED,
         "serving": SERVING,

@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import GenARMError, InvalidArgumentError
 from . import evaluate as evaluation
 from . import options as given
+from . import play as playing
 from . import train as training
 from . import writing
 
@@ -46,6 +47,7 @@ def root(
 
 app.command()(writing.generate)
 app.command()(writing.chat)
+app.command()(playing.play)
 
 
 @app.command()
