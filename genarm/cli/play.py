@@ -26,8 +26,18 @@ EXAMPLES: tuple[tuple[str, Mapping[str, float]], ...] = (
     ("I really enjoy", {"science": 1.5, "agreeableness": -0.5}),
 )
 PROMPT = "I really enjoy"
-BASE_MIN_P = 0.02  # keeps small models fluent
+BASE_MIN_P = 0.02  # keeps the embedded base fluent, as in `genarm demo`
 
+BaseMinP = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        min=0,
+        max=1,
+        help="Only tokens this likely relative to the base's likeliest, which keeps texts fluent; 0 is off.",
+        show_default=f"{BASE_MIN_P} with the embedded base, else 0",
+    ),
+]
 Host = Annotated[
     str, typer.Option(metavar="HOST", help="Where the page is served; another than the default lets others use it.")
 ]
@@ -43,7 +53,7 @@ def play(
     reward: given.Reward = None,
     beta: given.Beta = 1.0,
     temperature: given.Temperature = 1.0,
-    base_min_p: given.BaseMinP = BASE_MIN_P,
+    base_min_p: BaseMinP = None,
     max_new_tokens: given.MaxNewTokens = 48,
     seed: given.Seed = 0,
     host: Host = "127.0.0.1",
@@ -75,7 +85,7 @@ def play(
     settings = {
         "beta": beta,
         "temperature": temperature,
-        "base_min_p": base_min_p,
+        "base_min_p": (BASE_MIN_P if base is None else 0.0) if base_min_p is None else base_min_p,
         "new_tokens": max_new_tokens,
         "seed": seed,
     }
@@ -91,14 +101,15 @@ def run(models: ModelOptions, settings: dict[str, Any], host: str, port: int | N
     if find_spec("gradio") is None:
         raise RunError("the page needs Gradio, which is not installed: pip install 'genarm[play]'")
     from ..models.sources import model_path, parse_rewards
+
+    rewards = parse_rewards(models.rewards)
+    is_embedded = models.base is None
+    defaults = _defaults(rewards, settings, PROMPT if is_embedded else "")
     from ..play.local import LocalWriter
     from ..play.parts import Example
     from ..play.server import is_loopback, launch, wait
     from .loading import load
 
-    rewards = parse_rewards(models.rewards)
-    is_embedded = models.base is None
-    defaults = _defaults(rewards, settings, PROMPT if is_embedded else "")
     decoder = load(models, model_path(models.base), rewards)
     about = f"Base: {'the embedded one' if is_embedded else models.base}, on {decoder.device}."
     writer = LocalWriter(decoder, defaults, about)

@@ -19,7 +19,7 @@ from .written import Writer
 
 def build(writer: Writer, examples: Sequence[Example], most_tokens: int) -> Any:
     """The page over a writer, as Gradio's Blocks."""
-    defaults, names = writer.defaults, writer.names
+    defaults = writer.defaults
     found: dict[str, Any] = {}
     with gr.Blocks(title="genarm play", analytics_enabled=False) as page:
         gr.Markdown(f"# genarm play\nChoose the weights of reward models by eye. {writer.about}", elem_classes="about")
@@ -38,9 +38,9 @@ def build(writer: Writer, examples: Sequence[Example], most_tokens: int) -> Any:
                 found |= _plot(found, defaults)
         found["examples"] = gr.Dataset(
             label="Examples",
-            components=[found["prompt"], *found["sliders"].values()],
-            headers=["Prompt", *names],
-            samples=[example.row(names) for example in examples],
+            components=[found["prompt"]],
+            samples=[[example.label()] for example in examples],
+            layout="gallery",
             type="index",
             visible=bool(examples),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ class Example:
     prompt: str
     weights: Mapping[str, float]
 
-    def row(self, names: Sequence[str]) -> list[object]:
-        """Its line in the table of examples."""
-        return [self.prompt, *(self.weights.get(name, 0.0) for name in names)]
+    def label(self) -> str:
+        """What its button says."""
+        weights = (f"{name} {weight:g}".replace("-", "−") for name, weight in self.weights.items())
+        return f"{self.prompt} … ({', '.join(weights)})"
 
 
 @dataclass(frozen=True, slots=True)

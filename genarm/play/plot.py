@@ -47,7 +47,7 @@ def axis_label(name: str) -> str:
 def described(shown: dict[int, Point], axes: tuple[str, str], current: int | None) -> str:
     """The plot in words."""
     x, y = axes
-    text = f"Plot of {len(shown)} runs, {x} to the right and {y} upwards."
+    text = f"Plot of {len(shown)} run{'s' * (len(shown) != 1)}, {x} to the right and {y} upwards."
     if current in shown:
         text += f" Run {current}, shown now, has {shown[current][0]:.2f} {x} and {shown[current][1]:.2f} {y}."
     return text
@@ -66,9 +66,12 @@ def _points(panel: Any, shown: dict[int, Point], plain: Sequence[Point], current
     if current in shown:
         now = shown[current]
         panel.scatter(*now, marker="D", s=80, color=COLOURS[1], edgecolors=INK, zorder=4, label=f"run {current}, shown")
+    labels: dict[Point, list[str]] = {}
     for number in list(shown)[-LABELLED:]:
+        labels.setdefault(shown[number], []).append(str(number))
+    for point, numbers in labels.items():
         panel.annotate(
-            str(number), shown[number], xytext=(6, 5), textcoords="offset points", fontsize=9, color=INK, zorder=5
+            ", ".join(numbers), point, xytext=(6, 5), textcoords="offset points", fontsize=9, color=INK, zorder=5
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-FINISHED = "number => document.querySelector('#status').innerText.includes(`Run ${number} is finished`)"
+FINISHED = "number => document.querySelector('#status')?.innerText.includes(`Run ${number} is finished`)"
 
 
 def run(page: Any, number: int) -> None:
@@ -29,3 +29,25 @@ def slide(page: Any, control: str, value: float) -> None:
 
 def link(page: Any) -> str:
     return str(page.input_value("#link textarea, #link input"))
+
+
+# The luminances of an element's letters and of the first ground behind them that is not see-through, as WCAG has them.
+LUMINANCES = """element => {
+    const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = ([r, g, b]) => [r, g, b].map(c => c / 255)
+        .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, place) => sum + c * [0.2126, 0.7152, 0.0722][place], 0);
+    const style = getComputedStyle(element);
+    const ink = luminance(parts(element.ownerSVGElement ? style.fill : style.color));
+    for (let place = element; place; place = place.parentElement) {
+        const ground = parts(getComputedStyle(place).backgroundColor);
+        if ((ground[3] ?? 1) === 1) return [ink, luminance(ground)];
+    }
+    return [ink, 1];
+}"""
+
+
+def contrast(page: Any, part: str) -> float:
+    """The contrast of a part's letters to their ground, 1 to 21."""
+    low, high = sorted(page.eval_on_selector(part, LUMINANCES))
+    return float((high + 0.05) / (low + 0.05))

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pages import link, run, slide, text, wait_for
+import pytest
+from pages import contrast, link, run, slide, text, wait_for
 
 import genarm
 import genarm_kernels
@@ -134,3 +135,12 @@ def test_two_pages_do_not_mix(opened: Opener) -> None:
     wait_for(other, 1)
     run(one, 1)
     assert text(one, "guided") != text(other, "guided") == text(other, "base") == text(one, "base")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_telephone_and_words_stand_out_from_their_ground(opened: Opener, scheme: str) -> None:
+    page = opened("?prompt=I+really+enjoy", width=390, height=844, scheme=scheme)
+    wait_for(page, 1)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for part in ("#guided .text", "#guided .figures", ".legend", "#status", "#plot svg text", "#weight-0 label"):
+        assert contrast(page, part) >= 4.5, part

@@ -101,7 +101,7 @@ def test_a_slider_moved_ends_the_run_before(page: Any, writer: Scripted) -> None
     wait_for(page, 1)
     page.wait_for_timeout(500)  # what the first run would still say
     assert text(page, "guided") == "Count: one two three 2" and writer.closed == 2
-    assert page.get_attribute("#plot figure", "aria-label").startswith("Plot of 1 runs")
+    assert page.get_attribute("#plot figure", "aria-label").startswith("Plot of 1 run,")
 
 
 def test_a_closed_page_ends_its_run(page: Any, writer: Scripted) -> None:
