@@ -59,7 +59,7 @@ def _axes(times: Any, steps: Any, names: dict[int, str], lines: int) -> None:
     times.set_ylim(lines - 0.4, -0.6)
     times.set_xlim(left=0)
     times.axvline(1, color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-    times.set_xlabel("time per token over plain decoding's: median and quartiles of the rounds")
+    times.set_xlabel("time per token over plain: median, quartiles")
     steps.set_xlim(0, 1.1)
     steps.set_xlabel("steps per token")
     for panel in (times, steps):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench import speculation
 from bench.copy_core import new_core
+from bench.copy_text import circling, draw_texts
+from bench.page import stale
 from bench.speculation import GUIDED, PLAIN, Case, Contender, measured
+from bench.tables import table
 from genarm import GuidedDecoder
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_smallest_case_runs_and_drafts_change_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +49,19 @@ def test_other_tokens_with_drafts_are_noticed(monkeypatch: pytest.MonkeyPatch) -
     case = Case("copy", "quoting", 0.0, (GUIDED, Contender("lora", "ngram", 4)))
     with pytest.raises(AssertionError, match=r"guided\+ngram-4 decodes other tokens"):
         speculation.check_tokens(case, {}, torch.zeros(1, 1))
+
+
+def test_texts_that_go_in_circles_do() -> None:
+    generator = torch.Generator().manual_seed(0)
+    quotations = draw_texts(8, 40, 8, generator).vivid
+    rejected = circling(quotations, generator)
+    for quotation, text in zip(quotations.tolist(), rejected.tolist(), strict=True):
+        jump = next(place for place in range(len(text)) if text[place] in text[:place])
+        assert text[:jump] == quotation[:jump]
+        period = jump - text.index(text[jump])
+        assert text[jump:] == text[jump - period : len(text) - period]
+
+
+def test_the_page_has_the_figures_of_its_file() -> None:
+    figures = table(ROOT / "bench" / "results" / "cpu-avx2" / "speculation.json")
+    assert stale(ROOT / "docs" / "speculation.md", {"measured": figures}) == []
