@@ -70,9 +70,8 @@ def _points(panel: Any, shown: dict[int, Point], plain: Sequence[Point], current
     for number in list(shown)[-LABELLED:]:
         labels.setdefault(shown[number], []).append(str(number))
     for point, numbers in labels.items():
-        panel.annotate(
-            ", ".join(numbers), point, xytext=(6, 5), textcoords="offset points", fontsize=9, color=INK, zorder=5
-        )
+        label = ", ".join(numbers) if len(numbers) < 4 else f"{numbers[0]} … {numbers[-1]}"
+        panel.annotate(label, point, xytext=(6, 5), textcoords="offset points", fontsize=9, color=INK, zorder=5)
 
 
 def _frame(panel: Any) -> None:

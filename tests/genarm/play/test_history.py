@@ -64,3 +64,6 @@ def test_the_plot_has_every_run_and_says_so_in_words() -> None:
     assert "Plot of 3 runs, r to the right and s upwards. Run 2, shown now, has -2.00 r and -3.00 s." in found
     assert {"1", "2", "3"} <= set(re.findall(r">(\d)</text>", found)) and "#010203" not in found
     assert "currentColor" in found
+    for _ in range(4):
+        board.keep(PlaySettings(weights={}), pair(-1.0, -4.0), NAMES)
+    assert ">1 … 8</text>" in plot_svg(board.tried, ("r", "s"), 8), "runs at one point have one label"
