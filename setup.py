@@ -18,6 +18,7 @@ PARETO = ["moocore>=0.3"]
 PLAY = ["gradio>=6.31,<7", *PLOTS]
 QUANTISED = ["bitsandbytes>=0.49"]
 SERVING = ["vllm>=0.31,<0.33"]  # genarm/serving/versions.py says the same
+RAY = ["ray[data]>=2.51"]
 TRAIN = ["accelerate>=1.0", "datasets>=4.0", "pyarrow>=15.0", "trl>=1.16"]
 CHECKS = [
     "mypy>=1.15",
@@ -111,6 +112,7 @@ setup(
         "plots": PLOTS,
         "quantized": QUANTISED,
         "serving": SERVING,
+        "ray": [*SERVING, *RAY],
         "dev": [*CHECKS, *BENCH, *DOCS, *LM_EVAL, *PARETO, *PLOTS, *QUANTISED, *TRAIN],
     },
     entry_points={

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import InvalidArgumentError
 from ..models.sources import model_path, parse_rewards
 from ..runs.rows import RunInput, prompt_rows, read_input
+from .bulk_options import check_engine
 from .console import say
 from .options import GenerateOptions
 
@@ -27,6 +28,10 @@ def generate(options: GenerateOptions) -> int:
     from . import outputs
 
     job = outputs.Job(options, base, rewards, source)
+    if options.output is not None and options.engine is not None:
+        from . import bulk
+
+        return outputs.to_file(job, options.output, bulk.decode_on_cluster)
     if options.output is not None:
         return outputs.to_file(job, options.output)
     if options.input is not None or options.json:
@@ -43,6 +48,7 @@ def _check(options: GenerateOptions) -> None:
         )
     if options.system is not None and options.input is None and not options.chat:
         raise InvalidArgumentError("--system is a message before a conversation: give --chat too")
+    check_engine(options)
     if options.output is None and (options.retry_failed or options.overwrite):
         raise InvalidArgumentError("--retry-failed and --overwrite are about a file: give its name to --output")
 

