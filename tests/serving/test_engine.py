@@ -11,6 +11,7 @@ import torch
 from chi_square import assert_drawn_from, assert_not_drawn_from
 from served_cases import BASE, PROMPTS, TOKENS, WEIGHTS, decoder, expected, extra, greedy, guidance, ids
 from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def first_token(wide: Path, prompt: list[int], weights: dict[str, float]) -> tor
 
 def test_a_seed_is_refused_where_chunks_would_end_the_engine(llm: Any) -> None:
     """vLLM cannot take back a draw from a CPU's generator, and tries to where a prompt is read in part."""
-    with pytest.raises(ValueError, match="--max-num-batched-tokens"):
+    with pytest.raises(VLLMValidationError, match="--max-num-batched-tokens"):
         llm.generate([PROMPTS[0]], SamplingParams(max_tokens=1, seed=1))
 
 
@@ -113,12 +114,12 @@ def test_logprobs_are_the_guided_ones(llm: Any, wide: Path) -> None:
     ],
 )
 def test_a_request_that_is_wrong_is_refused_alone(llm: Any, wide: Path, numbers: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(VLLMValidationError, match=message):
         llm.generate([PROMPTS[0]], greedy(**numbers))
     prompts, tokens = ids(llm.generate(PROMPTS[:1], greedy()))
     assert tokens == expected(wide, prompts, WEIGHTS[0], TOKENS)
 
 
 def test_scores_of_the_prompt_are_refused(llm: Any) -> None:
-    with pytest.raises(ValueError, match="prompt_logprobs"):
+    with pytest.raises(VLLMValidationError, match="prompt_logprobs"):
         llm.generate([PROMPTS[0]], SamplingParams(max_tokens=1, prompt_logprobs=1))
