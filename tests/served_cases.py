@@ -34,25 +34,24 @@ def guidance(wide: Path) -> ServedGuidance:
 
 
 def make_wide_model(folder: Path) -> Path:
-    """A random Llama with the base's tokenizer, another width and depth, and one id more than the base has."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """A random Qwen2 with the base's tokenizer, another width and depth, and one id more than the base has."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = Qwen2Config(
         vocab_size=4097,
-        hidden_size=96,
-        intermediate_size=128,
+        hidden_size=128,
+        intermediate_size=160,
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=1,
-        head_dim=32,
         max_position_embeddings=512,
         initializer_range=0.2,
         bos_token_id=0,
         eos_token_id=1,
         tie_word_embeddings=False,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
     for file in Path(BASE).glob("*token*"):
         shutil.copy(file, folder)
     return folder
