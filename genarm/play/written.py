@@ -1,6 +1,6 @@
 """What a run has written so far: two texts token by token, each token with every model's log-probability.
 
-What writes them is a `Writer`: the models in this process (`local`) or a server's (`remote`).
+What writes them is a `Writer`, such as the models in this process (`local`).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -26,15 +27,16 @@ class Scripted:
     has_chat_template = True
 
     def __init__(self) -> None:
-        self.allowed = threading.Semaphore(0)
-        self.closed = 0
+        self.allowed = [threading.Semaphore(0) for _ in range(3)]  # of each run
+        self.begun = self.closed = 0
         self.error: Exception | None = None
 
     def write(self, settings: PlaySettings) -> Generator[WrittenPair]:
+        allowed, self.begun = self.allowed[self.begun], self.begun + 1
         try:
             tokens: tuple[WrittenToken, ...] = ()
             for word in (*WORDS, f" {settings.weights['r']:g}"):
-                self.allowed.acquire()
+                allowed.acquire()
                 if self.error is not None:
                     raise self.error
                 tokens += (WrittenToken(word, -1.0, (-2.0,)),)
@@ -43,8 +45,8 @@ class Scripted:
         finally:
             self.closed += 1
 
-    def allow(self, steps: int) -> None:
-        self.allowed.release(steps)
+    def allow(self, steps: int, run: int = 0) -> None:
+        self.allowed[run].release(steps)
 
 
 @pytest.fixture
@@ -59,7 +61,8 @@ def page(visit: Callable[..., Any], writer: Scripted) -> Iterator[Any]:
 
     served, address = launch(writer, [], 64, "127.0.0.1", None)
     yield visit(address)
-    writer.allow(100)
+    for run in range(len(writer.allowed)):
+        writer.allow(100, run)
     served.close(verbose=False)
 
 
@@ -96,11 +99,12 @@ def test_a_slider_moved_ends_the_run_before(page: Any, writer: Scripted) -> None
     writer.allow(1)
     page.wait_for_selector("#guided .text span[title]")
     slide(page, "weight-0", 2.0)
-    page.wait_for_timeout(800)
-    writer.allow(100)
+    writer.allow(4, run=1)
     wait_for(page, 1)
-    page.wait_for_timeout(500)  # what the first run would still say
+    writer.allow(1)  # it ends after the step it is in, and has nothing more to say
+    page.wait_for_timeout(500)
     assert text(page, "guided") == "Count: one two three 2" and writer.closed == 2
+    assert "Run 1 is finished" in page.inner_text("#status")
     assert page.get_attribute("#plot figure", "aria-label").startswith("Plot of 1 run,")
 
 
@@ -109,12 +113,9 @@ def test_a_closed_page_ends_its_run(page: Any, writer: Scripted) -> None:
     writer.allow(1)
     page.wait_for_selector("#guided .text span[title]")
     page.close()
-    for _ in range(100):  # one step at most is decoded for nobody once the server has noticed
-        if writer.closed:
-            break
-        threading.Event().wait(0.1)
-        if not writer.allowed._value and _ == 50:
-            writer.allow(1)
+    time.sleep(2.0)  # until the server has noticed
+    writer.allow(1)  # one step at most is decoded for nobody
+    time.sleep(0.5)
     assert writer.closed == 1
 
 
@@ -126,6 +127,6 @@ def test_an_error_is_said_and_the_page_goes_on(page: Any, writer: Scripted, erro
     page.wait_for_selector("#status .error")
     assert str(error) in page.inner_text("#status")
     writer.error = None
-    writer.allow(4)
+    writer.allow(4, run=1)
     page.click("#run")
     wait_for(page, 1)
