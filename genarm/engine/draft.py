@@ -68,9 +68,21 @@ class Ngram:
     def __init__(self, run: RaggedRun) -> None:
         assert run.state.ragged is not None
         self._texts, self._ends = run.state.ragged.texts, run.state.positions
+        self._host = self._texts.device.type == "cpu" and not run.captured
 
     def propose(self, gamma: int) -> Proposal:
+        if self._host and not self._recurs():  # which is known much sooner than where
+            return Proposal(self._texts.new_zeros(len(self._texts), gamma), torch.zeros_like(self._ends))
         return Proposal(*genarm_kernels.ngram_draft(self._texts, self._ends, gamma))
+
+    def _recurs(self) -> bool:
+        """Whether any row's last two tokens stood in its text before."""
+        for row, end in enumerate(self._ends.tolist()):
+            text = self._texts[row, :end].numpy().tobytes()
+            pair = text[-2 * self._texts.itemsize :]
+            if text.find(pair) < len(text) - len(pair):
+                return True
+        return False
 
     def reset(self) -> None:
         """It reads nothing but texts."""

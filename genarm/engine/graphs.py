@@ -107,7 +107,7 @@ class CapturedRuns:
             request = padded(request, bucket(request.batch))
         request = replace(request, guidance=request.guidance.in_tensors())
         width = -(-request.max_new_tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-        policy = make_policy(request)
+        policy = make_policy(request, backbones)
         state = new_state(request, width, self._size[1], policy.places)
         kept = request.return_logprobs, request.wants_normalizers
         draft = None if request.speculate is None else request.speculate.name
@@ -233,7 +233,7 @@ class CapturedRun(Run):
         for session, backbone, own, slots in zip(self._fused, backbones, tensors, given, strict=True):
             session.attach(own)
             session.give(backbone.slots.row_adapters(own.adapters, session.batch, slots))
-        self.request, self.backbones, self.policy = request, list(backbones), make_policy(request)
+        self.request, self.backbones, self.policy = request, list(backbones), make_policy(request, backbones)
 
     def capture_once(self) -> None:
         """Capture the step, over a state that is to be written over. One that cannot be captured runs as it is."""

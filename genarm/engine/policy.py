@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from ..models.backbone import Backbone
 from ..request.options import Request
 
-# (sequences up to so many, drafts): an estimate of where a pass over more places stops being nearly free. What one
-# costs has been measured neither on a quiet machine nor on a GPU.
-USUAL = ((1, 4), (4, 3), (8, 1))
+# (rows of a pass up to so many, drafts). Of a CPU by what passes over more places cost one, measured and judged by
+# bench/speculation_costs.py. Of GPUs nothing has been measured: there an estimate of where they stop being nearly free.
+USUAL = {"cpu": ((1, 2), (4, 1)), "cuda": ((1, 4), (4, 3), (8, 1))}
 CHOICES = (0, 1, 3, 7)
 PROBE = 48  # steps without drafts before one with a single draft looks whether they are right again
 FADING = 0.8  # of what was known, at every new step
@@ -92,8 +94,8 @@ class Auto:
         return self._seconds[below] * (1 - share) + self._seconds[above] * share
 
 
-def make_policy(request: Request) -> Policy:
-    """The policy that a request asks for."""
+def make_policy(request: Request, backbones: Sequence[Backbone]) -> Policy:
+    """The policy that a request asks for, where its rows are read by these."""
     if request.speculate is None:
         return Fixed(0)
     gamma = request.speculate.gamma
@@ -101,4 +103,5 @@ def make_policy(request: Request) -> Policy:
         return Auto()
     if gamma is not None:
         return Fixed(gamma)
-    return Fixed(next((usual for rows, usual in USUAL if len(request.row_ids) <= rows), 0))
+    rows = len(request.row_ids) * max(len(one.streams) for one in backbones)
+    return Fixed(next((usual for most, usual in USUAL.get(request.device.type, ()) if rows <= most), 0))

@@ -42,7 +42,7 @@ class Run:
         self.request = request
         self.backbones = list(backbones)
         self.sessions = list(sessions)
-        self.policy = make_policy(request)
+        self.policy = make_policy(request, self.backbones)
         self.state: State = state or new_state(request, None, sessions[0].length, self.policy.places)
         self._sides = sides
         self._is_beside = is_beside

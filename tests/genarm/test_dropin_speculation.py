@@ -103,7 +103,9 @@ def test_methods_hand_drafts_on_and_what_draws_nothing_refuses_them(model: Any, 
     assert torch.equal(found.sequences, expected.sequences) and found.stats.verified
     chosen = {"trajectory_rm": make_scorer("llama", seed=7), "draws": 2, "seed": 3, **LENGTH}
     best = methods.get("best_of_n").generate(decoder.only(), PROMPTS, **chosen)
-    drafted = methods.get("best_of_n").generate(decoder.only(), PROMPTS, speculate="ngram", **chosen)
+    drafted = methods.get("best_of_n").generate(
+        decoder.only(), PROMPTS, speculate={"draft": "ngram", "gamma": 3}, **chosen
+    )
     assert torch.equal(drafted.sequences, best.sequences) and drafted.speculated is not None
     assert drafted.speculated[:, 2].sum() == drafted.stats.verified > 0
     with pytest.raises(InvalidArgumentError, match="'speculate'"):

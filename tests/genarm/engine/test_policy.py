@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from families import make_model, random_prompts
 
 from genarm import GuidedDecoder
-from genarm.engine.policy import PROBE, Auto, make_policy
-from genarm.request.speculation import Speculation
+from genarm.engine.policy import PROBE, USUAL, Auto, make_policy
 
 
 def run(policy: Auto, right: int, cost: float, steps: int, proposes: bool = True) -> list[int]:
@@ -51,13 +50,26 @@ def test_nothing_proposed_teaches_nothing_of_drafts() -> None:
     assert policy._right == before
 
 
-@pytest.mark.parametrize(("rows", "gamma"), [(1, 4), (3, 3), (8, 1), (9, 0)])
-def test_the_usual_number_follows_the_rows(rows: int, gamma: int) -> None:
+@pytest.mark.parametrize("device", sorted(USUAL))
+def test_the_usual_number_follows_the_rows_of_a_pass(device: str) -> None:
     decoder = GuidedDecoder(make_model("llama", seed=1))
-    request: Any = decoder.prepare(random_prompts([3] * rows, seed=1), speculate="ngram")
-    assert make_policy(request).gamma == gamma
-    assert make_policy(replace(request, speculate=Speculation("ngram", 5))).gamma == 5
-    assert make_policy(replace(request, speculate=None)).gamma == 0
+    backbones: Any = decoder.engine.backbones
+
+    def gamma(rows: int, streams: int = 1, speculate: Any = "ngram") -> int:
+        request: Any = decoder.prepare(random_prompts([3] * rows, seed=1), speculate=speculate)
+        asked = SimpleNamespace(
+            row_ids=request.row_ids, speculate=request.speculate, device=SimpleNamespace(type=device)
+        )
+        return make_policy(asked, [SimpleNamespace(streams=range(streams)), *backbones]).gamma  # type: ignore[arg-type, list-item]
+
+    before = 0
+    for most, usual in USUAL[device]:
+        assert gamma(before + 1) == gamma(most) == usual > 0
+        assert gamma(1, streams=most) == usual, "streams of one backbone are rows too"
+        before = most
+    assert gamma(before + 1) == gamma(9) == 0, "more than eight rows draft nothing"
+    assert gamma(9, speculate={"draft": "ngram", "gamma": 5}) == 5
+    assert gamma(1, speculate=None) == 0
 
 
 def test_a_call_that_follows_what_is_accepted_draws_the_same() -> None:

@@ -4,6 +4,7 @@ captured steps; and where the kernels in C run they change no bit of its figures
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from families import make_model, random_prompts, save_adapter
 from recorded import record_on_cpu
 
+import genarm_kernels
 from genarm import GenerationOutput, GuidedDecoder
+from genarm.engine.draft import Ngram
 
 PROMPTS = [*random_prompts([6, 11, 3], seed=1), torch.tensor([5, 6, 7, 8, 5, 6, 7]), torch.tensor([9, 4, 9, 4, 9])]
 OPTIONS: dict[str, Any] = {
@@ -104,3 +107,19 @@ def test_a_row_that_fails_in_captured_steps_leaves_the_others_alone(
     assert [row for place, row in enumerate(tokens(found)) if place != 1] == [
         row for place, row in enumerate(tokens(expected)) if place != 1
     ]
+
+
+def test_n_grams_are_looked_for_where_a_pair_recurs_and_nowhere_else() -> None:
+    """Rows of all lengths, behind whose ends anything stands."""
+    texts = torch.randint(3, 12, (60, 13), generator=torch.Generator().manual_seed(2))
+    found = []
+    for row, end in ((row, end) for row in range(20) for end in range(1, 14)):
+        rows, ends = texts[row : row + 1], torch.tensor([end])
+        state = SimpleNamespace(ragged=SimpleNamespace(texts=rows), positions=ends)
+        draft = Ngram(SimpleNamespace(state=state, captured=False))  # type: ignore[arg-type]
+        drafts, counts = genarm_kernels.ngram_draft(rows, ends, 2)
+        proposal = draft.propose(2)
+        assert torch.equal(proposal.tokens, drafts) and torch.equal(proposal.counts, counts)
+        assert draft._recurs() == bool(counts.any())
+        found.append(bool(counts.any()))
+    assert set(found) == {True, False}
