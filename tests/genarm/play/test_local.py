@@ -16,7 +16,7 @@ import genarm_kernels
 from genarm import GuidedDecoder, InvalidArgumentError
 from genarm.play.asked import messages
 from genarm.play.colours import pair_html
-from genarm.play.local import LocalWriter
+from genarm.play.local import LocalWriter, _Row
 from genarm.play.settings import CHAT, PlaySettings
 from genarm.play.worker import Workers
 from genarm.play.written import WrittenPair
@@ -65,6 +65,32 @@ def test_a_chat_without_a_template_is_lines_that_end_before_the_next(writer: Loc
     settings = replace(SETTINGS, mode=CHAT, system="Be brief.", turns=(("hi", "ho"),), prompt="and?")
     assert transcript(messages(settings)) == "Be brief.\n\nUser: hi\nAssistant: ho\nUser: and?\nAssistant:"
     assert writer._prompt(settings)[1] == ("\nUser:", "\nAssistant:")
+
+
+def test_a_chat_goes_through_the_template_where_there_is_one(writer: LocalWriter) -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}w9"
+    chatting = LocalWriter(GuidedDecoder(make_model("llama", seed=1), {}, tokenizer=tokenizer), SETTINGS, "chats")
+    settings = replace(SETTINGS, mode=CHAT, system="w1", turns=(("w2", "w3"),), prompt="w4")
+    ids, stops = chatting._prompt(settings)
+    assert chatting.has_chat_template and not writer.has_chat_template and stops == ()
+    assert tokenizer.decode(ids) == "w1 w2 w3 w4 w9"
+
+
+def test_what_a_stop_string_hides_is_not_shown() -> None:
+    tokenizer: Any = word_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "w7"})
+    w5, w6 = tokenizer.convert_tokens_to_ids(["w5", "w6"])
+    row = _Row(tokenizer, [w5])
+    values = torch.tensor([[-1.0, -2.0, -3.0]] * 2)
+    row.push([w5], " w5")
+    row.push([w6], "")  # it may be the beginning of a stop string, which it then was
+    for ending in ("", "ended by itself"):
+        written = row.written(values, ending)
+        assert [(token.text, token.base, token.rewards) for token in written.tokens] == [(" w5", -1.0, (-2.0, -3.0))]
+    row.push([tokenizer.eos_token_id], " w6")
+    written = row.written(torch.cat([values, values[:1]]), "ended by itself")
+    assert written.text == " w5 w6" and [token.is_mark for token in written.tokens] == [False, False, True]
 
 
 def test_an_empty_prompt_is_refused(writer: LocalWriter) -> None:
