@@ -1,4 +1,4 @@
-"""What several places cost: the rule that sets the policy's table, the figures it was set by, and the script."""
+"""What several places cost: the rule that sets the policy's table, the figures it was set by, and the scripts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from bench.decode_models import config, random_model
 from bench.measure import DEVICE
 from bench.speculation_costs import BATCHES, DTYPE, MOST_ROWS, best_gamma, costs, usual
+from bench.speculation_overhead import overhead
 from genarm.engine.policy import USUAL
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "cpu-avx2"
@@ -31,7 +32,14 @@ def test_the_policy_s_table_is_what_was_measured() -> None:
         assert next((drafts for most, drafts in USUAL["cpu"] if rows <= most), 0) == usual(record, rows)
 
 
-def test_the_script_measures_steps() -> None:
+def test_text_that_nothing_foretells_costs_within_three_percent() -> None:
+    record = json.loads((RESULTS / "speculation_overhead.json").read_text())
+    assert {one["rows"] for one in record["batches"]} == {1, 2}
+    assert all(one["ratio"] <= 1.03 for one in record["batches"])
+
+
+def test_the_scripts_measure_steps() -> None:
     model = random_model(config("tiny"), DTYPE, DEVICE)
     found = costs(model, batch=2, rounds=1, most=3)
     assert found["rows"] == 2 and len(found["costs"]) == 3 and min(found["costs"]) > 0
+    assert overhead(model, 1, tokens=4, rounds=1)["ratio"] > 0
