@@ -52,7 +52,7 @@ class _Backbone(nn.Module):
 
     def logits(self, hidden: Tensor, used: list[bool]) -> dict[int, Tensor | None]:
         """The logits of the streams that any row gives a weight, by their column; None on ranks that gather none."""
-        streams = hidden.unflatten(1, (len(self.places), -1)).unbind(1)
+        streams = hidden.reshape(len(hidden), len(self.places), -1).unbind(1)
         wanted = [(place, rows) for place, rows in zip(self.places, streams, strict=True) if used[place]]
         if not wanted:
             return {}

@@ -49,7 +49,8 @@ class StreamAttention(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("layers")[0], name)
+            layers: Any = super().__getattr__("layers")
+            return getattr(layers[0], name)
 
 
 def split_attention(model: nn.Module, streams: int, layers: dict[str, Any]) -> None:
