@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import genarm_kernels
+from genarm_kernels.step.rules import GOING_ON
 
 from ..models.backbone import Backbone, Session
 from ..request.drafts import NGRAM, REWARD
@@ -17,6 +18,7 @@ from ..request.guidance import Guidance
 from ..request.options import Request
 from ..request.speculation import Speculation
 from .draw import Draw, Rows
+from .policy import Policy
 from .state import State
 
 
@@ -37,6 +39,7 @@ class RaggedRun(Protocol):
     backbones: list[Backbone]
     sessions: list[Session]
     state: State
+    policy: Policy
     captured: bool
 
     def draw_of(self, rows: Rows) -> Draw:
@@ -68,21 +71,34 @@ class Ngram:
     def __init__(self, run: RaggedRun) -> None:
         assert run.state.ragged is not None
         self._texts, self._ends = run.state.ragged.texts, run.state.positions
+        self._counts, self._reasons = run.state.ragged.counts, run.state.reasons
+        self._allowance = run.policy.allowance
         self._host = self._texts.device.type == "cpu" and not run.captured
 
     def propose(self, gamma: int) -> Proposal:
-        if self._host and not self._recurs():  # which is known much sooner than where
+        rows = self._rows() if self._host else None
+        if rows == []:
             return Proposal(self._texts.new_zeros(len(self._texts), gamma), torch.zeros_like(self._ends))
-        return Proposal(*genarm_kernels.ngram_draft(self._texts, self._ends, gamma))
+        drafts, counts = genarm_kernels.ngram_draft(self._texts, self._ends, gamma)
+        if rows is not None:
+            counts = counts * torch.zeros_like(counts).index_fill_(0, torch.tensor(rows), 1)
+            if self._allowance is not None:
+                self._allowance.note((counts > 0).tolist())
+        return Proposal(drafts, counts)
 
-    def _recurs(self) -> bool:
-        """Whether any row's last two tokens stood in its text before."""
-        for row, end in enumerate(self._ends.tolist()):
-            text = self._texts[row, :end].numpy().tobytes()
-            pair = text[-2 * self._texts.itemsize :]
-            if text.find(pair) < len(text) - len(pair):
-                return True
-        return False
+    def _rows(self) -> list[int]:
+        """The rows going on that may have something to propose: those whose last two tokens stood in their text before,
+        which is known much sooner than where, as far as they have an allowance left."""
+        going = (self._reasons == GOING_ON).tolist()
+        if self._allowance is not None:
+            allowed = self._allowance.allowed(self._counts.tolist())
+            going = [both and one for both, one in zip(allowed, going, strict=True)]
+        return [row for row, end in enumerate(self._ends.tolist()) if going[row] and self._recurs(row, end)]
+
+    def _recurs(self, row: int, end: int) -> bool:
+        text = self._texts[row, :end].numpy().tobytes()
+        pair = text[-2 * self._texts.itemsize :]
+        return text.find(pair) < len(text) - len(pair)
 
     def reset(self) -> None:
         """It reads nothing but texts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..models.backbone import Backbone
@@ -11,6 +12,10 @@ from ..request.options import Request
 # (rows of a pass up to so many, drafts). Of a CPU by what passes over more places cost one, measured and judged by
 # bench/speculation_costs.py. Of GPUs nothing has been measured: there an estimate of where they stop being nearly free.
 USUAL = {"cpu": ((1, 2), (4, 1)), "cuda": ((1, 4), (4, 3), (8, 1))}
+# (rows of a pass up to so many, what such a pass over the places of USUAL takes more than one over a single place, by
+# the same figures).
+EXTRA = {"cpu": ((1, 0.13), (2, 0.1), (4, 0.65))}
+LOSS = 0.03  # the share of a row's plain steps that its drafts may cost it in vain, where nobody said how many
 CHOICES = (0, 1, 3, 7)
 PROBE = 48  # steps without drafts before one with a single draft looks whether they are right again
 FADING = 0.8  # of what was known, at every new step
@@ -20,6 +25,7 @@ class Policy(Protocol):
     """What a run's steps ask before each."""
 
     gamma: int
+    allowance: Allowance | None
 
     @property
     def gammas(self) -> tuple[int, ...]:
@@ -33,11 +39,44 @@ class Policy(Protocol):
         """What came of a step, all rows together."""
 
 
-class Fixed:
-    """Always as many, whatever they come to: what a row draws depends on no other."""
+@dataclass(slots=True)
+class Allowance:
+    """Which rows may propose drafts, so that what those of a row have cost in vain stays a small share of its text.
 
-    def __init__(self, gamma: int) -> None:
-        self.gamma = gamma
+    A pass that holds a row's drafts costs ``extra`` plain steps more than a plain one, and saves one with each of the
+    row's drafts that is right. It is judged by the row's own record alone: what is beside it changes nothing.
+    """
+
+    extra: float
+    share: float
+    _counts: list[int] = field(default_factory=list)
+    _spent: list[float] = field(default_factory=list)
+    _proposed: list[bool] = field(default_factory=list)
+
+    def allowed(self, counts: list[int]) -> list[bool]:
+        """Of rows with so many new tokens so far; a row with no more than the last in its place is another."""
+        if not self._counts:
+            self._counts, self._spent = [0] * len(counts), [0.0] * len(counts)
+            self._proposed = [False] * len(counts)
+        for row, (count, before) in enumerate(zip(counts, self._counts, strict=True)):
+            if count <= before:
+                self._spent[row] = 0.0
+            elif self._proposed[row]:
+                self._spent[row] += self.extra - (count - before - 1)
+        self._counts, self._proposed = counts, [False] * len(counts)
+        return [spent + self.extra <= self.share * count for spent, count in zip(self._spent, counts, strict=True)]
+
+    def note(self, proposed: list[bool]) -> None:
+        """Which rows' drafts the step reads."""
+        self._proposed = proposed
+
+
+class Fixed:
+    """Always as many, whatever they come to: what a row draws depends on no other. Rows may propose them as far as an
+    ``allowance`` goes."""
+
+    def __init__(self, gamma: int, allowance: Allowance | None = None) -> None:
+        self.gamma, self.allowance = gamma, allowance
         self.gammas = (gamma,)
         self.places = (gamma + 1,)
 
@@ -52,6 +91,7 @@ class Auto:
     How long one takes is known of those that were run, and lies between them for the others.
     """
 
+    allowance: Allowance | None = None
     gammas = CHOICES
     places = tuple(gamma + 1 for gamma in CHOICES)
 
@@ -104,4 +144,10 @@ def make_policy(request: Request, backbones: Sequence[Backbone]) -> Policy:
     if gamma is not None:
         return Fixed(gamma)
     rows = len(request.row_ids) * max(len(one.streams) for one in backbones)
-    return Fixed(next((usual for most, usual in USUAL.get(request.device.type, ()) if rows <= most), 0))
+    usual, extra = (_up_to(table.get(request.device.type, ()), rows) for table in (USUAL, EXTRA))
+    share = LOSS / len(request.row_ids)  # a pass with one row's drafts costs all rows
+    return Fixed(int(usual or 0), None if extra is None else Allowance(extra, share))
+
+
+def _up_to(table: Sequence[tuple[int, float]], rows: int) -> float | None:
+    return next((value for most, value in table if rows <= most), None)

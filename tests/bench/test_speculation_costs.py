@@ -11,7 +11,7 @@ from bench.decode_models import config, random_model
 from bench.measure import DEVICE
 from bench.speculation_costs import BATCHES, DTYPE, MOST_ROWS, best_gamma, costs, usual
 from bench.speculation_overhead import overhead
-from genarm.engine.policy import USUAL
+from genarm.engine.policy import EXTRA, USUAL
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "cpu-avx2"
 
@@ -30,6 +30,13 @@ def test_the_policy_s_table_is_what_was_measured() -> None:
     assert [one["rows"] for one in record["batches"]] == list(BATCHES)
     for rows in range(1, MOST_ROWS + 2):
         assert next((drafts for most, drafts in USUAL["cpu"] if rows <= most), 0) == usual(record, rows)
+
+
+def test_the_allowance_s_costs_are_what_was_measured() -> None:
+    record = json.loads((RESULTS / "speculation_costs.json").read_text())
+    for one in record["batches"][:3]:
+        gamma, extra = (next(value for most, value in table["cpu"] if one["rows"] <= most) for table in (USUAL, EXTRA))
+        assert abs(1 + extra - one["costs"][int(gamma)]) < 0.02
 
 
 def test_text_that_nothing_foretells_costs_within_three_percent() -> None:

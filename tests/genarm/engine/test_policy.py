@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from families import make_model, random_prompts
 
-from genarm import GuidedDecoder
-from genarm.engine.policy import PROBE, USUAL, Auto, make_policy
+from genarm import GenerationOutput, GuidedDecoder
+from genarm.engine.policy import LOSS, PROBE, USUAL, Allowance, Auto, make_policy
 
 
 def run(policy: Auto, right: int, cost: float, steps: int, proposes: bool = True) -> list[int]:
@@ -80,3 +81,52 @@ def test_a_call_that_follows_what_is_accepted_draws_the_same() -> None:
     found = decoder.generate(prompts, speculate={"draft": decoder.models[0].module, "gamma": "auto"}, **options)
     assert [row.tolist() for row in found.tokens] == [row.tolist() for row in plain.tokens]
     assert 0 < found.stats.accepted <= found.stats.drafted and found.stats.mean_accepted > 1.5
+
+
+def decode(right: list[int], extra: float, tokens: int) -> tuple[list[float], list[int]]:
+    """Rows whose passes with drafts take so many right ones -> each row's time in plain steps over its tokens, if it
+    paid for every pass that holds its drafts, and the passes that did."""
+    allowance = Allowance(extra, LOSS)
+    counts, spent, passes = [1] * len(right), [0.0] * len(right), [0] * len(right)
+    while min(counts) < tokens:
+        allowed = allowance.allowed(counts)
+        allowance.note(allowed)
+        counts = [count + 1 + of_row * one for count, of_row, one in zip(counts, right, allowed, strict=True)]
+        spent = [one + 1 + extra * proposes for one, proposes in zip(spent, allowed, strict=True)]
+        passes = [one + proposes for one, proposes in zip(passes, allowed, strict=True)]
+    return [one / count for one, count in zip(spent, counts, strict=True)], passes
+
+
+@pytest.mark.parametrize("extra", [0.1, 0.13, 0.65])
+def test_drafts_that_are_wrong_cost_a_row_three_percent_at_most(extra: float) -> None:
+    (wrong, right), passes = decode([0, 2], extra, 400)
+    assert 1.0 < wrong <= 1 + LOSS and right < (1 + extra) / 3 + 0.05
+    assert 5 <= passes[0] < 0.4 * 400  # it looks again now and then
+    assert decode([0], extra, 400)[1] == decode([0, 0, 2], extra, 400)[1][:1]  # whatever is beside it
+
+
+def test_another_row_in_a_place_has_an_allowance_of_its_own() -> None:
+    allowance = Allowance(0.1, LOSS)
+    assert allowance.allowed([3]) == [False] and allowance.allowed([4]) == [True]
+    allowance.note([True])
+    assert allowance.allowed([5]) == [False]
+    assert allowance.allowed([4]) == [True]  # a text of another row, as long as that
+
+
+def test_wrong_drafts_are_few_where_nobody_said_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws that are all but uniform over 24 ids: pairs recur again and again, and nothing follows from it."""
+    monkeypatch.setattr("genarm.engine.policy.LOSS", 0.01)
+    decoder = GuidedDecoder(make_model("llama", seed=1, vocab=24))
+    options: Any = {"max_new_tokens": 300, "eos_token_id": [], "seed": 3, "temperature": 1000.0}
+    prompt = torch.arange(3, 24)
+    few = decoder.generate([prompt], speculate="ngram", **options)
+    many = decoder.generate([prompt], speculate={"draft": "ngram", "gamma": 2}, **options)
+    assert torch.equal(few.tokens[0], many.tokens[0])
+    policy = make_policy(decoder.prepare([prompt], speculate="ngram"), decoder.engine.backbones)
+    assert policy.gamma == 2 and policy.allowance is not None and policy.allowance.share == 0.01
+
+    def loss(out: GenerationOutput) -> float:
+        drafted, accepted, _verified = out.speculated[0].tolist()
+        return drafted / policy.gamma * policy.allowance.extra - accepted
+
+    assert 0 < loss(few) <= 0.01 * 300 < loss(many)

@@ -15,6 +15,8 @@ from recorded import record_on_cpu
 import genarm_kernels
 from genarm import GenerationOutput, GuidedDecoder
 from genarm.engine.draft import Ngram
+from genarm.engine.policy import Fixed
+from genarm_kernels.step.rules import EOS, GOING_ON
 
 PROMPTS = [*random_prompts([6, 11, 3], seed=1), torch.tensor([5, 6, 7, 8, 5, 6, 7]), torch.tensor([9, 4, 9, 4, 9])]
 OPTIONS: dict[str, Any] = {
@@ -109,17 +111,29 @@ def test_a_row_that_fails_in_captured_steps_leaves_the_others_alone(
     ]
 
 
+def ngram(texts: torch.Tensor, ends: torch.Tensor, reasons: list[int] | None = None) -> Ngram:
+    counts = torch.ones_like(ends)
+    held = torch.tensor(reasons) if reasons is not None else torch.full_like(ends, GOING_ON)
+    state = SimpleNamespace(ragged=SimpleNamespace(texts=texts, counts=counts), positions=ends, reasons=held)
+    return Ngram(SimpleNamespace(state=state, captured=False, policy=Fixed(2)))  # type: ignore[arg-type]
+
+
+def test_a_row_that_has_ended_proposes_nothing() -> None:
+    texts = torch.tensor([[5, 6, 7, 5, 6, 0, 0]] * 2)
+    draft = ngram(texts, torch.tensor([5, 5]), [EOS, GOING_ON])
+    assert draft.propose(2).counts.tolist() == [0, 2]
+
+
 def test_n_grams_are_looked_for_where_a_pair_recurs_and_nowhere_else() -> None:
     """Rows of all lengths, behind whose ends anything stands."""
     texts = torch.randint(3, 12, (60, 13), generator=torch.Generator().manual_seed(2))
     found = []
     for row, end in ((row, end) for row in range(20) for end in range(1, 14)):
         rows, ends = texts[row : row + 1], torch.tensor([end])
-        state = SimpleNamespace(ragged=SimpleNamespace(texts=rows), positions=ends)
-        draft = Ngram(SimpleNamespace(state=state, captured=False))  # type: ignore[arg-type]
+        draft = ngram(rows, ends)
         drafts, counts = genarm_kernels.ngram_draft(rows, ends, 2)
         proposal = draft.propose(2)
         assert torch.equal(proposal.tokens, drafts) and torch.equal(proposal.counts, counts)
-        assert draft._recurs() == bool(counts.any())
+        assert (draft._rows() == [0]) == bool(counts.any())
         found.append(bool(counts.any()))
     assert set(found) == {True, False}
