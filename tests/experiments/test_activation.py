@@ -127,3 +127,9 @@ def test_the_table_pairs_the_kinds_of_complete_seeds(tmp_path):
     assert seeds_of(result) == [0]
     cells = [cell.strip().split(" ")[0] for cell in tables(complete(tmp_path)).splitlines()[-1].strip("|").split("|")]
     assert cells == ["made", "embedded", "4", "100.0", "75.0", "50.0", "-25.0", "-50.0"]
+
+
+def test_the_page_has_the_table_of_the_runs_on_record() -> None:
+    root = Path(__file__).parents[2]
+    table = tables(complete(root / "bench" / "results" / "cpu"))
+    assert table.count("\n") > 1 and table in (root / "docs" / "activated.md").read_text(encoding="utf-8")
