@@ -45,9 +45,11 @@ run() { # suite, how many come after it, then pytest's arguments
 }
 
 suites=(decode) # whole steps first: what the rest measures is part of them
+ASIDE="soak"    # eight files at most come back, and the GPU tests soak too: SUITES=soak measures it
 for file in bench/test_*.py; do
   suite="$(basename "$file" .py)"
-  [ "$suite" = test_decode ] || suites+=("${suite#test_}")
+  suite="${suite#test_}"
+  [ "$suite" = decode ] || [ "$suite" = "$ASIDE" ] || suites+=("$suite")
 done
 if [ -n "${SUITES:-}" ]; then
   read -ra suites <<<"$SUITES"
