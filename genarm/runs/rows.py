@@ -48,6 +48,12 @@ WRITTEN = (
 )  # fmt: skip
 
 
+def refuse_settings(own: Mapping[str, Any]) -> None:
+    """Raise InvalidArgumentError for what a row sets and cannot."""
+    for name in own.keys() & REFUSED_SETTINGS.keys():
+        raise InvalidArgumentError(f"the row sets {name}, which a row cannot do here: {REFUSED_SETTINGS[name]}")
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One text to be written.

@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 import torch
 
-import genarm_kernels
-
 from ..decoder import GuidedDecoder
 from ..errors import GenARMError, InvalidArgumentError, RewardNameError, RunError
 from ..request.guidance import weight_matrix
@@ -21,7 +19,8 @@ from ..terminal import admit_terminal
 from .encode import RowEncoder
 from .method import NamedMethod
 from .results import Result, failure, result_of
-from .rows import REFUSED_SETTINGS, Row, RowKey
+from .rows import Row, RowKey, refuse_settings
+from .seeds import run_seeds, seed_of
 
 # Settings that each row of a batch may have its own value of -> what they are where neither row nor run sets them.
 PER_ROW: dict[str, float] = {
@@ -152,7 +151,7 @@ def run(task: Task, rows: list[Row], sink: Sink, report: Callable[[Result], None
 def prepare_rows(task: Task, rows: Sequence[Row]) -> list[Prepared | Failed]:
     """Each row ready to decode, or with what is wrong with its prompt, weights or settings."""
     encoder = task.encoder()
-    seeds = genarm_kernels.row_seeds(task.seed, max((row.index for row in rows), default=0) + 1).tolist()
+    seeds = run_seeds(task.seed, rows)
     found: list[Prepared | Failed] = []
     for row in rows:
         try:
@@ -160,10 +159,8 @@ def prepare_rows(task: Task, rows: Sequence[Row]) -> list[Prepared | Failed]:
         except GenARMError as error:
             found.append(Failed(row, error))
             continue
-        seed = options.pop("seed", None)
-        place = (row.sample or 1) - 1
-        own = seeds[row.index] if seed is None else int(genarm_kernels.row_seeds(seed, place + 1)[place])
-        found.append(Prepared(row, ids, weights, own, options))
+        seed = seed_of(row, seeds, options.pop("seed", None))
+        found.append(Prepared(row, ids, weights, seed, options))
     return found
 
 
@@ -228,8 +225,7 @@ def _weights(task: Task, row: Row) -> dict[str, float]:
 def _options(task: Task, row: Row) -> dict[str, Any]:
     """The run's settings with a row's own in their place, such as the decoder takes."""
     own = dict(row.settings)
-    for name in own.keys() & REFUSED_SETTINGS.keys():
-        raise InvalidArgumentError(f"the row sets {name}, which a row cannot do here: {REFUSED_SETTINGS[name]}")
+    refuse_settings(own)
     for name, value in own.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if name not in ("stop", "preferences", "guide_when") and not is_number:

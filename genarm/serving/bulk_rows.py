@@ -9,21 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import genarm_kernels
-
 from ..errors import GenARMError, InvalidArgumentError, PromptError
 from ..runs.encode import RowEncoder
 from ..runs.results import Result, failure
-from ..runs.rows import REFUSED_SETTINGS, Row
+from ..runs.rows import Row, refuse_settings
+from ..runs.run import PER_ROW
+from ..runs.seeds import run_seeds, seed_of
 from .settings import WEIGHT, ServedGuidance
 
-# Keywords of GuidedDecoder.generate -> the values that vLLM can do without: it has nothing to do them with.
-NEUTRAL: dict[str, Any] = {"base_top_p": 1.0, "base_min_p": 0.0}
+# Keywords of GuidedDecoder.generate that vLLM has; the others have to be what they are where nobody sets them.
 TOLD = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "beta", "base_weight")
-DEFAULTS: dict[str, Any] = {
-    "max_new_tokens": 128, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0,
-    "stop": [], "beta": 1.0, "base_weight": 1.0,
-}  # fmt: skip
+DEFAULTS: dict[str, Any] = {**PER_ROW, "max_new_tokens": 128, "stop": []}
 # name -> whether a number is in its range, and the range in words
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "temperature": (lambda value: value >= 0, "0 or above"),
@@ -68,21 +64,18 @@ class BulkTask:
 
     def requests(self, rows: Sequence[Row]) -> dict[int, BulkRequest | GenARMError]:
         """Each row's request, or what is wrong with it, by its place in ``rows``."""
-        seeds = genarm_kernels.row_seeds(self.seed, max((row.index for row in rows), default=0) + 1).tolist()
+        seeds = run_seeds(self.seed, rows)
         found: dict[int, BulkRequest | GenARMError] = {}
         for place, row in enumerate(rows):
             try:
-                found[place] = self._request(row, seeds[row.index])
+                found[place] = self._request(row, seeds)
             except GenARMError as error:
                 found[place] = error
         return found
 
-    def _request(self, row: Row, seed: int) -> BulkRequest:
+    def _request(self, row: Row, seeds: Sequence[int]) -> BulkRequest:
         ids, settings = self.encoder.encode(row), dict(row.settings)
-        own = settings.pop("seed", None)
-        if own is not None:
-            place = (row.sample or 1) - 1
-            seed = int(genarm_kernels.row_seeds(own, place + 1)[place])
+        seed = seed_of(row, seeds, settings.pop("seed", None))
         params = self._params(settings, self._weights(row), seed)
         if any(not 0 <= one < self.vocab_size for one in ids):
             raise PromptError(
@@ -105,11 +98,10 @@ class BulkTask:
         return {**self.weights, **row.weights}
 
     def _params(self, own: Mapping[str, Any], weights: Mapping[str, float], seed: int) -> dict[str, Any]:
-        for name in own.keys() & REFUSED_SETTINGS.keys():
-            raise InvalidArgumentError(f"the row sets {name}, which a row cannot do here: {REFUSED_SETTINGS[name]}")
+        refuse_settings(own)
         options = {**DEFAULTS, **self.options, **own}
         for name, value in options.items():
-            if name not in TOLD and value != NEUTRAL.get(name):
+            if name not in TOLD and value != DEFAULTS.get(name):
                 raise InvalidArgumentError(
                     f"{name} is set, and vLLM has no such setting: leave it out, or decode without --engine"
                 )
