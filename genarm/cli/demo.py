@@ -41,7 +41,6 @@ COPIES = 16  # texts per prompt and setting
 SWEEP_COPIES = 8
 BATCH = 96
 NEW_TOKENS = 40
-BASE_MIN_P = 0.02  # tokens the base finds this much less likely than its favourite are left out
 WHY_SLOW = (
     "These models are tiny, so that the time goes into arithmetic and overhead, and five models cost up to five times "
     "one. With a base of billions of parameters it goes into reading the weights, which all models share: there a "
@@ -90,7 +89,7 @@ def run_demo(output: Path, seed: int = 0, device: str = "auto", console: Console
     )
     _write(console, output, settings, curves, summary, alone.tokens_per_second)
     console.print(
-        f"drawn at temperature 1 with base_min_p = {BASE_MIN_P}; done in {time.perf_counter() - started:.0f} s"
+        f"drawn at temperature 1 with base_min_p = {embedded.BASE_MIN_P}; done in {time.perf_counter() - started:.0f} s"
     )
 
 
@@ -100,7 +99,12 @@ def sample(decoder: GuidedDecoder, settings: dict[str, dict[str, float]], seed: 
     weights = [{name: settings[row].get(name, 0.0) for name in decoder.reward_names} for row, _ in rows]
     encoded: list[list[int]] = [decoder.tokenizer(prompt)["input_ids"] for _, prompt in rows]
     out: GenerationOutput = decoder.generate(
-        encoded, weights=weights, max_new_tokens=NEW_TOKENS, base_min_p=BASE_MIN_P, seed=seed, return_logprobs=True
+        encoded,
+        weights=weights,
+        max_new_tokens=NEW_TOKENS,
+        base_min_p=embedded.BASE_MIN_P,
+        seed=seed,
+        return_logprobs=True,
     )
     found = token_rewards(out, decoder.tokenizer, [name for name, _ in rows], [prompt for _, prompt in rows])
     texts = {name: [row for row in found if row.title == name] for name in settings}
@@ -190,7 +194,7 @@ def _write(
     record = {
         "prompts": PROMPTS,
         "settings": SETTINGS,
-        "base_min_p": BASE_MIN_P,
+        "base_min_p": embedded.BASE_MIN_P,
         "mean_reward_nats_per_token": summary,
         "against_weight": {name: {str(w): _record(point) for w, point in c.items()} for name, c in curves.items()},
         "tokens_per_second": {"guided": settings.tokens_per_second, "plain": plain_tokens_per_second},

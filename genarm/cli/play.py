@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..embedded import BASE_MIN_P, REWARDS
 from ..errors import InvalidArgumentError, RunError
 from . import options as given
 from .console import say
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..models.sources import RewardChoice
     from ..play.settings import PlaySettings
 
-EMBEDDED = {"art": 1.0, "science": 0.0, "agreeableness": 0.0, "risk": 0.0}  # what the page begins with
+EMBEDDED = {**dict.fromkeys(REWARDS, 0.0), "art": 1.0}  # what the page begins with
 EXAMPLES: tuple[tuple[str, Mapping[str, float]], ...] = (
     ("I really enjoy", {"art": 1.0}),
     ("On a free day I", {"risk": 1.0}),
@@ -26,7 +27,6 @@ EXAMPLES: tuple[tuple[str, Mapping[str, float]], ...] = (
     ("I really enjoy", {"science": 1.5, "agreeableness": -0.5}),
 )
 PROMPT = "I really enjoy"
-BASE_MIN_P = 0.02  # keeps the embedded base fluent, as in `genarm demo`
 
 BaseMinP = Annotated[
     float | None,
