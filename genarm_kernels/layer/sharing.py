@@ -34,13 +34,10 @@ class Sharing:
 
 def new_sharing(rows: int, prefixes: int, device: torch.device | str) -> Sharing:
     """Of so many rows, none of which has a prefix yet."""
-    own = {"dtype": torch.int32, "device": device}
-    sharing = Sharing(
-        of_row=torch.zeros(rows, **own),
-        lengths=torch.zeros(rows, **own),
-        extents=torch.zeros(prefixes, **own),
-        order=torch.zeros(rows, **own),
-        first=torch.zeros(prefixes + 1, **own),
-    )
+
+    def zeros(count: int) -> Tensor:
+        return torch.zeros(count, dtype=torch.int32, device=device)
+
+    sharing = Sharing(zeros(rows), zeros(rows), zeros(prefixes), zeros(rows), zeros(prefixes + 1))
     sharing.regroup()
     return sharing
