@@ -126,8 +126,9 @@ def make_angles(T: int, D: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
 def check_rotary(
     R: int, H: int, H_kv: int, D: int, dtype: torch.dtype, A: int = 0, rank: int = 16, layout: str = "contiguous",
     device: str = "cpu", norm: bool = False, positions: Sequence[int] | None = None, rows: Sequence[int] | None = None,
-    integers: torch.dtype = torch.int64,
+    integers: torch.dtype = torch.int64, starts: Sequence[int] | None = None,
 ) -> None:  # fmt: skip
+    """Into caches of R + 2 rows of 12 places, with as many angles, or 20 where rows start somewhere."""
     T, widths = 12, (H * D, H_kv * D, H_kv * D)
     lora = make_lora(R, widths, A, rank, dtype, device)
     z = make_rows(R, columns(widths, lora), dtype, device, layout)
@@ -135,7 +136,9 @@ def check_rotary(
     at = torch.tensor([(5 * r + 1) % T for r in range(R)] if positions is None else positions)
     where = None if rows is None else torch.tensor(rows).to(device, integers)
     weights = [(1 + 0.2 * noise(D, seed=s)).to(device, dtype) for s in (5, 6)] if norm else [None, None]
-    arguments = (*make_angles(T, D, device), at.to(device, integers), *caches, H, lora, where, *weights, 1e-5)
+    begun = None if starts is None else torch.tensor(starts, dtype=torch.int32, device=device)
+    angles = make_angles(T if starts is None else 20, D, device)
+    arguments = (*angles, at.to(device, integers), *caches, H, lora, where, *weights, 1e-5, begun)
     before = z.clone()
     query, *expected = reference.rotary_store(z, *arguments)
     assert_near(genarm_kernels.rotary_store(z, *arguments), query)
@@ -144,3 +147,12 @@ def check_rotary(
         assert_near(torch.where(untouched, 0, cache), torch.where(untouched, 0, truth))
         assert bool((cache[untouched] == SENTINEL).all()), "a place that no token has was written"
     assert torch.equal(z, before)
+
+
+def check_starts(dtype: torch.dtype, device: str = "cpu", **options: Any) -> None:
+    """Rows of a cache that start somewhere: tokens at their first place, their last, in between; just before, just
+    behind, and where a row starts, before the first position, behind the last one with angles, and far away."""
+    starts = [0, 7, 15, 3, -4, 9, 2, 17, 0, 0, 30]
+    rows, positions = [1, 5, 2, 3, 0, 7, 4, 6, 8], [7, 19, 14, 15, 12, 20, -1, 5, -(2**31)]
+    options = {"A": 0, "rank": 16, "layout": "contiguous", "norm": False} | options
+    check_rotary(9, 4, 2, 16, dtype, device=device, positions=positions, rows=rows, starts=starts, **options)

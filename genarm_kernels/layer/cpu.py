@@ -32,6 +32,7 @@ def swiglu(z: Tensor, lora: Lora | None) -> Tensor:
 def rotary_store(
     z: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, key_cache: Tensor, value_cache: Tensor, heads: int,
     lora: Lora | None, rows: Tensor | None, q_norm: Tensor | None, k_norm: Tensor | None, eps: float,
+    starts: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     H_kv, D = key_cache.shape[2:]
     R, rotated = z.shape[0], heads + H_kv
@@ -43,15 +44,19 @@ def rotary_store(
         x[:, :heads].mul_(q_norm)
         x[:, heads:].mul_(k_norm)
     where = _all_rows(R, z.device) if rows is None else rows
+    places, T = positions, key_cache.shape[1]
+    if starts is not None:
+        places = positions - starts.index_select(0, where)
+        places = torch.where(places < 0, T, places)  # which is out of range, where −1 would be the last place
     try:
         x = _rotate(x, cos, sin, positions).to(z.dtype)
-        key_cache.index_put_((where, positions), x[:, heads:])
-        value_cache.index_put_((where, positions), value)
+        key_cache.index_put_((where, places), x[:, heads:])
+        value_cache.index_put_((where, places), value)
     except IndexError:
         # A token out of the cache's range, seen for nothing by the operations that read the angles and store.
-        keep = (positions >= 0) & (positions < key_cache.shape[1])
+        keep = (positions >= 0) & (positions < len(cos)) & (places < T)
         x = _rotate(x, cos, sin, torch.where(keep, positions, 0)).to(z.dtype)
-        kept = (where[keep], positions[keep])
+        kept = (where[keep], places[keep])
         key_cache.index_put_(kept, x[keep, heads:])
         value_cache.index_put_(kept, value[keep])
     return x[:, :heads]

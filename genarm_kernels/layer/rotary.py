@@ -25,7 +25,7 @@ from genarm_kernels.layer.norm import at, sum_neighbours, sum_two_squares
 
 HALF_COLUMNS = 256
 STRIDES = [
-    "z_stride", "table_stride", "T", "key_stride_0", "key_stride_1", "key_stride_2",
+    "z_stride", "table_stride", "T", "angle_count", "key_stride_0", "key_stride_1", "key_stride_2",
     "value_stride_0", "value_stride_1", "value_stride_2",
 ]  # fmt: skip
 
@@ -51,15 +51,16 @@ def head_scale(first, second, eps, D: tl.constexpr, HALF_BLOCK: tl.constexpr):
     return tl.reshape(tl.broadcast_to(scale[:, None], [HEADS, HALF_BLOCK]), [HEADS * HALF_BLOCK])
 
 
-@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=["positions", "rows", "adapters"])
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=["positions", "rows", "adapters", "starts"])
 def rotary_store_kernel(
     z, z_stride, cos, sin, table_stride, positions, rows, query,
     key_cache, key_stride_0, key_stride_1, key_stride_2, value_cache, value_stride_0, value_stride_1, value_stride_2,
-    q_norm, k_norm, up, adapters, eps, T,
+    q_norm, k_norm, up, adapters, eps, T, starts, angle_count,
     H: tl.constexpr, H_KV: tl.constexpr, D: tl.constexpr, RANK: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr,
     WIDE: tl.constexpr, HALF_BLOCK: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, heads): blocks of q's heads first, then k's, then v's; RANK 0 is no LoRA."""
+    """Program (row, heads): blocks of q's heads first, then k's, then v's. RANK 0 is no LoRA, and without
+    `starts` a token is stored at its position."""
     HALF: tl.constexpr = D // 2
     ALIGNED: tl.constexpr = HALF_BLOCK if WIDE else 1
     Q_BLOCKS: tl.constexpr = (H + HEADS - 1) // HEADS
@@ -90,7 +91,11 @@ def rotary_store_kernel(
         adapter = tl.load(adapters + row)
     first = load_half(z, up, adapter, kind, start, columns, mask, H * D + 2 * H_KV * D, RANK, ALIGNED)
     second = load_half(z, up, adapter, kind, start + HALF, columns, mask, H * D + 2 * H_KV * D, RANK, ALIGNED)
+    stored = position
     inside = (position >= 0) & (position < T)
+    if starts is not None:
+        stored = position - tl.load(starts + (tl.load(rows + row).to(tl.int64) if ROWS else row))
+        inside = (stored >= 0) & (stored < T) & (position >= 0) & (position < angle_count)
     if kind < 2:
         if NORM:
             weight = q_norm
@@ -111,10 +116,10 @@ def rotary_store_kernel(
         if ROWS:
             cache_row = tl.load(rows + row).to(tl.int64)
         if kind == 1:
-            target = key_cache + cache_row * key_stride_0 + position * key_stride_1
+            target = key_cache + cache_row * key_stride_0 + stored * key_stride_1
             store_halves(target, head * key_stride_2 + pair, first, second, mask, HALF, ALIGNED)
         else:
-            target = value_cache + cache_row * value_stride_0 + position * value_stride_1
+            target = value_cache + cache_row * value_stride_0 + stored * value_stride_1
             store_halves(target, head * value_stride_2 + pair, first, second, mask, HALF, ALIGNED)
 
 
@@ -137,39 +142,44 @@ def rotary_store(
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
+    starts: Tensor | None = None,
 ) -> Tensor:
     """Queries, rotated; keys, rotated, and values to their places in the cache -> query [R, H, D].
 
     Args:
         z: [R, (H + 2·H_kv)·D + shrinks] = q | k | v of R tokens, any row stride.
         cos, sin: [≥ T_max, D/2] float32, the angles of every position, scaling included.
-        positions: [R] int32 or int64. A token whose position is not in 0 … T_max − 1 is stored nowhere, and its query
-            is rotated as at position 0.
+        positions: [R] int32 or int64. A token whose place is not in 0 … T_max − 1 is stored nowhere, and its query is
+            rotated as at position 0.
         key_cache, value_cache: [C, T_max, H_kv, D] of z's dtype, any strides but the last, which is 1. Written at
-            [rows[r], positions[r]]; no two tokens of a call may have the same place.
+            [rows[r], positions[r]]; no two tokens of a call may have the same place in one row.
         heads: H, of the query.
         lora: the adapters on z's layer, with widths (H·D, H_kv·D, H_kv·D).
         rows: [R] int32 or int64, each token's row of the cache; None is row r for token r.
         q_norm, k_norm: [D], weights of an RMSNorm of every head of q and of k before the rotation (Qwen3), eps theirs.
+        starts: [C] int32, the position that the first place of each of the cache's rows is for: what comes before it
+            is held elsewhere. A token is rotated by its position and stored at positions[r] − starts[rows[r]], and one
+            whose position has no angles is as one without a place. None is 0 for every row.
 
     Raises:
         ValueError: shapes, strides, dtypes or devices that do not fit together.
 
     Source: Su et al. 2021, RoFormer, with Hugging Face's pairs (i, i + D/2).
     """
-    _check(z, cos, sin, positions, key_cache, value_cache, heads, lora, rows, q_norm, k_norm)
+    _check(z, cos, sin, positions, key_cache, value_cache, heads, lora, rows, q_norm, k_norm, starts)
+    weights = (q_norm, k_norm, eps)
     if not (z.is_cuda or INTERPRETED):
-        return cpu.rotary_store(z, cos, sin, positions, key_cache, value_cache, heads, lora, rows, q_norm, k_norm, eps)
+        return cpu.rotary_store(z, cos, sin, positions, key_cache, value_cache, heads, lora, rows, *weights, starts)
     query = z.new_empty(z.shape[0], heads, key_cache.shape[3])
     if query.numel():
         with on_device(z.device):
-            _launch(z, cos, sin, positions, key_cache, value_cache, query, lora, rows, q_norm, k_norm, eps)
+            _launch(z, cos, sin, positions, key_cache, value_cache, query, lora, rows, *weights, starts)
     return query
 
 
 def _check(
     z: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, key_cache: Tensor, value_cache: Tensor, heads: int,
-    lora: Lora | None, rows: Tensor | None, q_norm: Tensor | None, k_norm: Tensor | None,
+    lora: Lora | None, rows: Tensor | None, q_norm: Tensor | None, k_norm: Tensor | None, starts: Tensor | None,
 ) -> None:  # fmt: skip
     if key_cache.ndim != 4 or key_cache.shape != value_cache.shape:
         raise ValueError(
@@ -196,6 +206,10 @@ def _check(
     for name, index in (("positions", positions), ("rows", rows)):
         if index is not None and (index.shape != z.shape[:1] or index.dtype not in (torch.int32, torch.int64)):
             raise ValueError(f"{name} is {index.dtype} {list(index.shape)}: expected int32 or int64 [{z.shape[0]}]")
+    if starts is not None and (starts.shape != (C,) or starts.dtype != torch.int32 or not starts.is_contiguous()):
+        raise ValueError(
+            f"starts is {starts.dtype} {list(starts.shape)}: expected contiguous int32 [{C}], one per row of the cache"
+        )
     if (q_norm is None) != (k_norm is None):
         raise ValueError("one of q_norm and k_norm is None: pass both or neither")
     for weight in (q_norm, k_norm):
@@ -206,6 +220,7 @@ def _check(
 def _launch(
     z: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, key_cache: Tensor, value_cache: Tensor, query: Tensor,
     lora: Lora | None, rows: Tensor | None, q_norm: Tensor | None, k_norm: Tensor | None, eps: float,
+    starts: Tensor | None,
 ) -> None:  # fmt: skip
     R, H, D = query.shape
     H_kv = key_cache.shape[2]
@@ -231,6 +246,8 @@ def _launch(
         positions if lora is None else lora.adapters,
         eps,
         key_cache.shape[1],
+        starts,
+        None if starts is None else cos.shape[0],
         H=H,
         H_KV=H_kv,
         D=D,

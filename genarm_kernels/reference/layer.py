@@ -55,6 +55,7 @@ def rotary_store(
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
+    starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The query [R, H, D] and both caches as they should be, in float64; the caches given stay as they are."""
     _, T, H_kv, D = key_cache.shape
@@ -64,14 +65,15 @@ def rotary_store(
     keys, values = key_cache.double(), value_cache.double()
     queries = torch.empty_like(q)
     for r, position in enumerate(positions.tolist()):
-        inside = 0 <= position < T
+        row = r if rows is None else int(rows[r])
+        place = position if starts is None else position - int(starts[row])
+        inside = 0 <= place < T and 0 <= position < len(cos)
         at = position if inside else 0
         angle_cos, angle_sin = cos[at].double().repeat(2), sin[at].double().repeat(2)
         queries[r] = _rotate(q[r], angle_cos, angle_sin)
         if inside:
-            row = r if rows is None else int(rows[r])
-            keys[row, position] = _rotate(k[r], angle_cos, angle_sin)
-            values[row, position] = v[r]
+            keys[row, place] = _rotate(k[r], angle_cos, angle_sin)
+            values[row, place] = v[r]
     return queries, keys, values
 
 

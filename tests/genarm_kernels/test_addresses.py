@@ -99,8 +99,10 @@ def test_steps_are_compiled_once_wherever_adapters_and_positions_lie(found: list
                 swiglu(z, lora)
             else:
                 caches = step_cases.make_caches(R, 8, 1, D, BF16, "cpu", "contiguous")
-                rotary_store(z, *step_cases.make_angles(8, D), positions, *caches, 1, lora, rows)
-    assert found[:3] == found[3:] and len(found) == 6
+                angles = step_cases.make_angles(8, D)
+                rotary_store(z, *angles, positions, *caches, 1, lora, rows)
+                rotary_store(z, *angles, positions, *caches, 1, lora, rows, starts=adapters)
+    assert found[:4] == found[4:] and len(found) == 8
 
 
 def test_a_residual_is_begun_and_added_to_by_one_kernel_each(found: list[Specialisation]) -> None:

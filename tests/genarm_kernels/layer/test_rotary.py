@@ -29,6 +29,34 @@ def test_tokens_go_to_their_rows_and_those_out_of_range_nowhere(integers: torch.
     cases.check_rotary(6, 4, 2, 16, torch.bfloat16, 2, 4, "padded", device, norm=True, **at)
 
 
+@pytest.mark.parametrize("integers", [torch.int32, torch.int64], ids=str)
+def test_a_row_of_the_cache_may_start_at_any_position(integers: torch.dtype, device: str) -> None:
+    cases.check_starts(torch.float32, integers=integers, device=device)
+    cases.check_starts(torch.bfloat16, A=2, rank=4, layout="padded", device=device, norm=True, integers=integers)
+
+
+@pytest.mark.parametrize("rows", [None, [4, 0, 2]])
+@pytest.mark.parametrize("starts", [[0] * 5, [3, 5, 0, 7, 3]])
+def test_rows_that_start_within_their_tokens_keep_all_of_them(
+    starts: list[int], rows: list[int] | None, device: str
+) -> None:
+    at = {"positions": [3, 5, 11], "rows": rows, "starts": starts}
+    cases.check_rotary(3, 4, 2, 16, torch.float32, device=device, **at)
+
+
+def test_rows_that_start_at_0_are_as_rows_without_a_start(device: str) -> None:
+    R, H, H_kv, D, T, dtype = 4, 4, 2, 16, 12, torch.bfloat16
+    z, angles = cases.make_rows(R, (H + 2 * H_kv) * D, dtype, device), cases.make_angles(T, D, device)
+    found = []
+    for starts in (None, torch.zeros(R, dtype=torch.int32, device=device)):
+        caches = cases.make_caches(R, T, H_kv, D, dtype, device, "padded")
+        positions = torch.tensor([0, 11, 12, -1], device=device)
+        query = rotary_store(z, *angles, positions, *caches, H, starts=starts)
+        found.append((query, *caches))
+    for plain, started in zip(*found, strict=True):
+        assert torch.equal(plain, started)
+
+
 @pytest.mark.parametrize("positions", [[3, 12, 0], [3, -1, 0], [3, 5, 0]])
 def test_a_cpu_takes_rows_in_and_out_of_range(positions: list[int]) -> None:
     cases.check_rotary(3, 4, 2, 16, torch.float32, positions=positions, rows=[4, 0, 2])
@@ -77,6 +105,8 @@ GOOD = {
         ({"key_cache": torch.zeros(2, 6, 1, 8).half()}, "key_cache is"),
         ({"value_cache": torch.zeros(2, 8, 6, 1).permute(0, 2, 3, 1)}, "next to each other"),
         ({"value_cache": torch.zeros(2, 7, 1, 8)}, "expected both"),
+        ({"starts": torch.zeros(2).long()}, r"starts is torch.int64 \[2\]: expected contiguous int32 \[2\]"),
+        ({"starts": torch.zeros(3, dtype=torch.int32)}, r"expected contiguous int32 \[2\]"),
         ({"q_norm": torch.zeros(8)}, "both or neither"),
         ({"q_norm": torch.zeros(4), "k_norm": torch.zeros(4)}, r"expected \[8\]"),
     ],

@@ -42,7 +42,7 @@ def swiglu_step(
 
 def rotary_step(
     R: int = 2, N: int = 128, A: int = 1, rank: int = 16, dtype: torch.dtype = BF16, layout: str = "padded",
-    normed: bool = False, T: int = 12,
+    normed: bool = False, T: int = 12, started: bool = False,
 ) -> None:  # fmt: skip
     widths = (32 * N, 8 * N, 8 * N)
     adapters = cases.make_lora(R, widths, A, rank, dtype)
@@ -50,7 +50,8 @@ def rotary_step(
     weights = [torch.ones(N, dtype=dtype)] * 2 if normed else [None, None]
     caches = cases.make_caches(R, T, 8, N, dtype, "cpu", layout)
     positions = torch.zeros(R, dtype=torch.int64)
-    rotary_store(z, *cases.make_angles(T, N), positions, *caches, 32, adapters, positions, *weights)
+    starts = torch.zeros(R, dtype=torch.int32) if started else None
+    rotary_store(z, *cases.make_angles(T, N), positions, *caches, 32, adapters, positions, *weights, starts=starts)
 
 
 # Step, and the registers of a lane: 512 lanes of 128 fill an SM's.
@@ -112,6 +113,16 @@ def test_rows_that_start_anywhere_are_taken_by_the_element(launched: list[Compil
 def test_the_heads_norms_take_few_registers(launched: list[CompiledKernel]) -> None:
     rotary_step(normed=True)
     in_registers(launched[-1], 96)
+
+
+def test_rows_that_start_somewhere_take_few_registers_and_the_same_wide_loads(launched: list[CompiledKernel]) -> None:
+    for T in (12, 33):
+        rotary_step(started=True, T=T)
+    in_registers(launched[-1], 96)
+    assert launched[0].hash == launched[1].hash
+    rotary_step()
+    wide = [loads(kernel)["LDG.E.128"] for kernel in launched[1:]]
+    assert wide[0] == wide[1]
 
 
 def test_a_norm_is_summed_in_one_order_whatever_is_known_of_the_alignment(launched: list[CompiledKernel]) -> None:

@@ -56,6 +56,10 @@ def elsewhere() -> None:
     cases.check_rotary(4, 2, 1, 16, torch.float32, positions=[-1, 12, 3, 11], rows=[5, 0, 1, 2])
 
 
+def started() -> None:
+    cases.check_starts(torch.float32)
+
+
 def many_heads() -> None:
     cases.check_rotary(1, 5, 3, 128, torch.float32)
 
@@ -111,6 +115,19 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "stored behind the cache":
         (edited(rotary.rotary_store_kernel, "(position >= 0) & (position < T)", "position >= 0"), elsewhere),
     "rows ignored": (edited(rotary.rotary_store_kernel, "if ROWS:", "if not ROWS:"), elsewhere),
+    "stored at its position": (edited(rotary.rotary_store_kernel, "stored = position -", "stored ="), started),
+    "a token's start for its row's":
+        (edited(rotary.rotary_store_kernel, "starts + (tl.load(rows + row)", "starts + (row"), started),
+    "rotated by its place":
+        (edited(rotary.rotary_store_kernel, "tl.where(inside, position, 0)", "tl.where(inside, stored, 0)"), started),
+    "stored before its row's start":
+        (edited(rotary.rotary_store_kernel, "(stored >= 0) & (stored < T)", "(stored < T)"), started),
+    "stored behind its row's end":
+        (edited(rotary.rotary_store_kernel, "(stored >= 0) & (stored < T)", "(stored >= 0)"), started),
+    "angles below the first read":
+        (edited(rotary.rotary_store_kernel, "& (position >= 0) & (position < angle", "& (position < angle"), started),
+    "angles beyond the last read":
+        (edited(rotary.rotary_store_kernel, " & (position < angle_count)", ""), started),
     "one target's shrinks for all":
         (edited(rotary.load_half, "up, adapter, kind, start +", "up, adapter, 0, start +"), rotated_with_adapters),
     "q's B for all": (edited(rotary.load_half, "kind, start + columns", "kind, columns"), rotated_with_adapters),
