@@ -15,6 +15,7 @@ from torch import Tensor
 
 from genarm_kernels import reference
 from genarm_kernels.layer.lora import Lora
+from genarm_kernels.layer.sharing import Sharing
 from genarm_kernels.native import compiler, library, products
 from genarm_kernels.native.decode import DecodeStep, Layer, Product
 from genarm_kernels.reference.layer import expand, rms_norm
@@ -55,6 +56,8 @@ class Step:
     cos: Tensor
     sin: Tensor
     embedded: Tensor
+    sharing: Sharing | None = None
+    prefixes: Tensor | None = None
 
     @property
     def scale(self) -> float:
@@ -72,11 +75,23 @@ class Step:
 
     def run(self) -> Tensor:
         """Hidden states [R, H] by the kernels; the cache is written."""
-        step = DecodeStep(
+        return self.decode()(self.embedded)
+
+    def decode(self) -> DecodeStep:
+        """It reads and writes these tensors."""
+        return DecodeStep(
             self.layers, self.norm, self.heads, self.adapters, self.cache, self.lengths, self.cos, self.sin, EPS,
-            self.scale,
+            self.scale, self.sharing, self.prefixes,
         )  # fmt: skip
-        return step(self.embedded)
+
+    def append(self, embedded: Tensor, parts: tuple[int, ...]) -> Tensor:
+        """Hidden states [R, tokens, H] of new tokens, so many of each row in a call; cache and lengths are written."""
+        decode, seen = self.decode(), []
+        for some in embedded.split(list(parts), 1):
+            R, tokens, H = some.shape
+            self.lengths += tokens
+            seen.append(decode(some.reshape(R * tokens, H).contiguous(), tokens).view(R, tokens, H))
+        return torch.cat(seen, 1)
 
     def truth(self) -> tuple[Tensor, Tensor]:
         """Hidden states and cache in float64; nothing is written."""
@@ -144,6 +159,24 @@ def make_step(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Step:
         angles.sin(),
         random(R, shape.H),
     )
+
+
+def before_tokens(shape: Shape, dtype: torch.dtype, tokens: int) -> tuple[Step, Tensor]:
+    """A step before its new tokens, and their embeddings [R, tokens, H]; the shape's lengths count the first."""
+    step = make_step(replace(shape, T=max(shape.lengths) + tokens), dtype)
+    step.lengths -= 1
+    R, H = step.embedded.shape
+    return step, torch.randn(R, tokens, H, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def true_tokens(step: Step, embedded: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states and cache in float64, token by token; nothing is written."""
+    cache, lengths, seen = step.cache.double(), step.lengths.clone(), []
+    for token in embedded.unbind(1):
+        lengths = lengths + 1
+        hidden, cache = replace(step, cache=cache, lengths=lengths, embedded=token).truth()
+        seen.append(hidden)
+    return torch.stack(seen, 1), cache
 
 
 SHAPES = {

@@ -3,19 +3,29 @@
    Work is cut into (row, key head, chunk of positions). Each gives, for every new token and query head of its key head,
    the maximum of its scores, the sum of e^(score − maximum), and the values summed with these weights; "combine" joins a
    token's chunks. Chunks begin at multiples of CHUNK, and a token is summed on its own, over the positions up to its own: its
-   bits do not depend on the tokens that came with it. */
+   bits do not depend on the tokens that came with it.
+
+   Rows may begin with one prefix, whose keys and values lie elsewhere, once. A chunk that begins in it is the work of all
+   these rows side by side, so that it comes from memory once; where it ends in the rows' own caches each goes on there. Bits
+   are those of rows that have all their positions in their own cache. */
 
 #pragma once
 
-#include "linear.h"
-
-#define CHUNK 512
-#define AHEAD 32 /* positions between a key's way into the cache and its use; values come there while keys are used */
+#include "chunk.h"
 
 int64_t chunks_of(int64_t positions) { return (positions + CHUNK - 1) / CHUNK; }
 
-/* keys, values [R, kv_heads, T, D]; z [R, Q, heads + 2 kv_heads, D] queries, keys, values of the new tokens, a row's last
-   Q; lengths [R] with them; cos, sin [T, D / 2]; norms [D] or none; partials [R, Q, heads, chunks, D + 2]. */
+/* P prefixes: keys, values [P, kv_heads, T, D] of a layer; starts [R], how many of its prefix's positions a row begins with;
+   rows in ``order`` [R], those of one prefix side by side from first [P + 1] on. P = 0: each row has its own cache alone. */
+typedef struct {
+    int64_t P, T;
+    const element *keys, *values;
+    const int32_t *starts, *order, *first;
+} prefixes;
+
+/* keys, values [R, kv_heads, T, D], of a row the positions behind its prefix; z [R, Q, heads + 2 kv_heads, D] queries, keys,
+   values of the new tokens, a row's last Q; lengths [R] with them and the prefix; cos, sin [positions, D / 2]; norms [D] or
+   none; partials [R, Q, heads, chunks, D + 2]. */
 typedef struct {
     int64_t R, Q, heads, kv_heads, D, T, window, chunks;
     float eps, scale;
@@ -24,12 +34,21 @@ typedef struct {
     const int32_t *lengths;
     const float *cos, *sin, *z;
     float *partials;
+    prefixes shared;
 } attention;
 
-/* A new token: its row, its place among all of them, and the positions it sees, its own being the last. */
+/* A new token in a chunk: its row, its place among all of them, and the chunk's positions that it sees. */
 typedef struct {
-    int64_t row, index, length;
+    int64_t row, index, position, begin, end;
 } newcomer;
+
+/* New tokens that see the same ``common`` positions of a chunk, from ``begin`` to ``border``; behind them a token sees what
+   its row has. */
+typedef struct {
+    int64_t kv_head, chunk, begin, border, count;
+    stretch common;
+    newcomer tokens[VECTORS];
+} party;
 
 /* A head's vector, normalised where the model does that, rotated to its position, times a factor. */
 INLINE void turn(const attention *a, const float *from, const element *norm, int64_t position, float factor, float *to)
@@ -51,12 +70,20 @@ INLINE void turn(const attention *a, const float *from, const element *norm, int
     }
 }
 
+INLINE int64_t start_of(const attention *a, int64_t row) { return a->shared.P ? a->shared.starts[row] : 0; }
+
+/* Where a row's own cache has a position, which stands behind the row's prefix. */
+INLINE int64_t own_place(const attention *a, int64_t row, int64_t head, int64_t position)
+{
+    return ((row * a->kv_heads + head) * a->T + position - start_of(a, row)) * a->D;
+}
+
 /* Key and value of a new token go where it stands in its row. */
 static void keep(const attention *a, int64_t row, int64_t head, int64_t position)
 {
     int64_t token = row * a->Q + position - (a->lengths[row] - a->Q);
     const float *key = a->z + (token * (a->heads + 2 * a->kv_heads) + a->heads + head) * a->D;
-    int64_t place = ((row * a->kv_heads + head) * a->T + position) * a->D;
+    int64_t place = own_place(a, row, head, position);
     float turned[a->D];
     turn(a, key, a->k_norm, position, 1.0f, turned);
     for (int64_t d = 0; d < a->D; d++) {
@@ -65,111 +92,103 @@ static void keep(const attention *a, int64_t row, int64_t head, int64_t position
     }
 }
 
-/* scores [count] become e^(score − maximum) -> their sum. The room behind them is written over to a multiple of 8. */
-INLINE float soften(float *scores, int64_t count, float *maximum)
+INLINE float *part_of(const attention *a, int64_t token, int64_t head, int64_t chunk)
 {
-    float most = -INFINITY, total = 0.0f;
-    for (int64_t t = 0; t < count; t++)
-        most = scores[t] > most || scores[t] != scores[t] ? scores[t] : most;
-    for (int64_t t = 0; t < count; t += 8)
-        store_floats(scores + t, exponential(load_floats(scores + t) - most));
-    for (int64_t t = 0; t < count; t++)
-        total += scores[t];
-    *maximum = most;
-    return total;
+    return a->partials + ((token * a->heads + head) * a->chunks + chunk) * (a->D + 2);
 }
 
-/* out [Q, D] at ``stride``: the values of ``count`` positions, summed with weights [Q, CHUNK]. */
-INLINE void gather(const int Q, const float (*weights)[CHUNK], const element *values, int64_t count, int64_t D, float *out,
-                   int64_t stride)
+/* VECTORS query heads of a party's tokens at most, from ``first`` on: of each token its key head's, one token after the
+   other. */
+static void attend_heads(const attention *a, const party *p, int64_t first, int64_t count)
 {
-    int64_t d = 0;
-    for (; d + 16 <= D; d += 16) {
-        pair sums[ROWS];
-        for (int q = 0; q < Q; q++)
-            sums[q] = (pair){(floats){}, (floats){}};
-        for (int64_t t = 0; t < count; t++) {
-            pair value = load_pair(values + t * D + d);
-            for (int q = 0; q < Q; q++) {
-                sums[q].first = fused(all(weights[q][t]), value.first, sums[q].first);
-                sums[q].second = fused(all(weights[q][t]), value.second, sums[q].second);
-            }
-        }
-        for (int q = 0; q < Q; q++)
-            store_pair(out + q * stride + d, restore(sums[q].first, sums[q].second));
+    int64_t D = a->D, G = a->heads / a->kv_heads, common = p->common.count;
+    float turned[D], scores[VECTORS][CHUNK], *out[VECTORS];
+    operand queries[VECTORS * D];
+    stretch own[VECTORS];
+    for (int64_t v = 0; v < count; v++) {
+        newcomer token = p->tokens[(first + v) / G];
+        int64_t head = p->kv_head * G + (first + v) % G, place = own_place(a, token.row, p->kv_head, p->border);
+        turn(a, a->z + (token.index * (a->heads + 2 * a->kv_heads) + head) * D, a->q_norm, token.position, a->scale, turned);
+        to_operands(turned, D, queries + v * D);
+        out[v] = part_of(a, token.index, head, p->chunk);
+        own[v] = token.end > p->border ? (stretch){a->keys + place, a->values + place, token.end - p->border} : (stretch){};
     }
-    for (; d < D; d++)
-        for (int q = 0; q < Q; q++) {
-            float total = 0.0f;
-            for (int64_t t = 0; t < count; t++)
-                total += weights[q][t] * widen(values[t * D + d]);
-            out[q * stride + d] = total;
-        }
-}
-
-/* ROWS query heads of a token at most, from ``head`` on, over positions [begin, end) of their key head's cache. ``out`` is
-   the first head's partial. */
-static void attend_heads(const attention *a, newcomer token, int64_t head, int64_t count, int64_t kv_head, int64_t begin,
-                         int64_t end, float *out)
-{
-    int64_t D = a->D, stride = a->chunks * (D + 2), positions = end - begin;
-    int64_t place = ((token.row * a->kv_heads + kv_head) * a->T + begin) * D;
-    float turned[D], scores[ROWS][CHUNK];
-    operand query[ROWS * D];
-    for (int64_t q = 0; q < count; q++) {
-        const float *from = a->z + (token.index * (a->heads + 2 * a->kv_heads) + head + q) * D;
-        turn(a, from, a->q_norm, token.length - 1, a->scale, turned);
-        to_operands(turned, D, query + q * D);
+    score(queries, count, p->common, D, scores, 0);
+    for (int64_t v = 0, run; v < count; v += run) {
+        run = least(count - v, G - (first + v) % G);
+        score(queries + v * D, run, own[v], D, scores + v, common);
     }
-    for (int64_t t = 0; t < positions; t += COLUMNS) {
-        float some[ROWS][COLUMNS];
-        int64_t width = least(COLUMNS, positions - t);
-        for (int64_t ahead = 0; ahead < COLUMNS * D; ahead += 64 / sizeof(element)) {
-            __builtin_prefetch(a->keys + place + (t + AHEAD) * D + ahead);
-            __builtin_prefetch(a->values + place + t * D + ahead);
-        }
-        dots(count, width, query, D, a->keys + place + t * D, D, D, 0, 0, some);
-        for (int64_t q = 0; q < count; q++)
-            for (int64_t c = 0; c < width; c++)
-                scores[q][t + c] = some[q][c];
+    for (int64_t v = 0; v < count; v++) {
+        out[v][1] = soften(scores[v], common + own[v].count, out[v]);
+        out[v] += 2;
     }
-    for (int64_t q = 0; q < count; q++)
-        out[q * stride + 1] = soften(scores[q], positions, out + q * stride);
-    switch (count) {
-        case 1: gather(1, scores, a->values + place, positions, D, out + 2, stride); break;
-        case 2: gather(2, scores, a->values + place, positions, D, out + 2, stride); break;
-        case 3: gather(3, scores, a->values + place, positions, D, out + 2, stride); break;
-        case 4: gather(4, scores, a->values + place, positions, D, out + 2, stride); break;
+    gather(count, scores, 0, p->common, D, out, 0);
+    for (int64_t v = 0, run; v < count; v += run) {
+        run = least(count - v, G - (first + v) % G);
+        if (own[v].count)
+            gather(run, scores + v, common, own[v], D, out + v, 1);
     }
 }
 
-/* A token's query heads of one key head, over one chunk. */
-static void attend_chunk(const attention *a, newcomer token, int64_t kv_head, int64_t chunk)
+/* All that a party's tokens see of their chunk; it is empty then. */
+static void settle(const attention *a, party *p)
 {
-    int64_t G = a->heads / a->kv_heads, length = token.length;
-    int64_t first = a->window && length > a->window ? length - a->window : 0;
-    int64_t begin = chunk * CHUNK < first ? first : chunk * CHUNK, end = least((chunk + 1) * CHUNK, length);
-    for (int64_t g = 0; g < G; g += ROWS) {
-        int64_t head = kv_head * G + g, count = least(ROWS, G - g);
-        float *out = a->partials + ((token.index * a->heads + head) * a->chunks + chunk) * (a->D + 2);
-        if (begin < end)
-            attend_heads(a, token, head, count, kv_head, begin, end, out);
-        for (int64_t q = 0; begin >= end && q < count; q++)
-            memset(out + q * a->chunks * (a->D + 2), 0, 8);
+    int64_t vectors = p->count * (a->heads / a->kv_heads);
+    for (int64_t first = 0; first < vectors; first += VECTORS)
+        attend_heads(a, p, first, least(VECTORS, vectors - first));
+    p->count = 0;
+}
+
+/* A row's new tokens join a party over a chunk; ``keys`` and ``values`` are of its first position, and last to ``limit``. */
+static void join(const attention *a, party *p, int64_t row, const element *keys, const element *values, int64_t limit)
+{
+    int64_t G = a->heads / a->kv_heads, length = a->lengths[row], from = p->chunk * CHUNK, to = from + CHUNK;
+    int64_t position = length - a->Q, start = start_of(a, row);
+    position = position < from ? from : position;
+    for (position = position < start ? start : position; position < least(to, length); position++)
+        keep(a, row, p->kv_head, position);
+    for (int64_t q = 0; q < a->Q; q++) {
+        newcomer token = {row, row * a->Q + q, length - a->Q + q, from, least(to, length - a->Q + q + 1)};
+        if (a->window && token.position >= a->window + from)
+            token.begin = token.position - a->window + 1;
+        for (int64_t g = 0; token.begin >= token.end && g < G; g++)
+            memset(part_of(a, token.index, p->kv_head * G + g, p->chunk), 0, 8);
+        if (token.begin >= token.end)
+            continue;
+        int64_t border = least(limit, token.end);
+        border = border < token.begin ? token.begin : border;
+        if (p->count == VECTORS || p->begin != token.begin || p->border != border)
+            settle(a, p);
+        if (!p->count) {
+            int64_t place = (token.begin - from) * a->D;
+            p->begin = token.begin, p->border = border;
+            p->common = (stretch){keys + place, values + place, border - token.begin};
+        }
+        p->tokens[p->count++] = token;
     }
 }
 
 /* All new tokens. All threads call it, and wait for each other at its end. */
 static void attend(const attention *a)
 {
+    const prefixes *shared = &a->shared;
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t item = 0; item < a->R * a->kv_heads * a->chunks; item++) {
-        int64_t chunk = item % a->chunks, kv_head = item / a->chunks % a->kv_heads, row = item / a->chunks / a->kv_heads;
-        int64_t length = a->lengths[row], position = length - a->Q < chunk * CHUNK ? chunk * CHUNK : length - a->Q;
-        for (; position < least((chunk + 1) * CHUNK, length); position++)
-            keep(a, row, kv_head, position);
-        for (int64_t q = 0; q < a->Q; q++)
-            attend_chunk(a, (newcomer){row, row * a->Q + q, length - a->Q + 1 + q}, kv_head, chunk);
+    for (int64_t item = 0; item < (shared->P + a->R) * a->kv_heads * a->chunks; item++) {
+        int64_t chunk = item % a->chunks, kv_head = item / a->chunks % a->kv_heads, who = item / a->chunks / a->kv_heads;
+        int64_t from = chunk * CHUNK, row = who - shared->P;
+        party p = {.kv_head = kv_head, .chunk = chunk};
+        if (who < shared->P) {
+            int64_t place = ((who * a->kv_heads + kv_head) * shared->T + from) * a->D;
+            for (int64_t i = shared->first[who]; i < shared->first[who + 1]; i++) {
+                row = shared->order[i];
+                if (from < shared->starts[row])
+                    join(a, &p, row, shared->keys + place, shared->values + place, shared->starts[row]);
+            }
+        } else if (from >= start_of(a, row)) {
+            int64_t place = own_place(a, row, kv_head, from);
+            join(a, &p, row, a->keys + place, a->values + place, a->lengths[row] - a->Q + 1);
+        }
+        settle(a, &p);
     }
 }
 

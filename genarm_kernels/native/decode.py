@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genarm_kernels.layer.lora import Lora
+from genarm_kernels.layer.sharing import Sharing
 from genarm_kernels.native.library import compiled, threads
 
 CACHE_LINE = 16  # floats
@@ -61,10 +62,12 @@ class _Layer(ctypes.Structure):
 class _Decoder(ctypes.Structure):
     _fields_ = [
         ("layers", ctypes.POINTER(_Layer)),
-        *((name, ctypes.c_int64) for name in ("depth", "R", "Q", "H", "heads", "kv_heads", "D", "T", "packed_size")),
+        *((name, ctypes.c_int64) for name in ("depth", "R", "Q", "H", "heads", "kv_heads", "D", "T")),
+        *((name, ctypes.c_int64) for name in ("P", "prefix_T", "packed_size")),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("cache", "norm", "lengths", "adapters", "cos", "sin")),
+        *((name, ctypes.c_void_p) for name in ("cache", "prefixes", "norm", "lengths", "adapters")),
+        *((name, ctypes.c_void_p) for name in ("starts", "order", "first", "cos", "sin")),
         *((name, ctypes.c_void_p) for name in ("own", "residual", "z", "partials", "h", "packed")),
     ]
 
@@ -78,8 +81,11 @@ class DecodeStep:
         adapters: [R] int32, each row's adapter, −1 for none.
         cache: [L, 2, R, H_kv, T, D], contiguous, of the weights' dtype.
         lengths: [R] int32, with the new tokens: what it holds at a call counts.
-        cos, sin: [T, D / 2] float32.
+        cos, sin: [T, D / 2] float32, or more positions; with prefixes as many as a whole row may have.
         eps, scale: of the norms, of attention's scores.
+        sharing: which rows begin with which prefix; ``cache`` then holds what stands behind it, ``lengths`` count it.
+        prefixes: [L, 2, P, H_kv, T_p, D], contiguous, of the weights' dtype. A prefix's keys and values come from
+            memory once for all rows that begin with it; a row's bits are those of a cache that holds all its positions.
 
     Tensors are read where they are at every call and must stay there. The step's own room is made once, and again where
     a call brings more tokens per row than any before.
@@ -87,17 +93,20 @@ class DecodeStep:
 
     def __init__(
         self, layers: Sequence[Layer], norm: Tensor, heads: int, adapters: Tensor, cache: Tensor, lengths: Tensor,
-        cos: Tensor, sin: Tensor, eps: float, scale: float,
+        cos: Tensor, sin: Tensor, eps: float, scale: float, sharing: Sharing | None = None,
+        prefixes: Tensor | None = None,
     ) -> None:  # fmt: skip
         native = compiled(norm.dtype)
-        assert native is not None and cache.is_contiguous()
+        assert native is not None and cache.is_contiguous() and (sharing is None) == (prefixes is None)
         _, _, R, kv_heads, T, D = cache.shape
+        P, prefix_T = _prefix_sizes(cache, sharing, prefixes)
         self._native, self._threads, self._products = native, threads(), [p for one in layers for p in _products(one)]
-        self._kept = (layers, norm, adapters, cache, lengths, cos, sin)
+        self._kept = (layers, norm, adapters, cache, lengths, cos, sin, sharing, prefixes)
+        shared = (None, None, None) if sharing is None else (sharing.lengths, sharing.order, sharing.first)
         self._layers = (_Layer * len(layers))(*map(_layer, layers))
         self._decoder = _Decoder(
-            self._layers, len(layers), R, 1, len(norm), heads, kv_heads, D, T, 0, eps, scale,
-            *(one.data_ptr() for one in (cache, norm, lengths, adapters, cos, sin)),
+            self._layers, len(layers), R, 1, len(norm), heads, kv_heads, D, T, P, prefix_T, 0, eps, scale,
+            *map(_pointer, (cache, prefixes, norm, lengths, adapters, *shared, cos, sin)),
         )  # fmt: skip
         self._address = ctypes.addressof(self._decoder)
         self._make_room(1)
@@ -127,7 +136,7 @@ class DecodeStep:
             "residual": N * at.H,
             "z": N * max(sum(one.widths) for one in products),
             "h": N * shrinks,
-            "partials": N * at.heads * self._native.chunks_of(at.T) * (at.D + 2),
+            "partials": N * at.heads * self._native.chunks_of(at.prefix_T + at.T) * (at.D + 2),
             "packed": self._threads * at.packed_size,
         }
         sizes = {name: -(-size // CACHE_LINE) * CACHE_LINE for name, size in sizes.items()}
@@ -135,6 +144,18 @@ class DecodeStep:
         for name, part in zip(sizes, torch.split(self._room, list(sizes.values())), strict=True):
             setattr(at, name, part.data_ptr())
         self._room_for = tokens
+
+
+def _prefix_sizes(cache: Tensor, sharing: Sharing | None, prefixes: Tensor | None) -> tuple[int, int]:
+    """P and T_p."""
+    if sharing is None or prefixes is None:
+        return 0, 0
+    L, two, P, kv_heads, T, D = prefixes.shape
+    _, _, R, *_ = cache.shape
+    assert prefixes.is_contiguous() and prefixes.dtype == cache.dtype
+    assert cache.shape == (L, two, R, kv_heads, cache.shape[4], D), "prefixes and cache must be of the same model"
+    assert (len(sharing.lengths), len(sharing.order), len(sharing.first)) == (R, R, P + 1)
+    return P, T
 
 
 def _products(layer: Layer) -> tuple[Product, ...]:

@@ -14,15 +14,16 @@ typedef struct {
 } layer;
 
 /* cache [layers, 2, R, kv_heads, T, D]; Q new tokens per row, a row's side by side; lengths [R] with them; adapters [R], −1
-   for none. Room for N = R Q tokens: own [N] adapters, residual [N, H], z [N, widest], h [N, most shrinks], partials
-   [N, heads, chunks_of(T), D + 2], packed [threads, packed_size]; h and packed are operands. */
+   for none. prefixes [layers, 2, P, kv_heads, prefix_T, D] or none: what rows begin with (attention.h), their lengths with
+   it. Room for N = R Q tokens: own [N] adapters, residual [N, H], z [N, widest], h [N, most shrinks], partials
+   [N, heads, chunks of all positions, D + 2], packed [threads, packed_size]; h and packed are operands. */
 typedef struct {
     const layer *layers;
-    int64_t depth, R, Q, H, heads, kv_heads, D, T, packed_size;
+    int64_t depth, R, Q, H, heads, kv_heads, D, T, P, prefix_T, packed_size;
     float eps, scale;
     element *cache;
-    const element *norm;
-    const int32_t *lengths, *adapters;
+    const element *prefixes, *norm;
+    const int32_t *lengths, *adapters, *starts, *order, *first;
     const float *cos, *sin;
     int32_t *own;
     float *residual, *z, *partials;
@@ -98,10 +99,12 @@ static void product(const decoder *m, const linear *weights, enum source source,
 static void run_layer(const decoder *m, int64_t index, int64_t chunks, operand *x, lift *lifts)
 {
     const layer *one = m->layers + index;
-    int64_t half = m->R * m->kv_heads * m->T * m->D;
+    int64_t half = m->R * m->kv_heads * m->T * m->D, prefix_half = m->P * m->kv_heads * m->prefix_T * m->D;
     element *keys = m->cache + 2 * index * half;
+    const element *prefix_keys = m->prefixes + 2 * index * prefix_half;
+    prefixes shared = {m->P, m->prefix_T, prefix_keys, prefix_keys + prefix_half, m->starts, m->order, m->first};
     attention a = {m->R, m->Q, m->heads, m->kv_heads, m->D, m->T, one->window, chunks, m->eps, m->scale, keys, keys + half,
-                   one->q_norm, one->k_norm, m->lengths, m->cos, m->sin, m->z, m->partials};
+                   one->q_norm, one->k_norm, m->lengths, m->cos, m->sin, m->z, m->partials, shared};
     product(m, &one->qkv, NORM, one->attention_norm, 0, x, lifts, m->z, one->qkv.N, 0);
     attend(&a);
     product(m, &one->out, HEADS, 0, &a, x, lifts, m->residual, m->H, 1);

@@ -33,10 +33,9 @@ PLACES: dict[str, tuple[str, str, str, Callable[[], None]]] = {
     "the residual written over": (
         "linear.h", "to.add ? to.wide[place] + value : value", "value", check_steps),
     "the newest position unseen": (
-        "attention.h", "end = least((chunk + 1) * CHUNK, length)", "end = least((chunk + 1) * CHUNK, length - 1)",
-        check_steps),
+        "attention.h", "least(to, length - a->Q + q + 1)", "least(to, length - a->Q + q)", check_steps),
     "one position too many in the window": (
-        "attention.h", "length - a->window : 0", "length - a->window - 1 : 0", check_steps),
+        "attention.h", "token.position - a->window + 1;", "token.position - a->window;", check_steps),
     "chunks joined without their maxima": (
         "attention.h", "expf(part[0] - most)", "1.0f", check_long_steps),
     "rotated the other way": (

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from mutations import assert_killed
-from native_cases import EPS, TOLERANCE, Shape, Step, edited_source, make_step
-from torch import Tensor
-
-from genarm_kernels.native.decode import DecodeStep
+from native_cases import TOLERANCE, Shape, before_tokens, edited_source, true_tokens
 
 DTYPES = (torch.float32, torch.bfloat16)
 pytestmark = pytest.mark.usefixtures("native_path")
@@ -26,43 +21,11 @@ SHAPES = {
 }
 
 
-def start(shape: Shape, dtype: torch.dtype, tokens: int) -> tuple[Step, Tensor]:
-    """A step before its new tokens, and their embeddings [R, tokens, H]."""
-    step = make_step(replace(shape, T=max(shape.lengths) + tokens), dtype)
-    step.lengths -= 1
-    R, H = step.embedded.shape
-    embedded = torch.randn(R, tokens, H, generator=torch.Generator().manual_seed(1)).to(dtype)
-    return step, embedded
-
-
-def append(step: Step, embedded: Tensor, parts: tuple[int, ...]) -> Tensor:
-    """Hidden states [R, tokens, H] of the new tokens, so many of each row in a call; cache and lengths are written."""
-    decode = DecodeStep(
-        step.layers, step.norm, step.heads, step.adapters, step.cache, step.lengths, step.cos, step.sin, EPS, step.scale
-    )
-    seen = []
-    for some in embedded.split(list(parts), 1):
-        R, tokens, H = some.shape
-        step.lengths += tokens
-        seen.append(decode(some.reshape(R * tokens, H).contiguous(), tokens).view(R, tokens, H))
-    return torch.cat(seen, 1)
-
-
-def truth(step: Step, embedded: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states and cache in float64, token by token; nothing is written."""
-    cache, lengths, seen = step.cache.double(), step.lengths.clone(), []
-    for token in embedded.unbind(1):
-        lengths = lengths + 1
-        hidden, cache = replace(step, cache=cache, lengths=lengths, embedded=token).truth()
-        seen.append(hidden)
-    return torch.stack(seen, 1), cache
-
-
 def check_tokens(shape: Shape, dtype: torch.dtype = torch.float32) -> None:
     """Four tokens in one call against float64, where nothing else is stored either."""
-    step, embedded = start(shape, dtype, 4)
-    expected, cache = truth(step, embedded)
-    error = (append(step, embedded, (4,)).double() - expected).abs().amax() / expected.abs().amax()
+    step, embedded = before_tokens(shape, dtype, 4)
+    expected, cache = true_tokens(step, embedded)
+    error = (step.append(embedded, (4,)).double() - expected).abs().amax() / expected.abs().amax()
     assert float(error) < TOLERANCE[dtype], f"off by {float(error):.2g}"
     stored = (step.cache.double() - cache).nan_to_num().abs().amax() / cache.nan_to_num().abs().amax()
     assert float(stored) < TOLERANCE[dtype]
@@ -83,23 +46,23 @@ def test_tokens_of_one_call_are_the_oracle_s(shape: Shape, dtype: torch.dtype) -
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_a_token_s_bits_do_not_depend_on_those_that_come_with_it(shape: Shape, dtype: torch.dtype) -> None:
-    step, embedded = start(shape, dtype, 8)
-    alone = append(step, embedded, (1,) * 8)
+    step, embedded = before_tokens(shape, dtype, 8)
+    alone = step.append(embedded, (1,) * 8)
     for parts in ((8,), (4, 1, 3)):
-        other, _ = start(shape, dtype, 8)
-        assert torch.equal(append(other, embedded, parts), alone)
+        other, _ = before_tokens(shape, dtype, 8)
+        assert torch.equal(other.append(embedded, parts), alone)
         assert torch.equal(other.cache.nan_to_num(9), step.cache.nan_to_num(9))
         assert torch.equal(other.lengths, step.lengths)
 
 
 def test_tokens_do_not_depend_on_the_threads() -> None:
     shape = SHAPES["over the chunks' borders"]
-    step, embedded = start(shape, torch.float32, 5)
-    alone = append(step, embedded, (1,) * 5)
+    step, embedded = before_tokens(shape, torch.float32, 5)
+    alone = step.append(embedded, (1,) * 5)
     torch.set_num_threads(2)
     try:
-        other, _ = start(shape, torch.float32, 5)
-        assert torch.equal(append(other, embedded, (5,)), alone)
+        other, _ = before_tokens(shape, torch.float32, 5)
+        assert torch.equal(other.append(embedded, (5,)), alone)
     finally:
         torch.set_num_threads(1)
 
@@ -107,11 +70,10 @@ def test_tokens_do_not_depend_on_the_threads() -> None:
 # name: source, what stands there once, what is put in its place
 MUTANTS = {
     "a token sees those after it": (
-        "attention.h", "row * a->Q + q, length - a->Q + 1 + q}", "row * a->Q + q, length}",
+        "attention.h", "from, least(to, length - a->Q + q + 1)}", "from, least(to, length)}",
     ),
     "only the last token is stored": (
-        "attention.h", "position = length - a->Q < chunk * CHUNK ? chunk * CHUNK : length - a->Q;",
-        "position = length - 1 < chunk * CHUNK ? chunk * CHUNK : length - 1;",
+        "attention.h", "int64_t position = length - a->Q,", "int64_t position = length - 1,",
     ),
     "every token with the row's first key": (
         "attention.h", "row * a->Q + position - (a->lengths[row] - a->Q);", "row * a->Q;",
@@ -123,11 +85,10 @@ MUTANTS = {
         "decoder.h", "m->adapters[i / m->Q]", "m->adapters[i % m->R]",
     ),
     "all queries turned to the row's last position": (
-        "attention.h", "a->q_norm, token.length - 1,", "a->q_norm, a->lengths[token.row] - 1,",
+        "attention.h", "a->q_norm, token.position,", "a->q_norm, a->lengths[token.row] - 1,",
     ),
     "the row's window for every token": (
-        "attention.h", "length > a->window ? length - a->window : 0",
-        "length > a->window ? a->lengths[token.row] - a->window : 0",
+        "attention.h", "token.begin = token.position - a->window + 1;", "token.begin = length - a->window;",
     ),
 }  # fmt: skip
 
