@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from genarm_kernels.layer.lora import Lora
     from genarm_kernels.layer.norm import add_rms_norm
     from genarm_kernels.layer.rotary import rotary_store
+    from genarm_kernels.layer.shared_attention import shared_attention
+    from genarm_kernels.layer.sharing import Sharing, new_sharing
     from genarm_kernels.logprobs.logprobs import token_logprobs
     from genarm_kernels.noise import row_seeds
     from genarm_kernels.particles.follow import follow_rows
@@ -31,6 +33,9 @@ _LAZY = {
     "Lora": "layer.lora",
     "add_rms_norm": "layer.norm",
     "rotary_store": "layer.rotary",
+    "shared_attention": "layer.shared_attention",
+    "Sharing": "layer.sharing",
+    "new_sharing": "layer.sharing",
     "token_logprobs": "logprobs.logprobs",
     "row_seeds": "noise",
     "follow_rows": "particles.follow",
@@ -67,6 +72,7 @@ __all__ = [
     "Lora",
     "Progress",
     "Resampled",
+    "Sharing",
     "Texts",
     "accept",
     "add_rms_norm",
@@ -75,11 +81,13 @@ __all__ = [
     "follow_rows",
     "guided_log_probs",
     "guided_sample",
+    "new_sharing",
     "ngram_draft",
     "reference",
     "resample",
     "rotary_store",
     "row_seeds",
+    "shared_attention",
     "skinny_linear",
     "swiglu",
     "token_logprobs",

@@ -1,7 +1,9 @@
-"""What decode_attention takes: checked without a look at what tensors hold."""
+"""What decode_attention and shared_attention take: checked without a look at what tensors hold."""
 
 import torch
 from torch import Tensor
+
+from genarm_kernels.layer.sharing import Sharing
 
 MAX_QUERIES = 8
 MAX_HEAD_DIM = 256
@@ -60,6 +62,52 @@ def check(
     if arrivals is not None:
         _check_arrivals(arrivals, arrivals_of(R, H, H_kv), query.device)
     return T if longest is None else longest
+
+
+def check_shared(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    lengths: Tensor,
+    prefix_keys: Tensor,
+    prefix_values: Tensor,
+    sharing: Sharing,
+    window: int = 0,
+    longest: int | None = None,
+    arrivals: Tensor | None = None,
+) -> int:
+    """Refuse what shared_attention does not take -> the bound on lengths, T_p + T where none is given."""
+    check(query, key_cache, value_cache, lengths, window, arrivals=arrivals)
+    if (
+        prefix_keys.ndim != 4
+        or prefix_keys.shape != prefix_values.shape
+        or prefix_keys.shape[2:] != key_cache.shape[2:]
+    ):
+        raise ValueError(
+            f"prefix_keys {list(prefix_keys.shape)} and prefix_values {list(prefix_values.shape)}: expected twice the "
+            f"same [P, T_p, {key_cache.shape[2]}, {key_cache.shape[3]}], heads as the caches have them"
+        )
+    for name, cache in (("prefix_keys", prefix_keys), ("prefix_values", prefix_values)):
+        if cache.dtype != query.dtype:
+            raise TypeError(f"{name} is {cache.dtype}: expected query's {query.dtype}")
+        if cache.device != query.device or (cache.shape[3] > 1 and cache.stride(3) != 1):
+            raise ValueError(
+                f"{name} is on {cache.device}, strides {cache.stride()}: expected it on {query.device}, its last "
+                "dimension contiguous"
+            )
+    rows, prefixes = len(query), len(prefix_keys)
+    sizes = {"of_row": rows, "lengths": rows, "extents": prefixes, "order": rows, "first": prefixes + 1}
+    for name, size in sizes.items():
+        one = getattr(sharing, name)
+        if one.dtype != torch.int32 or one.shape != (size,) or not one.is_contiguous() or one.device != query.device:
+            raise ValueError(
+                f"sharing.{name} is {one.dtype} {list(one.shape)} on {one.device}: expected contiguous int32 [{size}] "
+                f"on {query.device}, as new_sharing({rows}, {prefixes}, device) makes it"
+            )
+    most = prefix_keys.shape[1] * (prefixes > 0) + key_cache.shape[1]
+    if longest is not None and not 0 < longest <= most:
+        raise ValueError(f"longest is {longest}: expected 1 to {most}, the positions that a prefix and a cache have")
+    return most if longest is None else longest
 
 
 def arrivals_of(rows: int, heads: int, kv_heads: int) -> int:

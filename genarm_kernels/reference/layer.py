@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from genarm_kernels.layer.lora import Lora
+from genarm_kernels.layer.sharing import Sharing
 
 
 def expand(z: Tensor, lora: Lora | None) -> Tensor:
@@ -104,6 +105,27 @@ def decode_attention(
                 keys = key_cache[r, first : last + 1, h // group].double()
                 scores = keys @ query[r, q, h].double() * (D**-0.5 if scale is None else scale)
                 out[r, q, h] = scores.softmax(0) @ value_cache[r, first : last + 1, h // group].double()
+    return out
+
+
+def shared_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    lengths: Tensor,
+    prefix_keys: Tensor,
+    prefix_values: Tensor,
+    sharing: Sharing,
+    scale: float | None = None,
+    window: int = 0,
+) -> Tensor:
+    """The oracle of genarm_kernels.shared_attention: each row with its prefix before its own cache, in float64."""
+    out = torch.zeros(query.shape, dtype=torch.float64, device=query.device)
+    for r in range(len(query)):
+        prefix, shared = int(sharing.of_row[r]), int(sharing.lengths[r])
+        keys = torch.cat([prefix_keys[prefix, :shared], key_cache[r]])[None]
+        values = torch.cat([prefix_values[prefix, :shared], value_cache[r]])[None]
+        out[r] = decode_attention(query[r : r + 1], keys, values, lengths[r : r + 1], scale, window)[0]
     return out
 
 
