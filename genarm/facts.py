@@ -76,6 +76,7 @@ def model_facts(models: Sequence[CausalModel], config: Any, tokenizer: Any, max_
         bos_id=getattr(config, "bos_token_id", None),
         tokenizer=tokenizer,
         conditioned={one.name: one.adapter.objectives for one in models if isinstance(one.adapter, PreferenceAdapter)},
+        wakes={one.name: one.activation.awake for one in models if one.activation is not None},
         pad_id=next((pad_id for pad_id in pad_ids if isinstance(pad_id, int) and pad_id >= 0), None),
     )
 
@@ -102,6 +103,8 @@ def descriptions(models: Sequence[CausalModel], backbones: Sequence[Backbone]) -
     for place, model in zip(found, models, strict=True):
         if isinstance(model.adapter, PreferenceAdapter):
             place["preference over"] = ", ".join(model.adapter.objectives.names)
+        if model.activation is not None:
+            place["awake from"] = str(model.activation)
     return found
 
 

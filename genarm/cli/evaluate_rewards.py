@@ -76,7 +76,8 @@ def run(options: RewardsOptions, console: Console) -> int:
         for loaded in causal_models(base, choices, source, tokenizer):
             if loaded.choice.kind != "base" or loaded.base == base:
                 progress = sys.stderr.isatty()
-                rows = token_rewards(loaded.model, encoded.pairs, tokenizer.pad_token_id, BATCH, progress)
+                pad = tokenizer.pad_token_id
+                rows = token_rewards(loaded.model, encoded.pairs, pad, BATCH, progress, loaded.asleep)
                 logs[loaded.choice.name] = rows
     rewards = {choice.name: logs[choice.name] for choice in choices}
     scored = scored_pairs(tokenizer, encoded.pairs, _titles(encoded), logs["base"], rewards)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 
+from ..models.activation import IN_VLLM, read_activation, refuse_activated
 from ..models.files import ADAPTER_FILES, adapter_folder, is_adapter, read_json
 from ..models.reward_bases import named_base, warn_of_another
 from ..models.sources import RewardChoice, parse_reward_bases
@@ -21,7 +22,10 @@ def served_rewards(choices: Sequence[RewardChoice], reward_bases: Sequence[str],
     for choice in choices:
         own = None
         if is_adapter(choice.path):
-            recorded = read_json(adapter_folder(choice.path) / ADAPTER_FILES[0]).get("base_model_name_or_path")
+            folder = adapter_folder(choice.path)
+            config = read_json(folder / ADAPTER_FILES[0])
+            refuse_activated(choice.path, read_activation(folder, config), *IN_VLLM)
+            recorded = config.get("base_model_name_or_path")
             if choice.name in bases:
                 own = named_base(bases[choice.name], choice.path, recorded, base)
             else:

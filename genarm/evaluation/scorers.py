@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from ..errors import GenARMError, InvalidArgumentError, LoadingError, UnsupportedAdapterError
 from ..models.adapters import LoraAdapter, read_adapter
+from ..models.asleep import SleepingAdapter, put_on
 from ..models.causal import inner_model
 from ..models.files import adapter_folder, is_adapter, model_source, read_json
 from ..models.loading import full_model, load_model, load_tokenizer
@@ -39,11 +39,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A causal LM, in memory until the next is asked for. ``base`` is what its adapter is on, or it is held against."""
+    """A causal LM, in memory until the next is asked for. ``base`` is what its adapter is on, or it is held against;
+    ``asleep`` that adapter, where it sleeps on prompts."""
 
     choice: Choice
     model: Any
     base: str
+    asleep: SleepingAdapter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,9 @@ def causal_models(base: str, choices: Sequence[Choice], source: Source, tokenize
             check_vocabularies(size, _vocabulary(model), tokenizer, load_tokenizer(place), choice.name)
         yield Loaded(Choice("base", "base", place), model, place)
         for choice in members:
-            wrapped = PeftModel.from_pretrained(model, adapter_folder(choice.path)).eval()
-            yield Loaded(choice, wrapped, place)
+            wrapped, activation = put_on(model, adapter_folder(choice.path)), adapters[choice.name].activation
+            asleep = None if activation is None else SleepingAdapter(wrapped, activation)
+            yield Loaded(choice, wrapped, place, asleep)
             model = wrapped.unload()
     for choice in causal:
         if choice.name not in adapters:
@@ -147,7 +150,7 @@ def pair_scores(
     references: dict[str, list[Floats]] = {}
     for loaded in causal_models(base, choices, source, tokenizer):
         choice, beta = loaded.choice, None
-        sums = [pair_rewards(loaded.model, pairs, *settings).numpy() for pairs in data]
+        sums = [pair_rewards(loaded.model, pairs, *settings, loaded.asleep).numpy() for pairs in data]
         if choice.kind == "base":
             references[loaded.base] = sums
             if loaded.base != base:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..decoder import GuidedDecoder
 from ..errors import InvalidArgumentError, UnsupportedAdapterError
+from ..models.activation import Activation
 from ..models.adapter_names import renamed
 from ..models.adapters import LoraAdapter
 from ..models.causal import CausalModel, inner_model
@@ -33,13 +34,14 @@ def soup(adapters: Sequence[LoraAdapter], shares: Sequence[float], base: nn.Modu
         shares: λ, one number per adapter; they need not add up to 1.
     Raises:
         InvalidArgumentError: another number of shares, or all of them 0.
-        UnsupportedAdapterError: an adapter that does not fit ``base``.
+        UnsupportedAdapterError: an adapter that does not fit ``base``, ordinary ones and activated ones together.
     """
     if len(shares) != len(adapters) or not any(shares):
         raise InvalidArgumentError(
             f"{len(shares)} shares ({', '.join(f'{share:g}' for share in shares)}) for {len(adapters)} adapters: give "
             "one for each, and one at least that is not 0"
         )
+    activation = _activation(adapters)
     model = inner_model(base)
     parts: dict[str, list[tuple[float, Layer]]] = {}
     for adapter, share in zip(adapters, shares, strict=True):
@@ -49,7 +51,21 @@ def soup(adapters: Sequence[LoraAdapter], shares: Sequence[float], base: nn.Modu
             if share:
                 parts.setdefault(own[name], []).append((share, layer))
     named = " + ".join(f"{share:g} · {one.path}" for one, share in zip(adapters, shares, strict=True) if share)
-    return LoraAdapter(named, None, {name: _sum(layers) for name, layers in parts.items()})
+    layers = {name: _sum(found) for name, found in parts.items()}
+    return LoraAdapter(named, None, layers, activation=activation)
+
+
+def _activation(adapters: Sequence[LoraAdapter]) -> Activation | None:
+    """From where on all of them are awake."""
+    first = adapters[0]
+    for adapter in adapters:
+        if adapter.activation != first.activation:
+            awake = [f"{one.path} from {one.activation or 'the first token'}" for one in (first, adapter)]
+            raise UnsupportedAdapterError(
+                f"{' and '.join(awake)} are awake on different tokens of a prompt, and their average would be neither: "
+                "average adapters of one kind"
+            )
+    return first.activation
 
 
 def _sum(parts: Sequence[tuple[float, Layer]]) -> Layer:

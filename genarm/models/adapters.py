@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import LoadingError, UnsupportedAdapterError
+from .activation import AT_LAST, Activation, AwakePlaces, read_activation
 from .adapter_names import known_as, renamed
 from .files import read_json, read_safetensors
 from .placement import adapter_dtype, execution_device
@@ -33,7 +34,6 @@ UNSUPPORTED = {
     "trainable_token_indices": "trainable_token_indices",
     "target_parameters": "LoRA on bare parameters",
     "layer_replication": "layer_replication",
-    "alora_invocation_tokens": "activated LoRA",
     "use_qalora": "QALoRA",
     "arrow_config": "Arrow routing",
     "kasa_config": "KaSA",
@@ -52,6 +52,7 @@ class LoraAdapter:
 
     ``frozen`` holds the copies of the base's own weights that PEFT saves beside an adapter on the head, by parameter
     name; ``targets`` are the modules the configuration names, None where it also leaves some of those out.
+    ``activation``: from where on it is awake; None for an ordinary one, which always is.
     """
 
     path: str
@@ -59,6 +60,7 @@ class LoraAdapter:
     layers: dict[str, tuple[Tensor, Tensor, Tensor | None]]
     frozen: dict[str, Tensor] = field(default_factory=dict)
     targets: str | list[str] | None = None
+    activation: Activation | None = None
 
     def fit(self, model: nn.Module) -> LoraAdapter:
         """The adapter on ``model``'s device and dtypes, each layer checked against the layer it goes on."""
@@ -84,7 +86,7 @@ class LoraAdapter:
                 up.to(device, dtype),
                 None if bias is None else bias.to(device, dtype),
             )
-        return LoraAdapter(self.path, self.base_name, fitted)
+        return LoraAdapter(self.path, self.base_name, fitted, activation=self.activation)
 
     def _check_targets(self, model: nn.Module) -> None:
         """Half an adapter would guide without a word, so every module it targets must have its weights."""
@@ -112,9 +114,14 @@ class LoraAdapter:
                     f"{self.path}: it brings a {name} of its own, which is not applied in place: {CURE}"
                 )
 
-    def hooks(self, model: nn.Module) -> list[tuple[nn.Module, Any]]:
-        """``model``'s layers and the forward hooks that put the adapter on them."""
-        return [(model.get_submodule(name), _hook(*layer)) for name, layer in self.layers.items()]
+    def hooks(self, model: nn.Module, places: AwakePlaces | None = None) -> list[tuple[nn.Module, Any]]:
+        """``model``'s layers and the forward hooks that put the adapter on them, where ``places`` says that it is
+        awake. The head is asked of tokens where it is, and of some of them alone."""
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        layers = [(model.get_submodule(name), layer) for name, layer in self.layers.items()]
+        return [
+            (part, _hook(*layer, AwakePlaces() if places is None or part is head else places)) for part, layer in layers
+        ]
 
     def _layer(self, model: nn.Module, name: str) -> nn.Module:
         try:
@@ -156,9 +163,9 @@ def _same(own: Tensor, saved: Tensor) -> bool:
     )
 
 
-def _hook(down: Tensor, up: Tensor, bias: Tensor | None) -> Any:
+def _hook(down: Tensor, up: Tensor, bias: Tensor | None, places: AwakePlaces) -> Any:
     def add(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        added = F.linear(F.linear(args[0].to(down.device, down.dtype), down), up, bias)
+        added = places.on(F.linear(F.linear(args[0].to(down.device, down.dtype), down), up, bias))
         return output + added.to(output.device, output.dtype)
 
     return add
@@ -193,6 +200,7 @@ def read_adapter(folder: Path) -> LoraAdapter:
         layers={name: _read_layer(folder, name, parts, config) for name, parts in layers.items()},
         frozen=frozen,
         targets=adapter_targets(config),
+        activation=read_activation(folder, config),
     )
 
 
@@ -232,7 +240,7 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 def _warn_of_unknown(folder: Path, config: Mapping[str, Any]) -> None:
     """A later PEFT's setting may change what the adapter computes; PEFT warns of it and goes on."""
-    known = {one.name for one in fields(LoraConfig)}
+    known = {AT_LAST, *(one.name for one in fields(LoraConfig))}
     unknown = sorted(name for name, value in config.items() if value and name not in known)
     if unknown:
         warnings.warn(

@@ -11,12 +11,15 @@ from typing import Any
 from weakref import ref
 
 import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.variants import ALoraLinearVariant
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InvalidArgumentError, UnsupportedAdapterError, UnsupportedModelError
 from ..request.preferences import Preference
+from .activation import Activation, AwakePlaces
 from .adapters import LoraAdapter
 from .placement import compute_dtype, execution_device
 from .preference_adapters import PreferenceAdapter
@@ -58,6 +61,11 @@ class CausalModel:
     def is_conditioned(self) -> bool:
         """Whether it takes a preference."""
         return isinstance(self.adapter, PreferenceAdapter)
+
+    @property
+    def activation(self) -> Activation | None:
+        """From which of a prompt's tokens on its adapter is awake; None where it always is, or there is none."""
+        return self.adapter.activation if isinstance(self.adapter, LoraAdapter) else None
 
     def held_weakly(self, modules: Sequence[nn.Module]) -> CausalModel:
         """The same without a hold on those of ``modules`` it uses, which live as long as their owner keeps them."""
@@ -116,8 +124,9 @@ class CausalModel:
         names = (name for name, _ in inner_model(self.module).named_buffers())
         return not getattr(self.config, "alibi", False) and not any(name.endswith("inv_freq") for name in names)
 
-    def activation(self) -> Callable[[], AbstractContextManager[None]]:
-        """-> a block, to be entered again and again, in which a forward pass of ``module`` is this stream's model.
+    def running(self) -> Callable[[Tensor | None], AbstractContextManager[None]]:
+        """-> a block, to be entered again and again, in which a forward pass of ``module`` is this stream's model; of a
+        pass in which an activated adapter sleeps in part it is told where it is awake, [B, T] bool.
 
         What the block changes is looked up here, once; adapters loaded into ``module`` later are not seen.
         """
@@ -127,11 +136,15 @@ class CausalModel:
             )
         if self.without is not None:
             refuse_merged(self.name, self.without)
+        else:
+            refuse_activated_layers(self.name, self.module)
         off = None if self.without is None else _switch_off(self.without)
-        hooks = [] if self.adapter is None else self.adapter.hooks(inner_model(self.module))
+        places = AwakePlaces()
+        hooks = [] if self.adapter is None else self.adapter.hooks(inner_model(self.module), places)
 
         @contextmanager
-        def active() -> Iterator[None]:
+        def active(awake: Tensor | None = None) -> Iterator[None]:
+            places.awake = awake
             with ExitStack() as stack:
                 if off is not None:
                     stack.enter_context(off())
@@ -189,6 +202,8 @@ def make_model(
         raise UnsupportedModelError(f"{name} is on the meta device (it was not loaded): load it on cpu or cuda")
     if without is not None:
         refuse_merged(name, without)
+    else:
+        refuse_activated_layers(name, module)
     return CausalModel(name, lambda: module, adapter, (lambda: without) if without is not None else None, accepts)
 
 
@@ -216,6 +231,19 @@ def refuse_merged(name: str, peft_model: Any) -> None:
             f"{name} is a model without the adapters that merge_adapter() merged into its layers, whose own weights "
             "are not there any more: call unmerge_adapter() first, or load that model and the adapter's path anew"
         )
+
+
+def refuse_activated_layers(name: str, module: nn.Module) -> None:
+    """Raise where PEFT's activated LoRA is on in a module: it looks for the tokens that wake it in every pass by
+    itself, in one of a step as well, in which they are not any more."""
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer) and not layer.disable_adapters:
+            variants = (getattr(layer, "lora_variant", {}).get(adapter) for adapter in layer.active_adapters)
+            if any(isinstance(variant, ALoraLinearVariant) for variant in variants):
+                raise UnsupportedAdapterError(
+                    f"{name} is a PeftModel whose active adapter is an activated LoRA, which PEFT wakes pass by pass: "
+                    "pass the adapter's path as a reward model, and the base without it"
+                )
 
 
 def _switch_off(peft_model: Any) -> Callable[[], AbstractContextManager[None]]:

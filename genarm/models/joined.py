@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import nn
 
 from ..errors import LoadingError, UnsupportedAdapterError
+from .activation import read_activation, refuse_activated
 from .adapters import CURE, LoraAdapter, check_task, read_adapter
 from .files import ADAPTER_FILES, read_json, read_safetensors
 from .placement import execution_device, has_plain_weight
@@ -25,8 +26,14 @@ def join(model: nn.Module, folder: Path, name: str) -> nn.Module:
     plain LoRA; else plain LoRA by hooks that stay on the layers, so that nothing is rounded anew. A warning says which.
     """
     own: Any = model
-    check_task(folder, read_json(folder / ADAPTER_FILES[0]))
-    below = own.name_or_path
+    config, below = read_json(folder / ADAPTER_FILES[0]), own.name_or_path
+    check_task(folder, config)
+    refuse_activated(
+        name,
+        read_activation(folder, config),
+        "a model that it is a part of would have it on everywhere",
+        f"name the model it is on ({below}) instead, and the adapter as a reward model",
+    )
     adapter = _plain(folder)
     fitted = None if adapter is None else adapter.fit(own)
     merges = all(has_plain_weight(layer) for layer in _layers(own, fitted))

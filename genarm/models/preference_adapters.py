@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidArgumentError, LoadingError, UnsupportedAdapterError
 from ..request.preferences import Objectives, Preference
+from .activation import AT_LAST, TOKENS
 from .adapter_names import renamed
 from .adapters import LoraAdapter, adapter_targets, check_task
 from .files import ADAPTER_FILES, adapter_folder, read_json, read_safetensors
@@ -150,7 +151,7 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder}: a {kind or 'nameless'} adapter, which takes no preference: pass its path as a reward model"
         )
     check_task(folder, config)
-    for name in ("modules_to_save", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"):
+    for name in ("modules_to_save", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", TOKENS, AT_LAST):
         if config.get(name):
             raise UnsupportedAdapterError(f"{folder}: a {KIND} adapter with {name}, which is not applied: {MERGED}")
 

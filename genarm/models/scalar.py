@@ -19,8 +19,9 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ..errors import InvalidArgumentError, LoadingError, UnsupportedModelError
+from .activation import read_activation, refuse_activated
 from .backbone import Backbone
-from .causal import CausalModel, inner_model, make_model
+from .causal import CausalModel, inner_model, make_model, refuse_activated_layers
 from .files import HubOptions, adapter_folder, is_adapter, read_json, read_safetensors
 from .loading import load_scorer, load_tokenizer
 from .options import Source
@@ -78,6 +79,7 @@ def scalar_model(
     """
     if isinstance(given, nn.Module):
         module, beside, pad = given, None, None
+        refuse_activated_layers(name, module)
         if isinstance(module, PeftModel):
             module = copy.deepcopy(module).merge_and_unload()
     else:
@@ -153,6 +155,12 @@ def load_trajectory_rm(
         return load_scorer(path, source), path
     folder = adapter_folder(path, source.hub)
     config, state = read_json(folder / "adapter_config.json"), read_safetensors(folder / "adapter_model.safetensors")
+    refuse_activated(
+        path,
+        read_activation(folder, config),
+        "a score is one of a whole text, prompt included",
+        "train it as an ordinary adapter (genarm train without --activate)",
+    )
     if not any(head in key.split(".") for key in state for head in HEADS):
         raise LoadingError(f"{path}: the adapter brings no score: it is no trajectory RM, or save it again")
     recorded = config.get("base_model_name_or_path")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import genarm_kernels
 
+from ..models.asleep import SleepingAdapter
 from .collate import IGNORED, PairCollator
 from .encoding import EncodedPair
 
@@ -26,19 +27,24 @@ Batch = dict[str, Tensor]
 
 
 def pair_rewards(
-    model: Any, pairs: Sequence[EncodedPair], pad_token_id: int, batch_size: int = 64, progress: bool = False
+    model: Any,
+    pairs: Sequence[EncodedPair],
+    pad_token_id: int,
+    batch_size: int = 64,
+    progress: bool = False,
+    asleep: SleepingAdapter | None = None,
 ) -> Tensor:
     """Σ_t log π_r(y_t | x, y_<t) of each response, EOS included: [N, 2] float64 on the CPU, chosen and rejected.
 
     The summed reward of an autoregressive reward model (GenARM, Xu et al., ICLR 2025). Similar lengths share a batch,
     so that little is spent on padding; rows come back in the order given. Whatever mode the model was in, it is scored
-    in eval mode and left as it was.
+    in eval mode and left as it was. ``asleep``: the model's adapter, where that sleeps on prompts.
     """
 
     def score(batch: Batch) -> Tensor:
         return response_log_probs(model, batch).double().sum(1)
 
-    return _by_pair(model, pairs, pad_token_id, batch_size, progress, score)
+    return _by_pair(model, pairs, pad_token_id, batch_size, progress, score, asleep)
 
 
 def sequence_scores(
@@ -55,11 +61,16 @@ def sequence_scores(
 
 @torch.no_grad()
 def token_rewards(
-    model: Any, pairs: Sequence[EncodedPair], pad_token_id: int, batch_size: int = 64, progress: bool = False
+    model: Any,
+    pairs: Sequence[EncodedPair],
+    pad_token_id: int,
+    batch_size: int = 64,
+    progress: bool = False,
+    asleep: SleepingAdapter | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """log π_r(y_t | x, y_<t) of every response token: per pair two float32 CPU tensors, [n_chosen] and [n_rejected]."""
     found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(pairs)
-    for rows, batch in _batches(model, pairs, pad_token_id, batch_size, progress):
+    for rows, batch in _batches(model, pairs, pad_token_id, batch_size, progress, asleep):
         log_probs = response_log_probs(model, batch)[:, :-1].float().cpu()
         labelled = (batch["labels"][:, 1:] != IGNORED).cpu()
         responses = [values[own] for values, own in zip(log_probs, labelled, strict=True)]
@@ -76,24 +87,33 @@ def _by_pair(
     batch_size: int,
     progress: bool,
     score: Callable[[Batch], Tensor],
+    asleep: SleepingAdapter | None = None,
 ) -> Tensor:
     rewards = torch.empty(len(pairs), 2, dtype=torch.float64)
-    for rows, batch in _batches(model, pairs, pad_token_id, batch_size, progress):
+    for rows, batch in _batches(model, pairs, pad_token_id, batch_size, progress, asleep):
         rewards[rows] = score(batch).view(2, -1).T.cpu()
     return rewards
 
 
 def _batches(
-    model: Any, pairs: Sequence[EncodedPair], pad_token_id: int, batch_size: int, progress: bool
+    model: Any,
+    pairs: Sequence[EncodedPair],
+    pad_token_id: int,
+    batch_size: int,
+    progress: bool,
+    asleep: SleepingAdapter | None,
 ) -> Iterator[tuple[list[int], Batch]]:
     """Indices of a batch's pairs, and the batch on the model's device; the model is in eval mode meanwhile."""
     order = sorted(range(len(pairs)), key=lambda row: _tokens(pairs[row]))
-    collate = PairCollator(pad_token_id)
+    collate = PairCollator(pad_token_id, activation=None if asleep is None else asleep.activation)
     with _evaluating(model):
         starts = range(0, len(order), batch_size)
         for start in track(starts, "scoring pairs", console=Console(stderr=True), disable=not progress, transient=True):
             rows = order[start : start + batch_size]
-            yield rows, {name: held.to(model.device) for name, held in collate([pairs[row] for row in rows]).items()}
+            batch = {name: held.to(model.device) for name, held in collate([pairs[row] for row in rows]).items()}
+            if asleep is not None:
+                asleep.read(batch)
+            yield rows, batch
 
 
 def _tokens(pair: EncodedPair) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ class ModelFacts:
 
     ``names`` are the M models', the base's first; ``prompt_ids`` how many ids the prompt of each may hold;
     the vocabulary is the base's, and so is ``tokenizer``, where there is one. ``conditioned`` are the reward models
-    that take a preference.
+    that take a preference; ``wakes`` say of the activated ones how many tokens of a prompt they are awake on.
     """
 
     device: torch.device
@@ -30,6 +30,7 @@ class ModelFacts:
     pad_id: int | None
     tokenizer: Any = None
     conditioned: Mapping[str, Objectives] = field(default_factory=dict)
+    wakes: Mapping[str, Callable[[Sequence[int]], int]] = field(default_factory=dict)
 
     @property
     def reward_names(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -67,6 +67,19 @@ def row_errors(
             without = prompt_errors(stream, models.prompt_ids[0], models.max_length, max_new_tokens, name)
             used = (weights[:, index] != 0).tolist()
             found = {row: error for row in found if (error := found[row] if used[row] else without.get(row))}
+        if name in models.wakes:
+            found = {**_asleep_for_good(models.wakes[name], stream, name), **found}
         for row, error in found.items():
             errors.setdefault(row, error)
+    return errors
+
+
+def _asleep_for_good(wake: Callable[[Sequence[int]], int], prompts: Prompts, name: str) -> dict[int, GenARMError]:
+    """The rows whose prompts do not hold what wakes a model's adapter."""
+    errors: dict[int, GenARMError] = {}
+    for row, prompt in enumerate(prompts.host):
+        try:
+            wake(prompt.tolist())
+        except InvalidArgumentError as error:
+            errors[row] = PromptError(f"row {row}: reward model {name!r}: {error}")
     return errors

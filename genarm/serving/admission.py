@@ -9,6 +9,7 @@ from vllm.platforms import current_platform
 from vllm.transformers_utils.config import get_config
 
 from ..errors import InvalidArgumentError, LoadingError, UnsupportedModelError
+from ..models.activation import IN_VLLM, refuse_activated
 from ..models.adapters import read_adapter
 from ..models.files import adapter_folder, is_adapter
 from ..models.loading import load_tokenizer
@@ -120,7 +121,8 @@ def _check_reward(name: str, path: str, base: Any, model: Any) -> None:
     base_tokenizer = load_tokenizer(model.tokenizer, trusted)
     tokenizer, config = load_tokenizer(path, trusted), base
     if is_adapter(path):
-        read_adapter(adapter_folder(path))  # which says of an adapter that is more than plain LoRA what it is
+        adapter = read_adapter(adapter_folder(path))  # which says of one that is more than plain LoRA what it is
+        refuse_activated(path, adapter.activation, *IN_VLLM)
     else:
         config = get_config(path, trusted)
         _refuse_kind(f"reward model {name!r}", config, model)

@@ -23,6 +23,7 @@ from vllm.model_executor.layers.linear import (
 )
 
 from ..errors import UnsupportedAdapterError, UnsupportedModelError
+from ..models.activation import IN_VLLM, refuse_activated
 from ..models.adapters import CURE, LoraAdapter
 
 QKV = ("q", "k", "v")
@@ -90,6 +91,7 @@ def put_adapters(model: nn.Module, adapters: Sequence[LoraAdapter | None]) -> No
 
 
 def _check_adapter(adapter: LoraAdapter, places: dict[str, tuple[str, Any]]) -> None:
+    refuse_activated(adapter.path, adapter.activation, *IN_VLLM)
     if adapter.frozen:
         raise UnsupportedAdapterError(f"{adapter.path}: it brings weights beside A and B: {CURE}")
     for name, (_down, _up, bias) in adapter.layers.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgumentError
+from ..models.activation import read_activation, refuse_activated
 from ..models.files import adapter_folder, read_json
 from ..models.loading import base_of
 from ..models.sources import model_path
@@ -33,6 +34,12 @@ def continued(settings: TrainingSettings) -> TrainingSettings:
     folder = adapter_folder(settings.continue_from)
     config = read_json(folder / "adapter_config.json")
     _check_kind(settings, folder)
+    refuse_activated(
+        folder,
+        read_activation(folder, config),
+        "training would have it awake on prompts",
+        "leave --continue-from out, or continue from an ordinary adapter",
+    )
     targets = config.get("target_modules")
     found: dict[str, Any] = {
         "rank": config.get("r"),

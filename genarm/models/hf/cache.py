@@ -11,9 +11,38 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbone import copied_rows, origins
+from ..causal import CausalModel, inner_model
+from ..placement import execution_device
+
+
+def cache_places(model: CausalModel, batch: int, length: int) -> dict[torch.device, int]:
+    """Bytes of a session's keys and values by the devices where its layers' passes run."""
+    config, token = model.config, 2 * batch * length * model.dtype.itemsize
+    alike = not getattr(config, "is_heterogeneous", False)
+    layers = [config] * config.num_hidden_layers if alike else config.per_layer_config
+    places: dict[torch.device, int] = {}
+    for device, layer in zip(_layer_devices(model, len(layers)), layers, strict=True):
+        places[device] = places.get(device, 0) + token * _cache_width(layer)
+    return places
+
+
+def _layer_devices(model: CausalModel, count: int) -> list[torch.device]:
+    """Where each layer's pass runs and its keys lie: models may be spread over several devices."""
+    inner: Any = inner_model(model.module)
+    decoder = getattr(inner, "get_decoder", lambda: None)() or inner
+    lists = (part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
+    found = [execution_device(layer) for layer in next(lists, ())] or [model.device] * count
+    return [model.device if device.type == "meta" else device for device in found]
+
+
+def _cache_width(config: Any) -> int:
+    """Elements of a token's keys in one layer."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(heads * width)
 
 
 class DoesNotTakePart(AttributeError):

@@ -28,12 +28,13 @@ class Forward:
         self.turn = turn(inner_model(model.module))
         self._module = model.module
         self._parts = list(model.module.modules())
-        self._active = model.activation()
+        self._active = model.running()
 
     @torch.no_grad()
-    def __call__(self, ids: Tensor, **inputs: Any) -> Tensor:
-        """Ids [B, T] and more of the model's keywords -> its logits [B, T', V]; float32 where they are float64."""
-        with self.turn, evaluating(self._parts), self._active():
+    def __call__(self, ids: Tensor, awake: Tensor | None = None, **inputs: Any) -> Tensor:
+        """Ids [B, T] and more of the model's keywords -> its logits [B, T', V]; float32 where they are float64.
+        ``awake`` [B, T]: where an activated adapter works, if not everywhere."""
+        with self.turn, evaluating(self._parts), self._active(awake):
             logits: Tensor = self._module(input_ids=ids, use_cache=True, **inputs).logits
         return logits.float() if logits.dtype == torch.float64 else logits
 

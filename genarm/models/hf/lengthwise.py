@@ -20,6 +20,7 @@ from ..backbone import Rows, checked_lengths, checked_rows, follow_by_copy
 from ..causal import CausalModel, inner_model
 from ..turns import turn
 from .padded import PaddedSession
+from .waking import Waking
 
 Key = tuple[int, ...]
 
@@ -67,6 +68,7 @@ class LengthwiseSession:
         self._whole = whole
         self._turn = turn(inner_model(model.module))
         self._rotary = [part for part in model.module.modules() if hasattr(part, "max_seq_len_cached")]
+        self._waking = Waking(model.activation, batch)
         self._texts: list[Tensor] = []
         self._groups: dict[tuple[Key, tuple[int, ...]], PaddedSession] = {}
 
@@ -82,6 +84,7 @@ class LengthwiseSession:
     def prefill(self, prompts: list[list[Tensor]], rows: Sequence[int] | None = None) -> list[Tensor]:
         assert rows is None, "a row of such a cache cannot be exchanged"
         self._texts, self._groups = list(prompts[0]), {}
+        self._waking.read(range(len(self._texts)), self._texts)
         return [self._read()]
 
     def append(self, tokens: Tensor) -> list[Tensor]:
@@ -98,6 +101,7 @@ class LengthwiseSession:
         before = list(self._texts)
         for source, target in zip(*(rows.tolist() for rows in pair), strict=True):
             self._texts[target] = before[source]
+        self._waking.copy(pair[0].tolist(), pair[1].tolist())
         self._groups = {}
 
     def follow(self, origins: Tensor) -> None:
@@ -109,6 +113,7 @@ class LengthwiseSession:
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         kept = checked_lengths(lengths, self.lengths)[0].tolist()
         self._texts = [text[:length] for text, length in zip(self._texts, kept, strict=True)]
+        self._waking.cut([*kept, *self._waking.starts[len(kept) :]])
         self._groups = {}
 
     def _read(self) -> Tensor:
@@ -128,7 +133,7 @@ class LengthwiseSession:
             with self._unscaled():
                 if session is None:
                     session = PaddedSession(self._model, len(rows), self.length)
-                    found = session.prefill([texts])[0]
+                    found = session.begin(texts, [self._waking.starts[row] for row in rows])
                 else:
                     found = session.append(torch.stack([text[-1:] for text in texts]))[0][:, 0]
             groups[group] = session

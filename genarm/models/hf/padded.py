@@ -19,6 +19,7 @@ from ...request.prompts import pad_left
 from ..backbone import Rows, checked_lengths, checked_rows, follow_by_copy
 from ..causal import CausalModel
 from .forward import Forward, ShownNaN, is_compiled
+from .waking import Waking
 
 FEW = 64  # keys of a token, of which torch may hide that all their scores are NaN: it does so below 8 or 16
 
@@ -32,6 +33,7 @@ class PaddedSession:
         self._config = model.module.config
         self._forward = Forward(model)
         self._may_hide_nan = model.device.type == "cpu" and not is_compiled(model.module)
+        self._waking = Waking(model.activation, batch)
         self._texts: list[Tensor] = []  # what each row holds
         self._cache: DynamicCache | None = None  # None where the texts are to be read anew
 
@@ -46,8 +48,13 @@ class PaddedSession:
 
     def prefill(self, prompts: list[list[Tensor]], rows: Sequence[int] | None = None) -> list[Tensor]:
         assert rows is None, "a row of such a cache cannot be exchanged"
-        self._texts, self._cache = list(prompts[0]), None
-        return [self._read(self._texts, 1)[:, -1]]
+        self._waking.read(range(len(prompts[0])), prompts[0])
+        return [self.begin(prompts[0], self._waking.starts)]
+
+    def begin(self, texts: list[Tensor], starts: Sequence[int]) -> Tensor:
+        """Read texts in which an activated adapter is awake from ``starts`` on -> [B, V] of what follows."""
+        self._waking.starts, self._texts, self._cache = list(starts), list(texts), None
+        return self._read(self._texts, 1)[:, -1]
 
     def append(self, tokens: Tensor) -> list[Tensor]:
         if max(map(len, self._texts)) + tokens.shape[1] > self.length:
@@ -60,6 +67,7 @@ class PaddedSession:
         before = list(self._texts)
         for source, target in zip(*(rows.tolist() for rows in pair), strict=True):
             self._texts[target] = before[source]
+        self._waking.copy(pair[0].tolist(), pair[1].tolist())
         self._cache = None
 
     def follow(self, origins: Tensor) -> None:
@@ -71,6 +79,7 @@ class PaddedSession:
     def truncate(self, lengths: Tensor | Sequence[int]) -> None:
         kept = checked_lengths(lengths, self.lengths)[0].tolist()
         self._texts = [text[:length] for text, length in zip(self._texts, kept, strict=True)]
+        self._waking.cut([*kept, *self._waking.starts[len(kept) :]])
         self._cache = None
 
     def _read(self, texts: list[Tensor], last: int) -> Tensor:
@@ -83,11 +92,12 @@ class PaddedSession:
         else:
             self._mask = torch.cat([self._mask, mask], dim=1)
         inputs: dict[str, Any] = {"attention_mask": self._mask, "past_key_values": self._cache}
+        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        awake = self._waking.places(range(len(texts)), positions) if is_first else None
         if "position_ids" in self._forward.accepts:
-            positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
-            inputs["position_ids"] = positions[:, -ids.shape[1] :]
+            inputs["position_ids"] = positions
         if "logits_to_keep" in self._forward.accepts:
             inputs["logits_to_keep"] = last
         hides = self._may_hide_nan and (is_first or self._mask.shape[1] < FEW)
         with ShownNaN() if hides else nullcontext():
-            return self._forward(ids, **inputs)[:, -last:]
+            return self._forward(ids, awake, **inputs)[:, -last:]

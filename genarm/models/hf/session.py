@@ -14,7 +14,7 @@ from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules import module as every_module
 
 from ...errors import InvalidArgumentError
@@ -22,12 +22,12 @@ from ..backbone import RowPreferences, Rows, checked_lengths, checked_rows, copi
 from ..causal import CausalModel, inner_model
 from ..footprint import mask_bytes, module_pass_bytes
 from ..fused.prefill import distinct
-from ..placement import execution_device
 from .attention import attending, attention_configs
-from .cache import DoesNotTakePart, PassSpan, SlotCache
+from .cache import DoesNotTakePart, PassSpan, SlotCache, cache_places
 from .forward import Forward, at_each_rows, in_passes, is_compiled
 from .lengthwise import Frequencies, LengthwiseSession
 from .padded import PaddedSession
+from .waking import Waking
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 OWN_HOOKS = __name__.rpartition(".hf.")[0]
@@ -61,13 +61,7 @@ class HFBackbone:
         return sum(self.cache_places(batch, length).values())
 
     def cache_places(self, batch: int, length: int) -> dict[torch.device, int]:
-        config, token = self.model.config, 2 * batch * length * self.dtype.itemsize
-        alike = not getattr(config, "is_heterogeneous", False)
-        layers = [config] * config.num_hidden_layers if alike else config.per_layer_config
-        places: dict[torch.device, int] = {}
-        for device, layer in zip(_layer_devices(self.model, len(layers)), layers, strict=True):
-            places[device] = places.get(device, 0) + token * _cache_width(layer)
-        return places
+        return cache_places(self.model, batch, length)
 
     def prompt_bytes(self, batch: int, length: int) -> int:
         """A padded batch is read at once, under a mask, and a model that cannot be told which logits are wanted makes
@@ -129,22 +123,6 @@ def may_take_part(model: CausalModel) -> bool:
     )
 
 
-def _layer_devices(model: CausalModel, count: int) -> list[torch.device]:
-    """Where each layer's pass runs and its keys lie: models may be spread over several devices."""
-    inner: Any = inner_model(model.module)
-    decoder = getattr(inner, "get_decoder", lambda: None)() or inner
-    lists = (part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
-    found = [execution_device(layer) for layer in next(lists, ())] or [model.device] * count
-    return [model.device if device.type == "meta" else device for device in found]
-
-
-def _cache_width(config: Any) -> int:
-    """Elements of a token's keys in one layer."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(heads * width)
-
-
 def has_hooks(module: Any) -> bool:
     """Whether somebody else's code runs before or after the forward pass of some part. Adapters' hooks of this library
     are there inside a forward pass only, perhaps one of another thread."""
@@ -171,6 +149,7 @@ class HFSession:
         device = backbone.model.device
         self._on_host = device.type == "cpu"
         self._cache = SlotCache(batch, length)
+        self._waking = Waking(backbone.model.activation, batch)
         with torch.inference_mode(False):
             self._rows = torch.arange(batch, device=device)
             self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
@@ -219,6 +198,7 @@ class HFSession:
         copied_rows(self._lengths, 0, origins(of, to, self.batch))
         for source, target in pairs:
             self._sizes[target] = before[source]
+        self._waking.copy(of.tolist(), to.tolist())
         self._cache.cut(self._lengths, max(before))
         return None
 
@@ -234,6 +214,7 @@ class HFSession:
         kept, longest = checked_lengths(lengths, self.lengths)[0], max(self._sizes)
         self._lengths.copy_(torch.minimum(self._lengths, kept))
         self._sizes = self._lengths.tolist()
+        self._waking.cut(self._sizes)
         self._cache.cut(self._lengths, longest, min(self._sizes))
         return None
 
@@ -243,6 +224,7 @@ class HFSession:
         slots = self._emptied(len(prompts), rows)
         for slot, size in zip(slots, sizes, strict=True):
             self._sizes[slot] = size
+        self._waking.read(slots, prompts)
         passes = in_passes(sorted(set(source), key=lambda one: sizes[one]), sizes, CHUNK)
         logits = torch.cat([self._read([slots[one] for one in own], [prompts[one] for one in own]) for own in passes])
         copies = [(slots[first], slots[one]) for one, first in enumerate(source) if one != first]
@@ -280,17 +262,19 @@ class HFSession:
             positions = torch.arange(start, stop, device=ids.device).expand(len(rows), -1)
             span = PassSpan(where, start, stop, row=rows[0])
             with self._forward.turn, at_each_rows(last, stop - start, self._head) as pick:
-                logits = pick(self._pass(ids[:, start:stop], positions, span))
+                awake = self._waking.places(rows, positions)
+                logits = pick(self._pass(ids[:, start:stop], positions, span, awake))
             if not span.stored or not span.stored <= span.attended:
                 raise DoesNotTakePart("not every layer that caches calls attention by name")
         return logits
 
-    def _pass(self, ids: Tensor, positions: Tensor, span: PassSpan) -> Tensor:
+    def _pass(self, ids: Tensor, positions: Tensor, span: PassSpan, awake: Tensor | None = None) -> Tensor:
         self._cache.span = span
         try:
             with self._forward.turn, attending(self._configs, span):
                 return self._forward(
                     ids,
+                    awake,
                     position_ids=positions,
                     attention_mask=torch.ones_like(ids),  # without one GPT-2 reads its ids to warn of padding
                     past_key_values=self._cache,
