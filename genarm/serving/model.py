@@ -125,7 +125,10 @@ class GenARMForCausalLM(nn.Module):
             logits |= backbone.logits(hidden_states[:, begin:end], self.table.used)
             begin = end
         present = {column: part for column, part in logits.items() if part is not None}
-        return combine(present, weights, self.vocab_size) if len(present) == len(logits) else None
+        if len(present) < len(logits):
+            return None
+        self.table.keep(present)
+        return combine(present, weights, self.vocab_size)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Every model's weights, the base's first, as the loader reads one checkpoint after the other."""

@@ -6,6 +6,7 @@ them. A request's numbers travel in ``SamplingParams.extra_args``, which HTTP re
     weights.NAME   the weight of a reward model; where a request names one, those it does not name have 0
     beta           what its reward weights are divided by
     base_weight    the base model's own weight
+    model_logprobs whether the response has every model's log-probability of each token (model_logprobs.py)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..errors import InvalidArgumentError
 ARCHITECTURE = "GenARMForCausalLM"
 KEY = "genarm"
 WEIGHT = "weights."
+ASK = "model_logprobs"
 # What vLLM itself reads from a request's extra_args.
 OF_VLLM = frozenset({"kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode", "session_id"})
 LARGEST = 1e6  # of a weight over beta: beyond it float32 scores of likely tokens lose their differences
@@ -84,7 +86,7 @@ class ServedGuidance:
         said = said or {}
         own = {key.removeprefix(WEIGHT): value for key, value in said.items() if key.startswith(WEIGHT)}
         for key in said:
-            if not (key.startswith(WEIGHT) or key in OF_VLLM or key in {"beta", "base_weight"}):
+            if not (key.startswith(WEIGHT) or key in OF_VLLM or key in {"beta", "base_weight", ASK}):
                 raise InvalidArgumentError(f"{key!r} is no setting of guided decoding{self._hint(key)}")
         for name in own:
             if name not in self.names:
@@ -106,9 +108,23 @@ class ServedGuidance:
         return row
 
     def _hint(self, key: str) -> str:
-        known = [*(WEIGHT + name for name in self.names), "beta", "base_weight"]
+        known = [*(WEIGHT + name for name in self.names), "beta", "base_weight", ASK]
         near = get_close_matches(key, known, 1) or [one for one in known if one == WEIGHT + key]
         return f": did you mean {near[0]!r}?" if near else f": use {', '.join(known)}"
+
+
+def asks(said: Mapping[str, Any] | None) -> bool:
+    """Whether a request asks for every model's log-probability of each token.
+
+    Raises:
+        InvalidArgumentError: it says something else than true or false.
+    """
+    value = (said or {}).get(ASK, False)
+    if isinstance(value, Mapping):  # which HTTP requests cannot say: they were asked before (model_logprobs.raised)
+        return True
+    if value not in (True, False):
+        raise InvalidArgumentError(f"{ASK} is {value!r}: use true or false")
+    return bool(value)
 
 
 def hf_overrides(guidance: ServedGuidance) -> dict[str, Any]:

@@ -3,79 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
-from served_cases import PROMPTS, TOKENS, WEIGHTS, expected, extra
-
-KEY = "secret"
-NAME = "base+art+risk+wide"
-
-
-class Server:
-    """A running `genarm serve` and the clients that talk to it."""
-
-    def __init__(self, wide: Path, log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.log = log
-        rewards = [f"art:{WEIGHTS[0]['art']}", f"risk:{WEIGHTS[0]['risk']}", f"wide={wide}:{WEIGHTS[0]['wide']}"]
-        line = [sys.executable, "-m", "genarm", "serve", *(part for one in rewards for part in ("--reward", one))]
-        line += ["--port", str(self.port), "--", "--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
-        line += ["--max-model-len", "256", "--max-num-seqs", "64"]
-        with log.open("w") as stream:
-            self.process = subprocess.Popen(line, stdout=stream, stderr=subprocess.STDOUT, env=dict(os.environ))
-        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0)
-
-    def wait(self, seconds: float = 300.0) -> None:
-        end = time.monotonic() + seconds
-        while self.status("/health") != 200:
-            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()[-4000:]
-            time.sleep(0.5)
-
-    def status(self, path: str, body: bytes | None = None, key: str = KEY) -> int:
-        """What a bare HTTP request is answered with; 0 where nobody answers."""
-        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
-
-    def complete(self, prompt: Any, tokens: int = TOKENS, **settings: Any) -> Any:
-        numbers = settings.pop("numbers", None)
-        told = {"temperature": 0.0, "extra_body": {"vllm_xargs": numbers, "return_token_ids": True}, **settings}
-        return self.client.completions.create(model=NAME, prompt=prompt, max_tokens=tokens, **told)
+import torch
+from served_cases import NAMES, PROMPTS, TOKENS, WEIGHTS, decoder, expected, extra
+from served_process import NAME, Server, serving
 
 
 @pytest.fixture(scope="module")
 def server(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(wide, tmp_path_factory.mktemp("server") / "log")
-    try:
-        running.wait()
+    with serving(wide, tmp_path_factory.mktemp("server")) as running:
         yield running
-    finally:
-        running.process.kill()
 
 
 def test_it_is_the_guided_model_and_asks_for_the_key(server: Server) -> None:
-    assert [model.id for model in server.client.models.list().data] == [NAME]
+    (model,) = server.client.models.list().data
+    assert model.id == NAME and model.genarm == {"weights": WEIGHTS[0], "beta": 1.0, "base_weight": 1.0}
     assert server.status("/v1/models", key="wrong") == 401
 
 
@@ -99,6 +48,70 @@ def test_a_seed_gives_the_same_text_again(server: Server) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def models_of(logprobs: Any) -> torch.Tensor:
+    """[n, 1 + K], what a response says of its tokens."""
+    assert list(logprobs.model_logprobs) == ["base", *NAMES]
+    return torch.tensor(list(logprobs.model_logprobs.values())).T
+
+
+def assert_scored(wide: Path, prompt: list[int], tokens: list[int], found: torch.Tensor) -> None:
+    scores = decoder(wide).score([prompt], [tokens]).model_logprobs[0]
+    torch.testing.assert_close(found, scores, atol=2e-4, rtol=0)
+
+
+ASKED = {"model_logprobs": True, "weights.art": 1.5}
+
+
+def test_a_response_has_every_models_log_probabilities_where_it_was_asked(server: Server, wide: Path) -> None:
+    """Greedy and drawn, with a stop string, several answers, and beside requests that do not ask."""
+    cases: list[dict[str, Any]] = [
+        {"logprobs": 0},
+        {"logprobs": 2, "temperature": 1.0, "seed": 3, "n": 2},
+        {"logprobs": 1, "temperature": 1.0, "stop": ["the", "a"]},
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        others = [pool.submit(server.complete, PROMPTS[index], logprobs=2) for index in range(4)]
+        answers = list(pool.map(lambda case: server.complete(PROMPTS[0], numbers=ASKED, **case), cases))
+    for other in others:
+        assert not hasattr(other.result().choices[0].logprobs, "model_logprobs")
+    for case, answer in zip(cases, answers, strict=True):
+        for choice in answer.choices:
+            assert_scored(wide, choice.prompt_token_ids, choice.token_ids, models_of(choice.logprobs))
+            assert all(len(top) <= case["logprobs"] + 1 for top in choice.logprobs.top_logprobs)
+            assert max(choice.logprobs.token_logprobs) <= 0.0
+    plain = server.complete(PROMPTS[0], numbers={"weights.art": 1.5}, logprobs=0).choices[0].logprobs
+    for before, after in zip(plain.top_logprobs, answers[0].choices[0].logprobs.top_logprobs, strict=True):
+        assert before == pytest.approx(after, abs=1e-4)
+
+
+def test_a_stream_has_them_token_by_token(server: Server, wide: Path) -> None:
+    stream = server.complete(PROMPTS[1], numbers=ASKED, stream=True, logprobs=0, temperature=1.0, stop=["the"])
+    prompt, tokens, found = [], [], []
+    for chunk in stream:
+        (choice,) = chunk.choices
+        prompt += choice.prompt_token_ids or [] if not prompt else []
+        tokens += choice.token_ids
+        if choice.token_ids:
+            found.append(models_of(choice.logprobs))
+            assert len(found[-1]) == len(choice.token_ids) == len(choice.logprobs.tokens)
+    assert len(found) > 1
+    assert_scored(wide, prompt, tokens, torch.cat(found))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_has_them(server: Server, wide: Path, stream: bool) -> None:
+    told: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": PROMPTS[2]}], "max_tokens": TOKENS}
+    told |= {"logprobs": True, "extra_body": {"vllm_xargs": ASKED, "return_token_ids": True}}
+    answer = server.client.chat.completions.create(**told, stream=stream)
+    parts = [chunk for chunk in answer if chunk.choices] if stream else [answer]
+    choices = [part.choices[0] for part in parts]
+    tokens = [token for choice in choices for token in getattr(choice, "token_ids", None) or []]
+    found = [models_of(choice.logprobs) for choice in choices if choice.logprobs]
+    (prompt,) = [part.prompt_token_ids for part in parts if getattr(part, "prompt_token_ids", None)]
+    assert len(tokens) > 1 and sum(len(choice.logprobs.content) for choice in choices if choice.logprobs) == len(tokens)
+    assert_scored(wide, prompt, tokens, torch.cat(found))
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -112,6 +125,11 @@ def test_a_seed_gives_the_same_text_again(server: Server) -> None:
         json.dumps({"model": NAME, "prompt": "a", "vllm_xargs": {"weights.art": [1.0]}}).encode(),
         json.dumps({"model": NAME, "prompt": "a", "vllm_xargs": {"weights": {"art": 1.0}}}).encode(),
         json.dumps({"model": NAME, "prompt": "a", "vllm_xargs": {"beta": 0}}).encode(),
+        json.dumps({"model": NAME, "prompt": "a", "vllm_xargs": {"model_logprobs": True}}).encode(),
+        json.dumps({"model": NAME, "prompt": "a", "logprobs": 1, "vllm_xargs": {"model_logprobs": "on"}}).encode(),
+        json.dumps(
+            {"model": NAME, "prompt": "a", "logprobs": 1, "vllm_xargs": {"model_logprobs": {"beside": 0}}}
+        ).encode(),
         json.dumps({"model": NAME, "prompt": "a", "echo": True, "logprobs": 1, "max_tokens": 1}).encode(),
         json.dumps({"model": NAME, "prompt": "a", "logit_bias": {"999999": 1}}).encode(),
     ],
@@ -129,25 +147,15 @@ def test_a_client_that_leaves_midway_frees_its_place(server: Server) -> None:
     stream = server.complete("I like", tokens=200, stream=True, extra_body={"ignore_eos": True})
     next(iter(stream))
     stream.close()
-    end = time.monotonic() + 30
-    while running(server) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert running(server) == 0
+    server.settle()
     assert server.complete(PROMPTS[0]).choices[0].text
-
-
-def running(server: Server) -> float:
-    """The requests that are being decoded, as the server's metrics say."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=60) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running{"))
 
 
 def test_sigterm_lets_running_requests_finish(server: Server) -> None:
     """The last test of this file: the server is gone after it."""
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(server.complete, "I like", 200, extra_body={"ignore_eos": True}) for _ in range(4)]
-        while running(server) < 4:
+        while server.running() < 4:
             time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
         assert [answer.result().choices[0].finish_reason for answer in answers] == ["length"] * 4
