@@ -15,7 +15,7 @@ BENCH = ["liger-kernel>=0.8", "pytest-benchmark>=5.0"]
 DOCS = ["pdoc>=16"]
 LM_EVAL = ["lm-eval>=0.4.13"]
 PARETO = ["moocore>=0.3"]
-PLAY = ["gradio>=6.31,<7", *PLOTS]
+PLAY = ["gradio>=6.31,<7", "httpx>=0.27", *PLOTS]
 QUANTISED = ["bitsandbytes>=0.49"]
 SERVING = ["vllm>=0.31,<0.33"]  # genarm/serving/versions.py says the same
 RAY = ["ray[data]>=2.51"]

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from ..embedded import BASE_MIN_P, REWARDS
-from ..errors import InvalidArgumentError, RunError
+from ..errors import InvalidArgumentError
 from . import options as given
-from .console import say
 from .options import ModelOptions
-
-if TYPE_CHECKING:
-    from ..models.sources import RewardChoice
-    from ..play.settings import PlaySettings
+from .play_page import check_installed, page_defaults, show
 
 EMBEDDED = {**dict.fromkeys(REWARDS, 0.0), "art": 1.0}  # what the page begins with
 EXAMPLES: tuple[tuple[str, Mapping[str, float]], ...] = (
@@ -28,6 +22,32 @@ EXAMPLES: tuple[tuple[str, Mapping[str, float]], ...] = (
 )
 PROMPT = "I really enjoy"
 
+SERVER = "A running server"
+LENGTH = 4096
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        rich_help_panel=SERVER,
+        help="Write with a running `genarm serve` instead of models here; --reward NAME:WEIGHT then weighs its own.",
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY", rich_help_panel=SERVER, envvar="GENARM_API_KEY", help="The server's API key, where it has one."
+    ),
+]
+Beta = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        rich_help_panel=given.MODELS,
+        help="What all reward weights are divided by; above 0.",
+        show_default="1, or the server's",
+    ),
+]
 BaseMinP = Annotated[
     float | None,
     typer.Option(
@@ -51,7 +71,9 @@ Open = Annotated[bool, typer.Option("--open/--no-open", help="Open the page in t
 def play(
     base: given.Base = None,
     reward: given.Reward = None,
-    beta: given.Beta = 1.0,
+    server: Server = None,
+    api_key: ApiKey = None,
+    beta: Beta = None,
     temperature: given.Temperature = 1.0,
     base_min_p: BaseMinP = None,
     max_new_tokens: given.MaxNewTokens = 48,
@@ -59,7 +81,7 @@ def play(
     host: Host = "127.0.0.1",
     port: Port = None,
     open: Open = False,
-    max_length: given.MaxLength = 4096,
+    max_length: given.MaxLength = LENGTH,
     dtype: given.Dtype = "auto",
     device: given.Device = "auto",
     trust_remote_code: given.RemoteCode = False,
@@ -68,9 +90,27 @@ def play(
 ) -> int:
     """Open a page to play with: a slider per reward model, the base's text and the guided one side by side.
 
-    Without --base and --reward it is about the embedded models. Weights and settings given here are what the page
-    begins with. Needs the extra `play`: pip install 'genarm[play]'.
+    Without --base, --reward and --server it is about the embedded models. Weights and settings given here are what the
+    page begins with. Needs the extra `play`: pip install 'genarm[play]'.
     """
+    settings = {"beta": beta, "temperature": temperature, "new_tokens": max_new_tokens, "seed": seed}
+    if server is not None:
+        of_models = {
+            "--base": base,
+            "--base-min-p": base_min_p,
+            "--reward-base": reward_base,
+            "--max-length": max_length != LENGTH,
+            "--dtype": dtype != "auto",
+            "--device": device != "auto",
+            "--trust-remote-code": trust_remote_code,
+            "--no-check-vocabulary": not check_vocabulary,
+        }
+        for option, value in of_models.items():
+            if value:
+                raise InvalidArgumentError(f"{option} is about models here, and --server has its own: leave it out")
+        from .play_served import run as run_served
+
+        return run_served(server, api_key, reward or (), settings, (host, port), open)
     models = ModelOptions(
         base,
         reward or [f"{name}:{weight:g}" for name, weight in EMBEDDED.items() if base is None],
@@ -82,32 +122,25 @@ def play(
         reward_base or (),
         check_vocabulary,
     )
-    settings = {
-        "beta": beta,
-        "temperature": temperature,
-        "base_min_p": (BASE_MIN_P if base is None else 0.0) if base_min_p is None else base_min_p,
-        "new_tokens": max_new_tokens,
-        "seed": seed,
-    }
-    return run(models, settings, host, port, open)
+    settings["beta"] = 1.0 if beta is None else beta
+    settings["base_min_p"] = (BASE_MIN_P if base is None else 0.0) if base_min_p is None else base_min_p
+    return run(models, settings, (host, port), open)
 
 
-def run(models: ModelOptions, settings: dict[str, Any], host: str, port: int | None, opens: bool) -> int:
+def run(models: ModelOptions, settings: dict[str, Any], where: tuple[str, int | None], opens: bool) -> int:
     """Load the models and serve the page until the process is asked to end; its exit status.
 
     Raises:
         GenARMError: the models cannot be loaded, Gradio is not installed, or the page cannot be served.
     """
-    if find_spec("gradio") is None:
-        raise RunError("the page needs Gradio, which is not installed: pip install 'genarm[play]'")
+    check_installed()
     from ..models.sources import model_path, parse_rewards
 
     rewards = parse_rewards(models.rewards)
     is_embedded = models.base is None
-    defaults = _defaults(rewards, settings, PROMPT if is_embedded else "")
+    defaults = page_defaults({one.name: one.weight for one in rewards}, settings, PROMPT if is_embedded else "")
     from ..play.local import LocalWriter
     from ..play.parts import Example
-    from ..play.server import is_loopback, launch, wait
     from .loading import load
 
     decoder = load(models, model_path(models.base), rewards)
@@ -115,34 +148,4 @@ def run(models: ModelOptions, settings: dict[str, Any], host: str, port: int | N
     writer = LocalWriter(decoder, defaults, about)
     known = defaults.weights.keys()
     examples = [Example(text, weights) for text, weights in EXAMPLES if is_embedded and weights.keys() <= known]
-    if not is_loopback(host):
-        warnings.warn(
-            f"--host {host}: whoever reaches this machine can use the page, which asks for no password", stacklevel=2
-        )
-    page, address = launch(writer, examples, decoder.max_length, host, port, opens)
-    say(f"the page is at {address} (Ctrl-C ends)")
-    try:
-        wait(page)
-    except KeyboardInterrupt as interrupt:  # Ctrl-C or, with a status of its own, SIGTERM: how a server is ended
-        return int(getattr(interrupt, "status", 130))
-
-
-def _defaults(rewards: Sequence[RewardChoice], settings: dict[str, Any], prompt: str) -> PlaySettings:
-    """What the page begins with.
-
-    Raises:
-        InvalidArgumentError: there is no reward model, or a setting that the page has no place for.
-    """
-    from ..play.history import default_axes
-    from ..play.settings import BETAS, MOST_SEED, NEW_TOKENS, TEMPERATURES, PlaySettings
-
-    if not rewards:
-        raise InvalidArgumentError("a base without a reward model: give the page one with --reward NAME=PATH:WEIGHT")
-    ranges = {"beta": BETAS, "temperature": TEMPERATURES, "seed": (0, MOST_SEED), "max-new-tokens": NEW_TOKENS}
-    for name, (low, high) in ranges.items():
-        value = settings["new_tokens" if name == "max-new-tokens" else name]
-        if not low <= value <= high:
-            raise InvalidArgumentError(f"--{name} is {value:g}: the page's control goes from {low:g} to {high:g}")
-    names = [one.name for one in rewards]
-    weights = {one.name: one.weight for one in rewards}
-    return PlaySettings(prompt=prompt, weights=weights, colour=names[0], axes=default_axes(names), **settings)
+    return show(writer, examples, decoder.max_length, where, opens)

@@ -101,7 +101,7 @@ def make_weights(defaults: PlaySettings) -> dict[str, Any]:
     }
 
 
-def make_draws(defaults: PlaySettings, most_tokens: int) -> dict[str, Any]:
+def make_draws(defaults: PlaySettings, most_tokens: int, has_base_min_p: bool) -> dict[str, Any]:
     """How tokens are drawn."""
     beta = gr.Slider(*BETAS, defaults.beta, step=0.05, label="β", info="Divides all weights.", elem_id="beta")
     temperature = gr.Slider(
@@ -115,6 +115,7 @@ def make_draws(defaults: PlaySettings, most_tokens: int) -> dict[str, Any]:
             step=0.01,
             label="base_min_p",
             info="Leaves out tokens that the base finds this much less likely than its favourite; 0 leaves out none.",
+            visible=has_base_min_p,
         )
         new_tokens = gr.Slider(1, most_tokens, defaults.new_tokens, step=1, label="Most new tokens")
         seed = gr.Number(

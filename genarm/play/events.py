@@ -120,6 +120,9 @@ class Events:
         """Take the settings of the link that the page was opened with. Without one the page stays as it is: its user
         may have begun to write."""
         settings, notes, linked = opened(dict(request.query_params), self._writer.defaults)
+        if settings.base_min_p and not self._writer.has_base_min_p:
+            settings = replace(settings, base_min_p=0.0)
+            notes.append("The link's base_min_p is left out: this page's server has no such filter.")
         filled = self._fill(settings) if linked or notes else [gr.skip()] * len(self._filled)
         return [_note(" ".join(notes)), linked, *filled]
 

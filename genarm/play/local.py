@@ -34,6 +34,7 @@ class LocalWriter:
     names: tuple[str, ...] = field(init=False)
     has_chat_template: bool = field(init=False)
     one_at_a_time: bool = True  # pages would only slow one another down
+    has_base_min_p: bool = True
 
     def __post_init__(self) -> None:
         if self.decoder.tokenizer is None:

@@ -30,7 +30,7 @@ def build(writer: Writer, examples: Sequence[Example], most_tokens: int) -> Any:
                     found["run"] = gr.Button("Run", variant="primary", elem_id="run", min_width=100)
                     found["stop"] = gr.Button("Stop", elem_id="stop", min_width=100)
                 found["sliders"] = made.make_weights(defaults)
-                found |= made.make_draws(defaults, most_tokens)
+                found |= made.make_draws(defaults, most_tokens, writer.has_base_min_p)
                 found["live"] = gr.Checkbox(True, label="Run again as soon as a slider moves")
             with gr.Column(scale=5, min_width=300):
                 found |= _texts()

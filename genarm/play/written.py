@@ -1,6 +1,6 @@
 """What a run has written so far: two texts token by token, each token with every model's log-probability.
 
-What writes them is a `Writer`, such as the models in this process (`local`).
+What writes them is a `Writer`: the models in this process (`local`), or a server (`served`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Writer(Protocol):
 
     names: of the reward models; ``defaults``: the settings of a page that is opened without a link.
     about: what is decoded with, in a line; ``one_at_a_time``: whether runs wait for one another;
-        ``has_chat_template``: whether the base was trained on chats.
+        ``has_chat_template``: whether the base was trained on chats; ``has_base_min_p``: whether the filter is there.
     """
 
     names: tuple[str, ...]
@@ -73,6 +73,7 @@ class Writer(Protocol):
     about: str
     one_at_a_time: bool
     has_chat_template: bool
+    has_base_min_p: bool
 
     def write(self, settings: PlaySettings) -> Generator[WrittenPair]:
         """The texts as they grow; the last pair is finished. Closing it ends the decoding.

@@ -25,6 +25,7 @@ class Scripted:
     about = "Scripted."
     one_at_a_time = False
     has_chat_template = True
+    has_base_min_p = True
 
     def __init__(self) -> None:
         self.allowed = [threading.Semaphore(0) for _ in range(3)]  # of each run
