@@ -17,13 +17,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from bench.report import environment
-from experiments.activation.awake import AwakeTrainer, Wakefulness, rewards
 from experiments.activation.pairs import persona_pairs
 from experiments.embedded.models import LINEARS, training_arguments
+from genarm.models.activation import Activation
+from genarm.models.asleep import SleepingAdapter
 from genarm.preferences.collate import PairCollator
 from genarm.preferences.encoding import EncodedPair, encode_pairs
 from genarm.preferences.pair import PreferencePair
 from genarm.preferences.pairs import read_pairs
+from genarm.preferences.scoring import pair_rewards
 from genarm.training.arm import ArmTrainer
 
 BETA = 0.1
@@ -84,16 +86,14 @@ def perform(
     model = get_peft_model(
         model, LoraConfig(r=job.rank, lora_alpha=2 * job.rank, target_modules=LINEARS, lora_dropout=0.0)
     )
-    awake = Wakefulness() if job.kind == "activated" else None
-    if awake is not None:
-        awake.gate(model)
+    asleep = SleepingAdapter(model, Activation()) if job.kind == "activated" else None
     held_out = job.part == "held out"
     train = sets["train"][: -len(sets["train"]) // 5] if held_out else sets["train"]
     judged = sets["train"][-len(sets["train"]) // 5 :] if held_out else sets["test"]
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
-        loss = trained(job, suite, model, train, pad_token_id, Path(work), awake)
-    found = rewards(model, judged, pad_token_id, awake)
+        loss = trained(job, suite, model, train, pad_token_id, Path(work), asleep)
+    found = pair_rewards(model, judged, pad_token_id, asleep=asleep)
     return {
         **asdict(job),
         "train_pairs": len(train),
@@ -110,10 +110,9 @@ def trained(
     train: list[EncodedPair],
     pad_token_id: int,
     work: Path,
-    awake: Wakefulness | None,
+    asleep: SleepingAdapter | None,
 ) -> float:
     """The mean loss of a run of one epoch."""
-    kind = ArmTrainer if awake is None else AwakeTrainer
     arguments = training_arguments(
         work,
         job.seed,
@@ -125,11 +124,10 @@ def trained(
         remove_unused_columns=False,
         disable_tqdm=True,
     )
-    trainer = kind(
-        model=model, args=arguments, beta=BETA, train_dataset=train, data_collator=PairCollator(pad_token_id)
+    collate = PairCollator(pad_token_id, activation=None if asleep is None else asleep.activation)
+    trainer = ArmTrainer(
+        model=model, args=arguments, beta=BETA, asleep=asleep, train_dataset=train, data_collator=collate
     )
-    if awake is not None:
-        trainer.awake = awake
     return float(trainer.train().training_loss)
 
 

@@ -86,7 +86,8 @@ def show(info: Info, console: Console) -> None:
         models = Table("model", "runs on", "decoded by", title="Models", title_justify="left")
         for model in info.models:
             over = f"; takes a preference over {model['preference over']}" if "preference over" in model else ""
-            models.add_row(model["name"], model["runs on"] + over, model["path"])
+            awake = f"; asleep on prompts up to {model['awake from']}" if "awake from" in model else ""
+            models.add_row(model["name"], model["runs on"] + over + awake, model["path"])
         tables.append(models)
     for table in tables:
         console.print(table)

@@ -22,6 +22,12 @@ class Method(StrEnum):
     value = "value"
 
 
+class Activate(StrEnum):
+    """Where an adapter that sleeps on prompts wakes."""
+
+    response = "response"
+
+
 class Precision(StrEnum):
     """What matrices are multiplied in."""
 
@@ -120,6 +126,14 @@ def train(
     target_module: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A layer that gets LoRA; repeatable.", show_default="all linear ones"),
+    ] = None,
+    activate: Annotated[
+        Activate | None,
+        typer.Option(
+            help="response: the AR-RM's adapter sleeps on prompts and wakes where responses begin, so that a prompt is "
+            "read once for the base and every such reward model.",
+            show_default="awake everywhere",
+        ),
     ] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the pairs.", show_default="1, of few pairs up to 3")
@@ -226,6 +240,7 @@ def train(
         alpha=alpha,
         dropout=dropout,
         target_modules=tuple(target_module or ()),
+        activate=None if activate is None else "response",
         epochs=epochs,
         max_steps=max_steps,
         learning_rate=learning_rate,

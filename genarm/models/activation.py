@@ -10,6 +10,7 @@ runs it as the base alone until it is told from where on (``alora_offsets``), an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidArgumentError, LoadingError, UnsupportedAdapterError
+from .files import read_json
 
 TOKENS = "alora_invocation_tokens"
 AT_LAST = "awake_from_last_prompt_token"
@@ -78,6 +80,13 @@ def read_activation(folder: Path, config: Mapping[str, Any]) -> Activation | Non
             "adapter again"
         )
     return Activation(listed)
+
+
+def write_activation(folder: Path, activation: Activation) -> None:
+    """Have an adapter that PEFT saved say from where on it is awake."""
+    path = folder / "adapter_config.json"
+    config = {**read_json(path), **activation.settings()}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def refuse_activated(path: object, activation: Activation | None, what: str, cure: str) -> None:

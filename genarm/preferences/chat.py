@@ -111,6 +111,18 @@ def _apply(tokenizer: Any, messages: list[Message], add_generation_prompt: bool,
     return text
 
 
+def reply_start(tokenizer: Any) -> str:
+    """What the chat template writes before the assistant's reply to a user's turn, and where that is nothing, behind
+    the turn; "" where there is no template, or one that fails on such a turn."""
+    turn = [{"role": "user", "content": "?!"}]
+    try:
+        without, whole = (_apply(tokenizer, turn, add_generation_prompt=asked) for asked in (False, True))
+    except InvalidArgumentError:
+        return ""
+    behind = whole.removeprefix(without) if whole.startswith(without) else ""
+    return behind or whole.rpartition(turn[0]["content"])[2]
+
+
 def turn_ends(tokenizer: Any) -> list[str]:
     """The other tokens that generation from the tokenizer's model stops at, such as Llama 3's <|eot_id|>.
 

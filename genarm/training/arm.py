@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from ..errors import InvalidArgumentError
+from ..models.asleep import SleepingAdapter
 from ..preferences.scoring import response_log_probs
 from .counting import StepOfPairs
 
@@ -45,18 +46,20 @@ def pair_log_probs(model: Any, batch: Mapping[str, Tensor], inner: Any = None) -
 class ArmTrainer(StepOfPairs, Trainer):
     """Hugging Face's training loop on the GenARM loss; batches come from `PairCollator`.
 
-    beta: β_r of the loss. Everything else is `transformers.Trainer`'s. Logs hold, beside the loss, since the last log:
+    beta: β_r of the loss; asleep: the model's adapter, where that sleeps on prompts, whose activation the collator has.
+    Everything else is `transformers.Trainer`'s. Logs hold, beside the loss, since the last log:
     accuracy (share of pairs with the larger chosen reward), margin (mean of β_r · (chosen − rejected)), and the mean
     chosen and rejected rewards in nats; evaluation logs the same under ``eval_``, and leaves the rewards of the
     held-out pairs in ``evaluated`` ([N, 2], chosen and rejected, in the pairs' order). Every pair counts once in all of
     them, in the loss and in its gradient, however pairs are spread over micro batches and processes.
     """
 
-    def __init__(self, *args: Any, beta: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, beta: float, asleep: SleepingAdapter | None = None, **kwargs: Any) -> None:
         if not beta > 0:
             raise InvalidArgumentError(f"beta is {beta}: the loss needs a β_r above 0")
         super().__init__(*args, **kwargs)
         self.beta = beta
+        self.asleep = asleep
         self.model_accepts_loss_kwargs = True  # so that the Trainer leaves the division to compute_loss
         self._rewards: defaultdict[bool, list[Tensor]] = defaultdict(list)
         self.evaluated: Tensor | None = None
@@ -72,6 +75,8 @@ class ArmTrainer(StepOfPairs, Trainer):
 
         ``num_items_in_batch``, the pairs of the whole step, makes it this batch's part of the step's loss.
         """
+        if self.asleep is not None:
+            self.asleep.read(inputs)
         chosen, rejected = pair_log_probs(model, inputs, self.accelerator.unwrap_model(model))
         loss = arm_loss(chosen, rejected, self.beta)
         if num_items_in_batch is not None:

@@ -40,6 +40,10 @@ def _words(record: dict[str, Any]) -> str:
         f"{metrics['steps']} steps of {settings['batch_size']} {'answers' if 'answers' in train else 'pairs'}, peak "
         f"learning rate {settings['learning_rate']:g}, seed {record['seed']}",
     ]
+    if settings.get("activate"):
+        awake = record["data"]["awake_from"]
+        where = awake if isinstance(awake, str) else f"the last tokens {awake} of the prompt, as PEFT's aLoRA"
+        lines.append(f"- Asleep on prompts: awake from {where} on")
     if record["beta"] is not None:
         lines.append(f"- β: {record['beta']:g}")
     if metrics.get("eval_accuracy") is not None:

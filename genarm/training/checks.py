@@ -12,6 +12,7 @@ from .settings import LEARNING_RATES, TrainingSettings, world_size
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "bf16", "fp32")
+ACTIVATIONS = (None, "response")
 # Those of transformers' schedules that ask for nothing more than a rate and a warm-up.
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 
@@ -36,6 +37,7 @@ def check(settings: TrainingSettings) -> None:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InvalidArgumentError("device is 'cuda', but torch sees no CUDA device here: choose cpu or auto")
     _check_whole(settings)
+    _check_activation(settings)
     _check_objectives(settings)
     _check_value(settings)
     _check_reports(settings)
@@ -50,6 +52,21 @@ def _check_whole(settings: TrainingSettings) -> None:
         raise InvalidArgumentError(
             "continue from goes on with an adapter, and rank 0 trains the whole model: leave rank 0 out, or name the "
             "adapter's folder as the base, which makes it a part of that"
+        )
+
+
+def _check_activation(settings: TrainingSettings) -> None:
+    """What can sleep on prompts."""
+    if settings.activate is None:
+        return
+    if settings.kind != "arm":
+        raise InvalidArgumentError(
+            f"activate puts the adapter of an autoregressive reward model to sleep on prompts, and {settings.kind} is "
+            "another kind: leave it out"
+        )
+    if settings.rank == 0:
+        raise InvalidArgumentError(
+            "activate puts an adapter to sleep on prompts, and rank 0 trains the whole model: choose a rank above 0"
         )
 
 
@@ -121,10 +138,11 @@ def _check_choices(settings: TrainingSettings) -> None:
         "device": (settings.device, DEVICES),
         "precision": (settings.precision, PRECISIONS),
         "schedule": (settings.schedule, SCHEDULES),
+        "activate": (settings.activate, ACTIVATIONS),
     }
     for name, (value, known) in choices.items():
         if value not in known:
-            raise InvalidArgumentError(f"{name} is {value!r}: expected one of {', '.join(known)}")
+            raise InvalidArgumentError(f"{name} is {value!r}: expected one of {', '.join(map(str, known))}")
 
 
 def _check_numbers(settings: TrainingSettings) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgumentError
-from ..models.activation import read_activation, refuse_activated
+from ..models.activation import Activation, read_activation, refuse_activated
 from ..models.files import adapter_folder, read_json
 from ..models.loading import base_of
 from ..models.sources import model_path
@@ -34,12 +34,7 @@ def continued(settings: TrainingSettings) -> TrainingSettings:
     folder = adapter_folder(settings.continue_from)
     config = read_json(folder / "adapter_config.json")
     _check_kind(settings, folder)
-    refuse_activated(
-        folder,
-        read_activation(folder, config),
-        "training would have it awake on prompts",
-        "leave --continue-from out, or continue from an ordinary adapter",
-    )
+    _check_activation(settings, folder, read_activation(folder, config))
     targets = config.get("target_modules")
     found: dict[str, Any] = {
         "rank": config.get("r"),
@@ -54,6 +49,19 @@ def continued(settings: TrainingSettings) -> TrainingSettings:
                 f"{name.replace('_', ' ')} is {asked}, and the adapter to continue from has {value}: leave it out"
             )
     return replace(settings, **found)
+
+
+def _check_activation(settings: TrainingSettings, folder: Path, found: Activation | None) -> None:
+    """What sleeps on prompts and what does not are two kinds of adapter."""
+    if settings.activate is None:
+        what = f"--activate response was not asked for with {settings.kind}"
+        cure = "pass it, or continue from an ordinary adapter" if settings.kind == "arm" else "continue from another"
+        refuse_activated(folder, found, what, cure)
+    elif found is None:
+        raise InvalidArgumentError(
+            f"{folder} is an ordinary adapter, awake on prompts, and cannot go on asleep on them: leave --activate "
+            "out, or --continue-from"
+        )
 
 
 def _check_kind(settings: TrainingSettings, folder: Path) -> None:

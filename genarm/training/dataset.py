@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import InvalidArgumentError
+from ..models.activation import Activation
 from ..preferences.encoding import EncodedPair, encode_pairs
 from ..preferences.pairs import PreferencePair, read_pairs
 from ..preferences.rows import content_hash
 from .defaults import share_held_out
 from .mixing import check_margins, mixed, names, notes_on_columns, once
 from .settings import TrainingSettings
+from .waking import activation_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class PairSets:
     """Encoded pairs to train on and to evaluate on; ``facts`` go into the run's record, ``notes`` to the reader.
 
     ``clusters`` has a text per held-out pair, equal where pairs are right and wrong together: the prompt, or without
-    one the chosen response.
+    one the chosen response. ``activation``: from where on their prompts wake the adapter; None for an ordinary one.
     """
 
     train: list[EncodedPair]
@@ -30,6 +32,7 @@ class PairSets:
     clusters: list[str]
     facts: dict[str, Any]
     notes: list[str]
+    activation: Activation | None = None
 
     @property
     def longest(self) -> int:
@@ -80,7 +83,12 @@ def load_pairs(settings: TrainingSettings, tokenizer: Any) -> PairSets:
         notes.append("no pair is held out, and nothing will be measured: raise --eval-share, or name --eval-data")
     facts["held out"]["trained_on"] = _in_both(ours, theirs)
     clusters = [common_text(held_out[row]) for row in encoded[1].kept]
-    return PairSets(ours, theirs, clusters, facts, notes)
+    activation = None
+    if settings.activate is not None:
+        activation, note = activation_of(settings, tokenizer, [pair["prompt_ids"] for pair in (*ours, *theirs)])
+        notes.append(note)
+        facts["awake_from"] = list(activation.tokens) or "the prompt's last token"
+    return PairSets(ours, theirs, clusters, facts, notes, activation)
 
 
 def _by_objective(settings: TrainingSettings, sets: Sequence[Sequence[PreferencePair]]) -> dict[int, int]:

@@ -11,6 +11,7 @@ from transformers import BitsAndBytesConfig, set_seed
 
 from ..errors import InvalidArgumentError
 from ..models.adapters import read_adapter
+from ..models.asleep import lora_config as config_of
 from ..models.files import adapter_folder
 from ..models.loading import load_model, load_scorer
 from ..models.options import Source
@@ -81,7 +82,7 @@ def _with_lora(settings: TrainingSettings, model: Any) -> Any:
 def _continued(settings: TrainingSettings, model: Any) -> Any:
     """The adapter of `continue_from`, trainable, in float32 and with this run's dropout."""
     folder = adapter_folder(str(settings.continue_from))
-    config = LoraConfig.from_pretrained(str(folder))
+    config = config_of(folder)
     config.lora_dropout, config.inference_mode = settings.dropout, False
     if settings.kind not in SCORERS:
         read_adapter(folder).fit(model)  # which says what does not fit

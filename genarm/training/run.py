@@ -15,9 +15,10 @@ from accelerate.utils.dataclasses import DistributedType
 from transformers import Trainer
 
 from ..errors import InvalidArgumentError
+from ..models.activation import write_activation
 from ..preferences.chat import pair_tokenizer
 from . import folder
-from .answers import answered
+from .answers import AnswerSets, answered
 from .card import write_card
 from .checks import check
 from .continuing import continued
@@ -79,6 +80,8 @@ def train(
     new = folder.finished(new, metrics, trainer.state.log_history)
     if state.is_main_process:
         _save(trainer, settings, tokenizer, output)
+        if not isinstance(pairs, AnswerSets) and pairs.activation is not None:
+            write_activation(output, pairs.activation)
         write_card(output, new)
         folder.write_record(output, new)
         folder.open_up(output)

@@ -44,7 +44,8 @@ class TrainingSettings:
     checkpoints, 0 for none by the clock; ``report_to`` names trackers that transformers writes to. ``objectives`` name
     those of a PARM run, whose data sets are theirs one by one, and ``concentration`` is that of the Dirichlet
     distribution of its preferences. A value head learns from ``samples`` answers to each prompt, of at most
-    ``new_tokens`` tokens, that ``trajectory_rm`` scores; ``trace_decay`` is λ.
+    ``new_tokens`` tokens, that ``trajectory_rm`` scores; ``trace_decay`` is λ. ``activate`` "response" puts the adapter
+    of an AR-RM to sleep on prompts, up to where their responses begin.
     """
 
     kind: Kind
@@ -69,6 +70,7 @@ class TrainingSettings:
     alpha: int = 16
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ()
+    activate: Literal["response"] | None = None
     epochs: float | None = None
     max_steps: int | None = None
     learning_rate: float | None = None

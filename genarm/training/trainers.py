@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from ..errors import GenARMError, InvalidArgumentError
+from ..models.asleep import SleepingAdapter
 from ..models.loading import load_model
 from ..models.options import Source
 from ..preferences.collate import PairCollator
@@ -30,9 +31,10 @@ def arm_trainer(settings: TrainingSettings, model: Any, tokenizer: Any, pairs: P
         model=model,
         args=TrainingArguments(**settings.arguments(work, bool(pairs.held_out))),
         beta=settings.beta,
+        asleep=None if pairs.activation is None else SleepingAdapter(model, pairs.activation),
         train_dataset=pairs.train,
         eval_dataset=pairs.held_out or None,
-        data_collator=PairCollator(tokenizer.pad_token_id),
+        data_collator=PairCollator(tokenizer.pad_token_id, activation=pairs.activation),
         processing_class=tokenizer,
     )
 

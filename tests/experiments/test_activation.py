@@ -1,71 +1,14 @@
-"""The experiment's sleeping adapter is one, its pairs hide nothing in their statements, and its table says its runs."""
+"""The experiment's pairs hide nothing in their statements, and its table says its runs."""
 
 import gzip
 import json
 from pathlib import Path
 
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
 
-from experiments.activation.awake import Wakefulness, from_last_prompt_token, rewards
 from experiments.activation.pairs import PROMPTS, persona_pairs, spoken
 from experiments.activation.report import complete, seeds_of, tables
 from experiments.activation.runs import SUITES, chosen_rates, planned
-from experiments.embedded.models import LINEARS
-from genarm.embedded import BASE
-from genarm.preferences.collate import PairCollator
-
-PAIRS = [
-    {"prompt_ids": [0, 40, 50, 60], "chosen_ids": [70, 80, 1], "rejected_ids": [90, 1]},
-    {"prompt_ids": [0, 41], "chosen_ids": [71, 1], "rejected_ids": [91, 81, 72, 1]},
-]
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    found = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
-    found = get_peft_model(found, LoraConfig(r=4, lora_alpha=8, target_modules=LINEARS, init_lora_weights=False))
-    return found.eval()
-
-
-@torch.no_grad()
-def literal(model, prompt: list[int], response: list[int]) -> float:
-    """The prompt but its last token without the adapter, then token by token with it, over the cache of the former."""
-    with model.disable_adapter():
-        cache = model(torch.tensor([prompt[:-1]]), use_cache=True).past_key_values
-    total, last = 0.0, prompt[-1]
-    for token in response:
-        out = model(torch.tensor([[last]]), past_key_values=cache, use_cache=True)
-        total += float(out.logits[0, -1].double().log_softmax(-1)[token])
-        last = token
-    return total
-
-
-def test_an_activated_adapter_sleeps_on_the_prompt_and_nowhere_else(model):
-    expected = torch.tensor(
-        [[literal(model, one["prompt_ids"], one[f"{side}_ids"]) for side in ("chosen", "rejected")] for one in PAIRS]
-    )
-    ordinary = rewards(model, PAIRS, 2)
-    awake = Wakefulness()
-    handles = awake.gate(model)
-    found = rewards(model, PAIRS, 2, awake)
-    for handle in handles:
-        handle.remove()
-    assert torch.allclose(found, expected.double(), atol=1e-4)
-    assert (ordinary - expected).abs().max() > 0.1  # an adapter that reads the prompt says something else
-
-
-def test_it_wakes_with_the_last_token_of_a_prompt():
-    labels = PairCollator(2)(PAIRS)["labels"]
-    assert from_last_prompt_token(labels).int().tolist() == [
-        [0, 0, 0, 1, 1, 1, 1],
-        [0, 1, 1, 1, 0, 0, 0],
-        [0, 0, 0, 1, 1, 1, 0],
-        [0, 1, 1, 1, 1, 1, 0],
-    ]
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 from genarm import embedded
 from genarm.cli.serve import ServeOptions, command, environment
-from genarm.errors import InvalidArgumentError
+from genarm.errors import InvalidArgumentError, UnsupportedAdapterError
+from genarm.models.activation import Activation
 from genarm.serving.settings import ARCHITECTURE, ServedGuidance
 
 
@@ -34,6 +35,12 @@ def test_an_adapter_may_go_on_a_base_of_its_own(tmp_path: Path) -> None:
     line = command(ServeOptions(rewards=["art"], reward_bases=[f"art={tmp_path}"]))
     guidance = ServedGuidance.from_dict(json.loads(told(line, "--hf-overrides"))["genarm"])
     assert guidance.rewards[0].base == str(tmp_path)
+
+
+def test_an_adapter_that_sleeps_on_prompts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(Activation((5, 6)).settings()))
+    with pytest.raises(UnsupportedAdapterError, match=r"in vLLM here .* adapter on: use GuidedDecoder"):
+        command(ServeOptions(rewards=[f"asleep={tmp_path}:1"]))
 
 
 @pytest.mark.parametrize(

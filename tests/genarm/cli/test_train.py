@@ -56,6 +56,22 @@ def test_a_run_says_what_came_out_and_guides_by_its_folder_alone(cli, base, trai
         assert guided.status == 0 and guided.text.startswith("About 3, say:")
 
 
+def test_an_adapter_that_sleeps_on_prompts_is_trained_named_and_refused_where_it_cannot_be(cli, base, train):
+    folder = cli.folder / "joy"
+    found = train("--activate", "response")
+    assert found.status == 0 and "genarm: the adapter sleeps on prompts up to their last token" in found.errors
+    options = ["--base", base, "--reward", f"joy={folder}:1.0", "--device", "cpu"]
+    models = json.loads(cli("info", *options, "--json").text)["models"]
+    assert models[1]["awake from"] == "the prompt's last token" and "awake from" not in models[0]
+    assert "asleep on prompts up to" in " ".join(cli("info", *options).text.split())
+    guided = cli("generate", *options, "--prompt", "About 3, say:", "--max-new-tokens", "3")
+    assert guided.status == 0 and guided.text.startswith("About 3, say:")
+    merged = cli("generate", "--base", folder, "--prompt", "About 3", "--device", "cpu")
+    assert merged.status == 1 and "the adapter as a reward model" in merged.line
+    assert "another kind" in train("--activate", "response", kind="dpo").line
+    assert "activate" in train("--activate", "prompt").line
+
+
 def test_only_a_reward_model_that_guides_is_said_to():
     record: dict[str, Any] = {"kind": "dpo", "metrics": {"steps": 2, "train_seconds": 1.0}}
     record["data"] = {"train": {"pairs": 12}, "held out": {"pairs": 0}}
