@@ -49,7 +49,7 @@ def test_greedy_texts_and_what_every_model_says_are_the_embedded_engines(writer:
         temperature=0.0,
         return_logprobs=True,
     )
-    assert out.texts is not None and out.model_logprobs is not None and len(before) > TOKENS // 2
+    assert out.texts is not None and out.model_logprobs is not None and not before[0].is_finished
     for row, text in enumerate((last.base, last.guided)):
         assert text.text == out.texts[row]
         found = torch.tensor([[token.base, *token.rewards] for token in text.tokens])
