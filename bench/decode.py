@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from bench.decode_cases import OF_ONE_PROMPT, OURS, Case, Contender
+from bench.decode_cases import ACTIVATED, OF_ONE_PROMPT, OURS, Case, Contender
 from bench.decode_models import Family, StepBytes, family, step_bytes
 from bench.decode_peers import Decode, Generate, Loop, Ours, Stream, Timing
 from bench.measure import DEVICE, GPU
@@ -31,7 +31,8 @@ class Measured:
 
     case: Case
     rounds: list[dict[Contender, Timing]] = field(default_factory=list)
-    floors: dict[int, StepBytes] = field(default_factory=dict)
+    floors: dict[Contender, StepBytes] = field(default_factory=dict)
+    caches: dict[Contender, int] = field(default_factory=dict)  # bytes
     engines: dict[Contender, str] = field(default_factory=dict)
     busy: dict[Contender, float] = field(default_factory=dict)
     launches: dict[Contender, Launches] = field(default_factory=dict)
@@ -44,6 +45,13 @@ class Measured:
 
     def first_seconds(self, contender: Contender) -> float:
         return statistics.median(timings[contender].first for timings in self.rounds)
+
+    def first_ratio(self, contender: Contender) -> float | None:
+        """Its time to the first token over plain decoding's."""
+        plain = Contender(OURS, 0)
+        if not self.rounds or plain not in self.rounds[0]:
+            return None
+        return statistics.median(round[contender].first / round[plain].first for round in self.rounds)
 
     def prompts_read(self, contender: Contender) -> float | None:
         """How many prompts each model read, by its count of tokens; None for what does not count them."""
@@ -83,6 +91,8 @@ def measured(case: Case, dtype: torch.dtype) -> Measured:
         try:
             _warm_up(contender, decode, prompts, case.tokens)
             ready[contender] = decode
+            if isinstance(decode, Ours):
+                found.caches[contender] = decode.cache_bytes(prompts, case.tokens)
         except (torch.OutOfMemoryError, CacheMemoryError):
             found.too_large.add(contender)
         except Exception:  # one peer's failure is not the others'
@@ -106,12 +116,15 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def floors(models: Family, case: Case) -> dict[int, StepBytes]:
-    """Bytes of a step by number of reward models, at the mean context of the steps."""
+def floors(models: Family, case: Case) -> dict[Contender, StepBytes]:
+    """Bytes of each contender's step, at the mean context of the steps."""
     context = case.context + case.tokens / 2
     separate = case.rewards == "separate"
-    counts = {contender.K for contender in case.contenders}
-    return {K: step_bytes(models, K, separate, case.batch, context) for K in counts}
+    once = (case.prompts, case.context - 1)  # by reward models that sleep on the prompt but its last token
+    return {
+        one: step_bytes(models, one.K, separate, case.batch, context, once if one.way == ACTIVATED else (0, 0))
+        for one in case.contenders
+    }
 
 
 def build(models: Family, case: Case, backend: str = "inductor") -> dict[Contender, Decode]:
@@ -130,7 +143,10 @@ def build(models: Family, case: Case, backend: str = "inductor") -> dict[Contend
         K, compiled = contender.K, contender.compiled
         if contender.is_ours:
             made = merged if case.rewards == "separate" else models.adapter
-            options = OF_ONE_PROMPT[contender.way](case.batch) if contender.way != OURS else None
+            if contender.way == ACTIVATED:
+                made = models.activated
+            of_one = OF_ONE_PROMPT.get(contender.way)
+            options = None if of_one is None else of_one(case.batch)
             rewards = [made(index) for index in range(K)]
             decoders[contender] = Ours(models.base, rewards, case.batch, length, case.temperature, options)
         elif contender.way.startswith("loop"):

@@ -14,6 +14,7 @@ from typing import Any
 from bench.decode_models import MODELS
 
 OURS = "ours"
+ACTIVATED = "activated"  # the same with reward models that sleep on the prompt
 # Ways to make B rows of one prompt, by what the library is asked for.
 OF_ONE_PROMPT: dict[str, Callable[[int], dict[str, Any]]] = {
     "answers": lambda batch: {"num_return_sequences": batch},
@@ -40,7 +41,7 @@ class Contender:
     @property
     def is_ours(self) -> bool:
         """Whether it is this library's, in whichever way."""
-        return self.way == OURS or self.way in OF_ONE_PROMPT
+        return self.way in (OURS, ACTIVATED, *OF_ONE_PROMPT)
 
     @property
     def compiled(self) -> bool:
@@ -69,6 +70,10 @@ class Case:
         return f"{shape}-{self.part}" if self.part else shape
 
 
+def activated(*Ks: int) -> tuple[Contender, ...]:
+    return tuple(Contender(ACTIVATED, K) for K in Ks)
+
+
 def ours(*Ks: int) -> tuple[Contender, ...]:
     return tuple(Contender(OURS, K) for K in Ks)
 
@@ -87,6 +92,14 @@ def particle_case(model: str, K: int, context: int, rounds: int) -> Case:
     return replace(case, prompts=PARTICLES, temperature=UNEVEN)
 
 
+def long_cases(model: str, contexts: tuple[int, ...], one: int, rounds: int) -> list[Case]:
+    """Where caches count: reward models that read the prompt and such that sleep on it, and sixteen answers of one
+    prompt, which hold it once each or once in all."""
+    ways = *ours(0, 1, 3), *activated(1, 3)
+    alone = [Case(model, "lora", 1, context, ways, rounds, part="activated") for context in contexts]
+    return [*alone, Case(model, "lora", 16, one, (*ours(0, 1), *activated(1)), rounds, part="one-prompt")]
+
+
 def gpu_cases() -> list[Case]:
     large, short = "Llama-3.1-8B", 5
     # First what has targets, then the two sweeps, other models, and what compiles for minutes.
@@ -98,6 +111,7 @@ def gpu_cases() -> list[Case]:
         # Every decoder keeps its cache: three reward models' beside the others' are more than the device holds.
         Case(large, "lora", 64, 3072, ours(0, 1), short),
         *(Case(large, "lora", 1, context, ours(0, 1, 3), short) for context in (128, 16384)),
+        *long_cases(large, (3072, 16384), 2048, short),
         *(particle_case(large, K, 1024, short) for K in (1, 3)),
         Case(large, "lora", 1, 1024, (*ours(0, 1, 2), *HAND_MADE), short, part="peers"),
         *(Case(model, "lora", 1, 3072, ours(0, 1, 3), short) for model in MODELS[1:]),
@@ -124,4 +138,7 @@ def cpu_cases() -> list[Case]:
     guided = Case("small", "lora", 1, 256, (*EVERYTHING, *HAND_MADE, *COMPILED), 9)
     # Eight prompts are most of the time, so they are short.
     particles = [particle_case("small", K, 64, 9) for K in (1, 3)]
-    return [guided, *particles, *tiny, particle_case("tiny", 1, 16, 3), *sweep]
+    # Their prompts take a minute each.
+    long = [replace(case, full=True) for case in long_cases("small", (256, 1024, 4096), 2048, 5)]
+    tiny += [particle_case("tiny", 1, 16, 3), *(replace(case, tokens=9) for case in long_cases("tiny", (16,), 16, 3))]
+    return [guided, *particles, *tiny, *long, *sweep]

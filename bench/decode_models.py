@@ -5,7 +5,7 @@ Weights are drawn on the device they run on: speed does not depend on what they 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
+from genarm.models.activation import Activation
 from genarm.models.adapters import LoraAdapter
 
 MODELS = ("Llama-3.1-8B", "Llama-2-7B", "Llama-3.2-1B", "Qwen3-0.6B")
@@ -46,7 +47,7 @@ def config(name: str) -> PreTrainedConfig:
         case "tiny":
             return _llama(64, 2, 4, 2, 128, 512, positions=4096)
         case "small":  # 201 million weights, 168 million of them read in a step
-            return _llama(1024, 12, 16, 4, 2816, 32000, positions=4096)
+            return _llama(1024, 12, 16, 4, 2816, 32000, positions=8192)
         case "Llama-2-7B":
             # The released one has 4,096 positions: a longer context here is a measurement of its shape only.
             return _llama(4096, 32, 32, 32, 11008, 32000, positions=32768)
@@ -83,6 +84,10 @@ class Family:
         while len(self.adapters) <= index:
             self.adapters.append(random_adapter(self.base, RANK, len(self.adapters)))
         return self.adapters[index]
+
+    def activated(self, index: int) -> LoraAdapter:
+        """The same adapter, asleep on prompts."""
+        return replace(self.adapter(index), activation=Activation())
 
     def merged(self, index: int) -> nn.Module:
         """A copy of the base with an adapter added into its weights: what has weights of its own."""
@@ -164,18 +169,22 @@ class StepBytes:
         return self.weights + self.adapters + self.cache + self.logits
 
 
-def step_bytes(family: Family, K: int, separate: bool, batch: int, context: float) -> StepBytes:
+def step_bytes(
+    family: Family, K: int, separate: bool, batch: int, context: float, held_once: tuple[int, int] = (0, 0)
+) -> StepBytes:
     """The byte floor of a step of the base and K reward models on it, or beside it with weights of their own.
+    ``held_once``: so many prompts of so many tokens are read once for all rows that begin with them.
 
     Every weight once, the head among them and the embedding's table not; each stream's live keys and values; each
     adapter's A and B; every model's logits once, by the draw. ``context`` is the tokens cached, the steps' mean.
     """
     config, size = family.base.config, family.base.dtype.itemsize
-    streams = K + 1
+    streams, (prompts, shared) = K + 1, held_once
+    own = streams * batch * (context - shared)
     return StepBytes(
         weights=weight_bytes(family.base) * (streams if separate else 1),
         adapters=0 if separate else sum(adapter_bytes(family.adapter(index)) for index in range(K)),
-        cache=int(streams * batch * context * cache_bytes(config, size)),
+        cache=int((prompts * shared + own) * cache_bytes(config, size)),
         logits=streams * batch * config.vocab_size * size,
     )
 

@@ -16,6 +16,9 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StaticCache
 
 from genarm import GuidedDecoder
+from genarm.engine.memory import cache_bytes, slot_length
+from genarm.engine.rooms import rooms_for
+from genarm.engine.systems import with_particles
 
 WEIGHT = 0.5  # every reward model's
 
@@ -65,20 +68,32 @@ class Ours:
     def engine(self) -> str:
         return self.decoder.engine.kind
 
+    def cache_bytes(self, prompts: Tensor, tokens: int) -> int:
+        """Of the key-value caches of such a call that is not captured."""
+        request, engine = self.decoder.prepare(*self._asked(prompts), **self._options(tokens)), self.decoder.engine
+        if request.particles is not None:
+            request = with_particles(request)
+        rooms = rooms_for(engine.backbones, request, request.most_behind + 1)
+        return cache_bytes(engine.backbones, request.batch, slot_length(request.longest, request.most_behind), rooms)
+
     def __call__(self, prompts: Tensor, tokens: int, greedy: bool = False) -> Timing:
-        prompts = prompts[:1] if self.options else prompts
-        out = self.decoder.generate(
-            prompts,
-            torch.ones_like(prompts),
-            weights=self.weights,
-            max_new_tokens=tokens,
-            temperature=0.0 if greedy else self.temperature,
-            eos_token_id=[],
-            seed=1,
-            **self.options,
-        )
+        out = self.decoder.generate(*self._asked(prompts), **self._options(tokens, greedy))
         stats = out.stats
         return Timing(stats.prefill_seconds, stats.decode_seconds, out.sequences, max(stats.forwarded.values()))
+
+    def _asked(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        prompts = prompts[:1] if self.options else prompts
+        return prompts, torch.ones_like(prompts)
+
+    def _options(self, tokens: int, greedy: bool = False) -> dict[str, Any]:
+        return {
+            "weights": self.weights,
+            "max_new_tokens": tokens,
+            "temperature": 0.0 if greedy else self.temperature,
+            "eos_token_id": [],
+            "seed": 1,
+            **self.options,
+        }
 
 
 class Stream:

@@ -29,6 +29,7 @@ FILTERS = {
 IMPLEMENTATIONS = ("ours", "ours+logprobs", "ours+normalizers", "eager", "compiled", "hf", "flashinfer")
 CONTENDERS = {
     "ours": "genarm",
+    "activated": "genarm, reward models asleep on the prompt",
     "answers": "genarm, a batch of answers to one prompt",
     "particles": "genarm, particles of one prompt",
     "particles-each": "the same, resampled after every token",
@@ -113,8 +114,8 @@ def _spread(notes: Row, name: str) -> str:
     return f"{notes[name]:.2f} ({notes[f'{name}_low']:.2f}–{notes[f'{name}_high']:.2f})"
 
 
-def _count(prompts: float | None) -> str:
-    return "" if prompts is None else f"{prompts:g}"
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 DECODE: Columns = {
@@ -128,7 +129,9 @@ DECODE: Columns = {
     "over genarm": lambda row: _spread(row["notes"], "over_ours"),
     "host gap": lambda row: "" if row["notes"]["host_gap"] is None else f"{row['notes']['host_gap']:.0%}",
     "first token, ms": lambda row: f"{row['notes']['first_ms']:.0f}",
-    "prompts read": lambda row: _count(row["notes"].get("prompts_read")),
+    "first over plain": lambda row: _figure(row["notes"].get("first_ratio"), ".2f"),
+    "cache, MB": lambda row: _figure(row["notes"].get("cache_MB"), ",.1f"),
+    "prompts read": lambda row: _figure(row["notes"].get("prompts_read"), "g"),
 }
 
 

@@ -133,6 +133,16 @@ def particles(model: str, context: int) -> list[Target]:
     ]
 
 
+def activated(context: int, bound: float) -> list[Target]:
+    """Reward models that sleep on the prompt: a step, and the first token, beside plain decoding's."""
+    shape = (LARGE, "lora", 1, context, "activated")
+    of = f"{LARGE} activated, T={context} K=3"
+    return [
+        Target(f"guided / plain, {of}", shape, "activated", 3, note("ratio"), bound),
+        Target(f"first token / plain, {of}", shape, "activated", 3, note("first_ratio"), 1.10),
+    ]
+
+
 def faster(shape: Shape, peer: str, K: int, bound: float) -> Target:
     return Target(f"{peer} / ours, {shape[0]} K={K}", shape, peer, K, note("over_ours"), bound, most=False)
 
@@ -156,6 +166,8 @@ DECODE_ON_GPU = [
     ratio(LONG, 3, 1.15),
     # The base and a reward model of its size, each alone, are twice plain decoding; 1.03 of that.
     ratio(SEPARATE, 1, 2.06),
+    *activated(3072, 1.08),
+    *activated(16384, 1.10),
     *particles(LARGE, 1024),
     Target(f"seconds of 128 tokens, {LARGE} + {LARGE}", SEPARATE, OURS, 1, lambda row: row["median_us"] * 128 / 1e6, 1),
     Target(f"share of copy bandwidth, plain {LARGE} T=1024", USUAL, OURS, 0, note("share_of_copy"), 0.8, most=False),

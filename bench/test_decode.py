@@ -45,7 +45,7 @@ def test_decode(benchmark: Any, case: Case, contender: Contender) -> None:
     assert contender not in found.failed, found.failed[contender]
     steps = iter(found.step_seconds(contender))
     benchmark.pedantic(lambda: measure.CLOCK.advance(next(steps)), rounds=len(found.rounds))
-    seconds, floor = benchmark.stats.stats.median, found.floors[contender.K].total
+    seconds, floor = benchmark.stats.stats.median, found.floors[contender].total
     own = found.ratios(contender, Contender(OURS, contender.K)) if contender.way != OURS else None
     benchmark.extra_info.update(
         {
@@ -69,7 +69,9 @@ def test_decode(benchmark: Any, case: Case, contender: Contender) -> None:
             **spread("over_ours", own),
             "host_gap": found.host_gap(contender),
             **launched(found.launches.get(contender)),
+            "cache_MB": found.caches[contender] / 1e6 if contender in found.caches else None,
             "first_ms": found.first_seconds(contender) * 1e3,
+            "first_ratio": found.first_ratio(contender),
             "prompts_read": found.prompts_read(contender),
         }
     )

@@ -18,9 +18,10 @@ from torch.utils._pytree import tree_flatten
 
 import genarm_kernels
 from genarm.engine import engine, graphs, recording
-from genarm.models.fused import network, session
+from genarm.models.fused import network, session, shared
 from genarm_kernels.layer.cpu import attend
 from genarm_kernels.layer.lora import Lora
+from genarm_kernels.layer.sharing import Sharing
 from genarm_kernels.native import choice
 
 REFUSED = {"aten::_local_scalar_dense", "aten::nonzero", "aten::lift_fresh", "aten::masked_select", "aten::is_pinned"}
@@ -81,6 +82,23 @@ def kernel_attention(
     return attend(query, keys, values, lengths, scale, window, keys.shape[1], False)
 
 
+def kernel_shared_attention(
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, prefix_keys: Tensor, prefix_values: Tensor,
+    sharing: Sharing, scale: float, window: int, **_: object,
+) -> Tensor:  # fmt: skip
+    """shared_attention as the kernel does it: by what lies on the device alone."""
+    at = torch.arange(prefix_keys.shape[1] + keys.shape[1])
+    begun, rows = sharing.lengths[:, None], torch.arange(len(keys))[:, None]
+    in_prefix = sharing.of_row[:, None].long(), at.clamp(max=prefix_keys.shape[1] - 1)
+    behind = rows, (at - begun).clamp(0, keys.shape[1] - 1).long()
+    from_prefix = (at < begun)[:, :, None, None]
+    both = (
+        torch.where(from_prefix, prefix[in_prefix], own[behind])
+        for prefix, own in ((prefix_keys, keys), (prefix_values, values))
+    )
+    return kernel_attention(query, *both, lengths, scale, window)
+
+
 def kernel_follow_rows(cache: Tensor, origins: Tensor, starts: Tensor, lengths: Tensor) -> None:
     """follow_rows as the kernel does it: nothing read back, where a CPU looks which rows follow another."""
     places = torch.arange(cache.shape[4])
@@ -93,7 +111,9 @@ def record_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "CAPTURING_DEVICES", {"cpu"})
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(genarm_kernels, "decode_attention", kernel_attention)
-    monkeypatch.setattr(session, "follow_rows", kernel_follow_rows)
+    monkeypatch.setattr(genarm_kernels, "shared_attention", kernel_shared_attention)
+    for module in (session, shared):
+        monkeypatch.setattr(module, "follow_rows", kernel_follow_rows)
     for module in (network, session):  # the pass that a GPU takes
         monkeypatch.setattr(module, "on_host", lambda _device: False)
     for name in ("mask", "target_mask", "dense", "blocks"):  # kernels read adapters and their numbers at every call

@@ -63,7 +63,7 @@ class Batch:
         groups = engine.groups(request, rows)
         if len(rows) > largest and engine.exchanges(request, largest, rows):
             largest = len(rows)
-            request = replace(request, room=request.rows(rows).longest)
+            request = replace(request, coming=request.rows(rows).streams)
         self.places = [own[start : start + largest] for own in groups for start in range(0, len(own), largest)]
         self._chunks = [request.rows(places) for places in self.places]
         if len(rows) < request.batch or len(self._chunks) > 1:
@@ -246,7 +246,8 @@ class Batch:
         )
 
     def _forwarded(self) -> dict[str, int]:
-        """Tokens that each model had to read: the distinct prompts of every chunk, and all but the last new token."""
+        """Tokens that each model had to read: the distinct prompts of every chunk, of which an activated one reads but
+        the end, and all but the last new token."""
         found = dict.fromkeys(self._engine.names, 0)
         for chunk, decoding in zip(self._chunks, self.done, strict=True):
             for place, (name, stream) in enumerate(zip(self._engine.names, chunk.streams, strict=True)):
@@ -254,7 +255,9 @@ class Batch:
                 # A prompt is read for each preference anew.
                 own = chunk.preferences.get(place, [()] * len(rows))
                 prompts = {(given, tuple(row.tolist())) for given, row in zip(own, rows, strict=False)}
-                found[name] += decoding.tokens_read + sum(len(prompt) for _, prompt in prompts)
+                activation = self._engine.activations[place]
+                read = (len(ids) if activation is None else activation.awake(ids) for _, ids in prompts)
+                found[name] += decoding.tokens_read + sum(read)
         return found
 
 

@@ -17,7 +17,8 @@ from ..models.positions import Positions
 from ..request.options import Request
 from ..request.preferences import Preference
 from .graphs import CapturedRuns
-from .memory import Size, cache_bytes, check_fit, fits, holding, slot_length, slots_for
+from .memory import Size, cache_bytes, check_fit, fits, holding, rounded, slot_length, slots_for
+from .rooms import rooms_for, session_of
 from .run import GRAPHS, Run, paths
 
 CAPTURING_DEVICES = {"cuda"}
@@ -39,6 +40,7 @@ class Engine:
         limits: tuple[int | None, int | None] = (None, None),
     ) -> None:
         self.names = tuple(model.name for model in models)
+        self.activations = tuple(model.activation for model in models)
         self.plan = plan
         self.positions = positions
         self.graphs = graphs
@@ -109,8 +111,11 @@ class Engine:
         for request in requests:
             asked = request.longest, request.most_behind
             slots = slots_for(request.batch, *asked, self._limits) if captured else (request.batch, slot_length(*asked))
-            sizes.add(Size(*slots, request.longest, captured))
-        for size in sorted(sizes, key=lambda size: cache_bytes(backbones, size.batch, size.length), reverse=True):
+            rooms = rooms_for(backbones, request, request.most_behind + 1)
+            sizes.add(Size(*slots, request.longest, captured, rounded(rooms) if captured else rooms))
+        for size in sorted(
+            sizes, key=lambda one: cache_bytes(backbones, one.batch, one.length, one.rooms), reverse=True
+        ):
             check_fit(backbones, size, self.device, self._captured.held_bytes)
 
     @contextmanager
@@ -142,12 +147,13 @@ class Engine:
     @contextmanager
     def uncaptured(self, request: Request, length: int, is_beside: bool = False) -> Iterator[Run]:
         """A run on buffers of its own, of ``length`` tokens per row, whose steps are launched one by one."""
-        backbones = self._with_draft(request)
-        check_fit(backbones, Size(request.batch, length, request.longest), request.device)
-        with holding(cache_bytes(backbones, request.batch, length)), ExitStack() as stack:
+        backbones, batch = self._with_draft(request), request.batch
+        rooms = rooms_for(backbones, request, length - request.longest)
+        check_fit(backbones, Size(batch, length, request.longest, rooms=rooms), request.device)
+        with holding(cache_bytes(backbones, batch, length, rooms)), ExitStack() as stack:
             given = [stack.enter_context(one.given(request.preferences)) for one in backbones]
-            pairs = zip(backbones, given, strict=True)
-            sessions = [one.session(request.batch, length, rows) for one, rows in pairs]
+            parts = zip(backbones, given, rooms, strict=True)
+            sessions = [session_of(one, batch, length, rows, room) for one, rows, room in parts]
             yield Run(request, backbones, sessions, is_beside=is_beside)
 
     def exchanges(self, request: Request, slots: int, rows: Sequence[int]) -> bool:

@@ -22,14 +22,16 @@ from ..models.fused.session import FusedSession
 from ..models.fused.slots import RowSlots
 from ..models.fused.weights import Tensors
 from ..request.options import Request
-from .memory import Size, add_idle_cache, bucket, cache_bytes, check_fit, fits, idle_caches, slots_for
+from .memory import Size, add_idle_cache, bucket, cache_bytes, check_fit, fits, idle_caches, rounded, slots_for
 from .policy import make_policy
 from .recording import Replay, capture, first_cause, own_streams
+from .rooms import or_more, rooms_for
 from .run import Run
 from .state import State, new_state
 
 MOST_RUNS = 16
 WIDTH_MULTIPLE = 512
+NOTHING = Size(0, 0, 0)
 _CHOOSING = Lock()  # streams, for all decoders
 
 
@@ -47,7 +49,7 @@ class CapturedRuns:
         self._runs: dict[Any, CapturedRun] = {}
         self._current: CapturedRun | None = None
         self._caches: list[Tensor] = []
-        self._size = (0, 0)  # sequences and tokens that the caches hold
+        self._size = NOTHING  # what the caches hold
         self._made_for: Any = None
         self.pool: Any = None
         self.launched: Any = None  # recorded behind every step
@@ -108,7 +110,7 @@ class CapturedRuns:
         request = replace(request, guidance=request.guidance.in_tensors())
         width = -(-request.max_new_tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
         policy = make_policy(request, backbones)
-        state = new_state(request, width, self._size[1], policy.places)
+        state = new_state(request, width, self._size.length, policy.places)
         kept = request.return_logprobs, request.wants_normalizers
         draft = None if request.speculate is None else request.speculate.name
         key = (state.shapes(), request.vocab_size, *kept, request.interrupts, draft, policy.places)
@@ -147,10 +149,9 @@ class CapturedRuns:
         tensors: Sequence[Tensors],
         given: Sequence[RowSlots],
     ) -> CapturedRun:
-        sessions = [
-            backbone.session(request.batch, self._size[1], slots, cache, own)
-            for backbone, slots, cache, own in zip(backbones, given, self._caches, tensors, strict=True)
-        ]
+        parts = zip(backbones, given, self._caches, tensors, self._size.rooms, strict=True)
+        size = request.batch, self._size.length
+        sessions = [one.session(*size, slots, cache, own, room) for one, slots, cache, own, room in parts]
         if request.device.type == "cuda" and not self.streams:
             self.take_streams(len(backbones), request.device)
         return CapturedRun(request, state, backbones, sessions, self)
@@ -165,18 +166,23 @@ class CapturedRuns:
         """Caches that hold the request; new ones, or weights that lie elsewhere, make every captured step useless."""
         made_for = [(ref(backbone), own.places()) for backbone, own in zip(backbones, tensors, strict=True)]
         needed = slots_for(request.batch, request.longest, request.most_behind, self._limits)
-        if made_for == self._made_for and needed[0] <= self._size[0] and needed[1] <= self._size[1]:
+        rooms = rounded(rooms_for(backbones, request, request.most_behind + 1))
+        same = made_for == self._made_for
+        largest = Size(
+            max(needed[0], self._size.batch), max(needed[1], self._size.length), request.longest, True,
+            or_more(rooms, self._size.rooms if same else ()),
+        )  # fmt: skip
+        if same and (*largest[:2], largest.rooms) == (*self._size[:2], self._size.rooms):
             return
-        size = max(needed[0], self._size[0]), max(needed[1], self._size[1])
-        if not fits(backbones, Size(*size, request.longest, True), request.device, self.held_bytes()):
-            size = needed
-            check_fit(backbones, Size(*size, request.longest, True), request.device, self.held_bytes)
+        if not fits(backbones, largest, request.device, self.held_bytes()):
+            largest = Size(*needed, request.longest, True, rooms)
+            check_fit(backbones, largest, request.device, self.held_bytes)
         self._end()
         self._caches = [
-            torch.zeros(cache_bytes([backbone], *size), dtype=torch.uint8, device=request.device)
-            for backbone in backbones
+            torch.zeros(cache_bytes([one], *largest[:2], (room,)), dtype=torch.uint8, device=request.device)
+            for one, room in zip(backbones, largest.rooms, strict=True)
         ]
-        self._size, self._made_for = size, made_for
+        self._size, self._made_for = largest, made_for
         if request.device.type == "cuda":
             self.pool = torch.cuda.graph_pool_handle()
             self.launched = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -185,7 +191,7 @@ class CapturedRuns:
         """Let go of graphs and caches."""
         self._end_graphs()
         self._caches.clear()
-        self._made_for, self._size = None, (0, 0)
+        self._made_for, self._size = None, NOTHING
 
     def _end_graphs(self) -> None:
         """Once the last step that was launched has run. The next ones have a pool of their own."""

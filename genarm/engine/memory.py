@@ -13,6 +13,8 @@ import torch
 
 from ..errors import CacheMemoryError
 from ..models.backbone import Backbone
+from ..models.fused.prefixes import Room
+from .rooms import Rooms, answer_rooms, places_of, with_rooms
 
 MOST_SEQUENCES = 256
 SHORTEST = 512  # tokens of a captured cache
@@ -68,18 +70,20 @@ def free_bytes(device: torch.device) -> int | None:
     return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
 
 
-def cache_bytes(backbones: Sequence[Backbone], batch: int, length: int) -> int:
-    """Bytes of all streams' caches for so many sequences of so many tokens."""
-    return sum(backbone.cache_bytes(batch, length) for backbone in backbones)
+def cache_bytes(backbones: Sequence[Backbone], batch: int, length: int, rooms: Rooms = ()) -> int:
+    """Bytes of all streams' caches for so many sequences of so many tokens; ``rooms``: of their prompts."""
+    return sum(sum(places_of(one, batch, length, room).values()) for one, room in with_rooms(backbones, rooms))
 
 
 class Size(NamedTuple):
-    """Rows of ``length`` tokens, of which a prompt has ``prompt`` at most, in steps that are captured or not."""
+    """Rows of ``length`` tokens, of which a prompt has ``prompt`` at most, in steps that are captured or not. Each
+    backbone's prompts take ``rooms``."""
 
     batch: int
     length: int
     prompt: int
     captured: bool = False
+    rooms: Rooms = ()
 
 
 class Need(NamedTuple):
@@ -102,8 +106,8 @@ class Need(NamedTuple):
 def needs(backbones: Sequence[Backbone], size: Size, device: torch.device) -> dict[torch.device, Need]:
     """What a batch takes on each device that some model runs on; ``device`` is the one that draws."""
     found = dict.fromkeys([device], Need())
-    for backbone in backbones:
-        for place, cache in backbone.cache_places(size.batch, size.length).items():
+    for backbone, room in with_rooms(backbones, size.rooms):
+        for place, cache in places_of(backbone, size.batch, size.length, room).items():
             found[place] = _with(found.get(place, Need()), backbone, cache, size)
     own = found[device]
     graphs = graph_bytes(backbones, size.batch) if size.captured else 0
@@ -190,16 +194,29 @@ def slots_for(
     """Sequences and tokens of a captured cache for such a batch: rounded up to few sizes, at most what the decoder's
     limits, the largest batch and length that are allowed, ever need."""
     length = slot_length(longest_prompt, max_new_tokens)
-    rounded = SHORTEST << max(0, (-(-length // SHORTEST) - 1).bit_length())
-    most = slot_length(0, limits[1]) if limits[1] is not None else rounded
-    return bucket(batch), max(length, min(rounded, most))
+    most = slot_length(0, limits[1]) if limits[1] is not None else length_bucket(length)
+    return bucket(batch), max(length, min(length_bucket(length), most))
+
+
+def length_bucket(length: int) -> int:
+    """Tokens of a captured cache for so many: SHORTEST, or twice that, and so on."""
+    return SHORTEST << max(0, (-(-length // SHORTEST) - 1).bit_length())
+
+
+def rounded(rooms: Rooms) -> Rooms:
+    """The same in few sizes, as captured caches have them."""
+    return tuple(
+        None if room is None else Room(bucket(room.prefixes), length_bucket(room.prompt), length_bucket(room.own))
+        for room in rooms
+    )
 
 
 def largest_batch(backbones: Sequence[Backbone], length: int, device: torch.device, captured: bool = False) -> int:
     """How many sequences of ``length`` tokens fit, at least 1: a power of two, as captured steps are."""
     batch = MOST_SEQUENCES if free_bytes(device) is not None else 1
     while batch > 1:
-        size = Size(batch, slot_length(0, length), length, captured)
+        held = slot_length(0, length)
+        size = Size(batch, held, length, captured, answer_rooms(backbones, held))
         if _lacking(backbones, size, device, 0, AUTO_SHARE) is None:
             break
         batch //= 2

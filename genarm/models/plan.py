@@ -91,7 +91,7 @@ def _appearance(module: nn.Module) -> Iterator[Any]:
 def _fusable(model: CausalModel) -> StreamLora | None:
     """The stream's LoRA where the fused decoder runs it, None where it does not."""
     inner = inner_model(model.module)
-    if model.activation is not None or why_not(inner) is not None:  # the decoder's streams wake at their first token
+    if why_not(inner) is not None:
         return None
     lora = stream_lora(model)
     if lora is None:

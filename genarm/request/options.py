@@ -102,8 +102,8 @@ class Request:
     the rows' numbers in the caller's batch. A batch that is padded with idle rows has fewer ids than rows.
     ``vocab_size`` and ``prompt_ids`` are those of the ``ModelFacts`` it was checked against; ``decode`` makes text of
     ids, where there is a tokenizer. ``preferences`` hold each row's, by the stream that is conditioned on them.
-    With ``particles`` a row is a prompt, and a system of them once it decodes. ``room``:
-    tokens of the longest prompt that may take the place of a row that has ended; 0 where none does.
+    With ``particles`` a row is a prompt, and a system of them once it decodes. ``coming``: where a prompt may take the
+    place of a row that has ended, each model's prompts of all rows.
     """
 
     streams: list[Prompts]
@@ -125,7 +125,7 @@ class Request:
     halt: Halt | None = None
     preferences: Mapping[int, tuple[Preference, ...]] = field(default_factory=dict)
     speculate: Speculation | None = None
-    room: int = 0
+    coming: Sequence[Prompts] = ()
 
     @property
     def batch(self) -> int:
@@ -138,7 +138,7 @@ class Request:
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt of any stream, those included that are to come in the place of others."""
-        return max(self.room, *(length for stream in self.streams for length in stream.lengths))
+        return max(length for stream in (*self.streams, *self.coming) for length in stream.lengths)
 
     @property
     def interrupts(self) -> bool:
@@ -149,7 +149,7 @@ class Request:
     def ragged(self) -> bool:
         """Whether rows move on by numbers of tokens of their own: drafts are verified, or the next prompt takes the
         place of a row that has ended."""
-        return self.speculate is not None or self.room > 0
+        return self.speculate is not None or bool(self.coming)
 
     @property
     def ahead(self) -> int:

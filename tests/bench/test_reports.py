@@ -48,6 +48,7 @@ def decode_rows(cases: list[Case]) -> list[dict[str, Any]]:
                 "prompts_read": 1.0 if contender.is_ours else None,
                 "launches": 347.0 if contender.is_ours else None,
             }
+            notes |= {"cache_MB": 12.5 if contender.is_ours else None, "first_ratio": 1.05}
             notes |= {"launches_by": "graph", "launches_expected": 347 if contender.way == "ours" else None}
             for name, value in (("ratio", times), ("over_ours", over)):
                 notes |= {name: value, f"{name}_low": value and value * 0.99, f"{name}_high": value and value * 1.01}

@@ -13,8 +13,10 @@ from ..causal import CausalModel, inner_model
 from ..footprint import fused_pass_bytes
 from ..turns import alone_with
 from .attention import AttentionName
+from .prefixes import Room, room_for
 from .row_loras import head_lora
 from .session import CHUNK_TOKENS, FusedSession
+from .shared import SharedSession
 from .slots import PreferenceSlots, RowSlots
 from .streams import StreamLora, stream_lora, tuner_layers
 from .weights import FusedWeights, Tensors, fused_weights
@@ -40,6 +42,7 @@ class FusedBackbone:
         self.weights: FusedWeights = fused_weights(inner_model(models[0].module))
         self.head_lora = head_lora([lora.head for lora in loras], self.weights.parts.head.weight.data)
         self._models, self._loras = list(models), list(loras)
+        self.activations = tuple(model.activation for model in models)
         self.slots = PreferenceSlots(models)
         self.tensors()
 
@@ -61,6 +64,11 @@ class FusedBackbone:
         return self.slots.held(own)
 
     @property
+    def shares(self) -> bool:
+        """Whether prompts are held once for all rows that begin with them: where an adapter sleeps on them."""
+        return any(activation is not None for activation in self.activations)
+
+    @property
     def vocab_size(self) -> int:
         return len(self.weights.parts.head.weight)
 
@@ -68,13 +76,32 @@ class FusedBackbone:
     def dtype(self) -> torch.dtype:
         return self.weights.parts.head.weight.dtype
 
-    def cache_bytes(self, batch: int, length: int) -> int:
-        parts = self.weights.parts
-        row = 2 * len(parts.layers) * parts.kv_heads * parts.head_dim * self.dtype.itemsize
-        return row * length * batch * len(self.streams)
+    def room(
+        self, prompts: Sequence[Sequence[Tensor]], slots: int, behind: int, preferences: RowPreferences
+    ) -> Room | None:
+        """What a session takes for S lists of B prompts, on the host, in so many ``slots`` at a time, with up to
+        ``behind`` tokens after each. None where each row holds its own prompt."""
+        if not self.shares:
+            return None
+        ordinary = {
+            place: preferences.get(stream, [()] * len(prompts[place]))
+            for place, stream in enumerate(self.streams)
+            if self.activations[place] is None and (self._loras[place].pairs or stream in preferences)
+        }
+        return room_for(prompts, self.activations, ordinary, slots, behind)
 
-    def cache_places(self, batch: int, length: int) -> dict[torch.device, int]:
-        return {self.weights.parts.head.weight.device: self.cache_bytes(batch, length)}
+    def cache_bytes(self, batch: int, length: int, room: Room | None = None) -> int:
+        parts, rows = self.weights.parts, batch * len(self.streams)
+        token = 2 * len(parts.layers) * parts.kv_heads * parts.head_dim * self.dtype.itemsize
+        room = room or self._most_room(batch, length)
+        return token * (rows * length if room is None else room.prefixes * room.prompt + rows * room.own)
+
+    def cache_places(self, batch: int, length: int, room: Room | None = None) -> dict[torch.device, int]:
+        return {self.weights.parts.head.weight.device: self.cache_bytes(batch, length, room)}
+
+    def _most_room(self, batch: int, length: int) -> Room | None:
+        """For any prompts at all; None where none is held for several rows."""
+        return Room(batch * len(self.streams), length, length) if self.shares else None
 
     def prompt_bytes(self, batch: int, length: int) -> int:
         return self._pass_bytes(min(CHUNK_TOKENS, batch * length * len(self.streams)))
@@ -94,7 +121,12 @@ class FusedBackbone:
         given: RowSlots | None = None,
         cache: Tensor | None = None,
         tensors: Tensors | None = None,
+        room: Room | None = None,
     ) -> FusedSession:
-        """``cache``: zeros of at least ``cache_bytes`` bytes, uint8, to be used as the session's; default its own."""
+        """``cache``: zeros of at least ``cache_bytes`` bytes, uint8, to be used as the session's; default its own.
+        ``room``: for its prompts, by default for any."""
+        tensors, room = tensors or self.tensors(), room or self._most_room(batch, length)
         with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
-            return FusedSession(self, tensors or self.tensors(), batch, length, cache, given)
+            if room is not None:
+                return SharedSession(self, tensors, batch, length, room, cache, given)
+            return FusedSession(self, tensors, batch, length, cache, given)

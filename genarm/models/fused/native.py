@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from genarm_kernels.dispatch import INTERPRETED
+from genarm_kernels.layer.sharing import Sharing
 from genarm_kernels.native.choice import takes
 from genarm_kernels.native.decode import DecodeStep, Layer, Product
 
@@ -14,18 +15,21 @@ from .weights import LayerTensors, Tensors
 
 
 def native_step(
-    parts: Parts, tensors: Tensors, adapters: Tensor, cache: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor
-) -> DecodeStep | None:
+    parts: Parts, tensors: Tensors, adapters: Tensor, cache: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor,
+    sharing: Sharing | None = None, prefixes: Tensor | None = None,
+) -> DecodeStep | None:  # fmt: skip
     """A step of R rows with ``adapters`` [R] int32, None where torch is to run it.
 
     ``cache`` is [L, 2, R, H_kv, T, D]; where the tokens stand is read from ``lengths`` [R] int32, them included.
+    ``prefixes`` [L, 2, P, H_kv, T_p, D] hold what ``sharing`` says that rows begin with.
     """
     if INTERPRETED or not takes(tensors.head.dtype, tensors.head.device):
         return None
     layers = [_layer(layer) for layer in tensors.layers]
     return DecodeStep(
-        layers, tensors.norm.contiguous(), parts.heads, adapters, cache, lengths, cos, sin, parts.eps, parts.scale
-    )
+        layers, tensors.norm.contiguous(), parts.heads, adapters, cache, lengths, cos, sin, parts.eps, parts.scale,
+        sharing, prefixes,
+    )  # fmt: skip
 
 
 def _layer(layer: LayerTensors) -> Layer:

@@ -35,11 +35,20 @@ def on_host(device: torch.device) -> bool:
 
 
 class Network:
-    """The layers over caches of theirs. ``caches``: keys and values of each layer, [R, T, H_kv, D] each."""
+    """The layers over caches of theirs. ``caches``: keys and values of each layer, [R, T, H_kv, D] each, of positions
+    from ``starts`` [R] int32 on, 0 where that is left out."""
 
-    def __init__(self, parts: Parts, caches: Sequence[tuple[Tensor, Tensor]], cos: Tensor, sin: Tensor) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        caches: Sequence[tuple[Tensor, Tensor]],
+        cos: Tensor,
+        sin: Tensor,
+        starts: Tensor | None = None,
+    ) -> None:
         self._parts = parts
         self._caches = caches
+        self._starts = starts
         self._angles = cos, sin
         self._host = on_host(cos.device)
         self._narrow: dict[int, bool] = {}  # rows -> whether they take the narrow way
@@ -125,6 +134,7 @@ class Network:
             layer.q_norm,
             layer.k_norm,
             self._parts.eps,
+            self._starts,
         )
         return query
 

@@ -14,11 +14,13 @@ from .attention import Span
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """The different prompts of S·B rows. ``source`` says which of them is each row's."""
+    """The different prompts of S·B rows. ``source`` says which of them is each row's. ``starts``: how many tokens of
+    each were read before, none where it is empty."""
 
     prompts: list[Tensor]
     slots: list[int]  # the first row that has it
     source: list[int]
+    starts: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,14 @@ def unique_prompts(
 
 
 def chunks(unique: Unique, most: int) -> Iterator[Chunk]:
-    """Every token of the prompts once, at most ``most`` a chunk; a long prompt goes on in the next."""
+    """Every token of the prompts that was not read yet, once, at most ``most`` a chunk; a long prompt goes on in the
+    next."""
     parts: list[Tensor] = []
     spans: list[Span] = []
     ends: list[int] = []
     room = most
-    for prompt, slot in zip(unique.prompts, unique.slots, strict=True):
-        start = 0
+    starts = unique.starts or [0] * len(unique.prompts)
+    for prompt, slot, start in zip(unique.prompts, unique.slots, starts, strict=True):
         while start < len(prompt):
             count = min(room, len(prompt) - start)
             parts.append(prompt[start : start + count])

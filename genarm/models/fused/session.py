@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from typing import Protocol
@@ -15,9 +15,10 @@ from genarm_kernels.layer.attention_arguments import new_arrivals
 from genarm_kernels.layer.cpu import attention as host_attention
 from genarm_kernels.layer.embed import embed, rows_of
 from genarm_kernels.layer.residual import COUNTERS
+from genarm_kernels.native.decode import DecodeStep
 
 from ..backbone import Rows, checked_lengths, checked_rows, copied_rows, origins
-from .attention import AttentionName, decode_attention, prefill_attention
+from .attention import AttentionName, Span, decode_attention, prefill_attention
 from .families import rotary_tables
 from .head import Head
 from .native import native_step
@@ -29,6 +30,21 @@ from .weights import FusedWeights, Tensors
 
 CHUNK_TOKENS = 8192
 MOST_TOKENS = 8  # of a row in one pass, which the attention kernel takes
+# spans, layer, query [N, H, D] of their tokens -> [N, H, D]
+See = Callable[[Sequence[Span], int, Tensor], Tensor]
+
+
+def buffers(shapes: Sequence[Sequence[int]], like: Tensor, memory: Tensor | None) -> list[Tensor]:
+    """Tensors of ``like``'s dtype and device, one behind the other in ``memory``, uint8 zeros, or in some of their own.
+
+    Zeros: what lies beyond a row's length is multiplied by a weight of zero, which NaN would survive.
+    """
+    sizes = [prod(shape) for shape in shapes]
+    count = sum(sizes) * like.element_size()
+    if memory is None:
+        memory = torch.zeros(count, dtype=torch.uint8, device=like.device)
+    parts = torch.split(memory[:count].view(like.dtype), sizes)
+    return [part.view(tuple(shape)) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class OfBackbone(Protocol):
@@ -62,12 +78,7 @@ class FusedSession:
         self._attention = backbone.attention
         self._parts = parts = backbone.weights.parts
         rows, like = self.streams * batch, tensors.head
-        shape = (len(tensors.layers), 2, rows, parts.kv_heads, length, parts.head_dim)
-        # Zeros: what lies beyond a row's length is multiplied by a weight of zero, which NaN would survive.
-        size = prod(shape) * like.element_size()
-        if cache is None:
-            cache = torch.zeros(size, dtype=torch.uint8, device=like.device)
-        self._slots = cache[:size].view(like.dtype).view(shape)
+        self._slots = self._make_slots(like, cache)
         # [L, 2, R, T, H_kv, D], and layer by layer its keys and values
         self.cache = self._slots.transpose(3, 4)
         self._keys_and_values = [(layer[0], layer[1]) for layer in self.cache]
@@ -79,18 +90,31 @@ class FusedSession:
         self._adapter_of_row = backbone.slots.row_adapters(tensors.adapters, batch, given)
         self._row_adapters = torch.tensor(self._adapter_of_row, dtype=torch.int32, device=like.device)
         self._host, self._longest, self._even = on_host(like.device), 0, True
-        self._network = Network(parts, self._keys_and_values, self.cos, self.sin)
+        self._network = self._make_network()
         self._head = Head(backbone.head_lora, parts.eps, self._host)
         self._rows: dict[int, PassRows] = {}
         self.attach(tensors)
+
+    def _make_slots(self, like: Tensor, cache: Tensor | None) -> Tensor:
+        """[L, 2, R, H_kv, T, D] of ``like``'s dtype and device, in the first bytes of ``cache``."""
+        parts = self._parts
+        shape = (len(parts.layers), 2, self.streams * self.batch, parts.kv_heads, self.length, parts.head_dim)
+        return buffers([shape], like, cache)[0]
+
+    def _make_network(self) -> Network:
+        return Network(self._parts, self._keys_and_values, self.cos, self.sin)
+
+    def _native_step(self, tensors: Tensors) -> DecodeStep | None:
+        """A step in C, None where torch is to run it."""
+        read = (self._row_adapters, self._slots, self._lengths, self.cos, self.sin)
+        return native_step(self._parts, tensors, *read)
 
     def attach(self, tensors: Tensors | None) -> None:
         """Read these from now on, or none."""
         self._attached, self._native = tensors, None
         self._loras: dict[int, list[RowLoras]] = {}
         if tensors is not None and self._host:
-            read = (self._row_adapters, self._slots, self._lengths, self.cos, self.sin)
-            self._native = native_step(self._parts, tensors, *read)
+            self._native = self._native_step(tensors)
         self._head.in_c = self._native is not None
 
     def give(self, adapters: list[int]) -> None:
@@ -123,7 +147,8 @@ class FusedSession:
         return parts[0] if len(parts) == 1 else [torch.cat(stream, 1) for stream in zip(*parts, strict=True)]
 
     def _append(self, tokens: Tensor) -> list[Tensor]:
-        B, Q = tokens.shape
+        """``tokens`` [B, Q], the same for every stream, or [S·B, Q]."""
+        B, Q = self.batch, tokens.shape[1]
         rows, tensors = self._rows_of(Q), self._tensors
         with torch.autocast(tokens.device.type, enabled=False):
             residual, positions = embed(tokens, tensors.embedding, self._lengths, self._counters)
@@ -175,7 +200,8 @@ class FusedSession:
         if rows is not None:
             self._clear(slots)
         with torch.autocast(device.type, enabled=False):
-            last = torch.cat([self._read(chunk) for chunk in chunks(unique, CHUNK_TOKENS)])
+            parts = chunks(unique, CHUNK_TOKENS)
+            last = torch.cat([self._read(part, self._network, self._adapter_of_row, self._see) for part in parts])
             streams = [slot // self.batch for slot in unique.slots]
             logits = self._head(self._tensors, last, [streams.count(stream) for stream in range(self.streams)])
         lengths = [len(unique.prompts[place]) for place in unique.source]
@@ -206,16 +232,18 @@ class FusedSession:
             self._measure()
         self._prompts.copy_(self._lengths)
 
-    def _read(self, chunk: Chunk) -> Tensor:
-        """Run some prompts' tokens through the network -> the hidden states of those that end a prompt."""
-
-        def attend(layer: int, query: Tensor) -> Tensor:
-            window = self._tensors.layers[layer].window
-            return prefill_attention(query, *self._keys_and_values[layer], chunk.spans, self._parts.scale, window)
-
-        segments = list(chunk.segments(self._adapter_of_row))
+    def _read(self, chunk: Chunk, network: Network, owners: Sequence[int], see: See) -> Tensor:
+        """Run some prompts' tokens through a network -> the hidden states of those that end a prompt. ``owners``: the
+        adapter of each slot."""
+        segments = list(chunk.segments(owners))
         hidden = rows_of(self._tensors.embedding, chunk.ids)
-        return self._network(self._tensors, hidden, chunk.positions, chunk.slots, segments, attend)[chunk.ends]
+        passed = chunk.positions, chunk.slots, segments, partial(see, chunk.spans)
+        return network(self._tensors, hidden, *passed)[chunk.ends]
+
+    def _see(self, spans: Sequence[Span], layer: int, query: Tensor) -> Tensor:
+        """Attention of prompts' tokens over the cache."""
+        window = self._tensors.layers[layer].window
+        return prefill_attention(query, *self._keys_and_values[layer], spans, self._parts.scale, window)
 
     def _copy_rows(self, sources: Tensor, targets: Tensor, positions: int) -> None:
         """Rows [n] of all streams: their first keys and values, and their lengths."""

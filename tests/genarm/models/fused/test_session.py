@@ -36,9 +36,9 @@ def tokens_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     own = session_module.FusedSession._read
 
-    def counted(self: Any, chunk: Any) -> Tensor:
+    def counted(self: Any, chunk: Any, *others: Any) -> Tensor:
         counts.append(len(chunk.ids))
-        return own(self, chunk)
+        return own(self, chunk, *others)
 
     monkeypatch.setattr(session_module.FusedSession, "_read", counted)
     return counts
