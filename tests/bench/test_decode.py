@@ -20,6 +20,7 @@ from bench.decode_cases import (
     Contender,
     cpu_cases,
     gpu_cases,
+    long_cases,
     ours,
     particle_case,
 )
@@ -34,6 +35,7 @@ from bench.decode_models import (
     step_bytes,
     weight_bytes,
 )
+from bench.decode_peers import Ours
 from genarm.models.fused import session
 
 CPU = torch.device("cpu")
@@ -82,6 +84,20 @@ def test_what_is_of_one_prompt_decodes_it_in_as_many_rows_and_reads_it_once(mode
     assert [timing.forwarded for timing in found.values()] == [8 * 12 + new, *[12 + new] * 3]
     for way in ("particles", "particles-each"):  # one answer is drawn of eight
         assert found[way].sequences.shape == (1, 18) and torch.equal(found[way].sequences[:, :12], prompts[:1])
+
+
+def test_reward_models_asleep_on_the_prompt_hold_it_once(models: Family) -> None:
+    """The caches of 16 answers of one prompt, in tokens: a row has 12 of the prompt, 6 new ones and one in advance."""
+    (case,) = [one for one in long_cases("tiny", (), 12, 1) if one.part == "one-prompt"]
+    prompts = torch.arange(3, 15)[None].repeat(16, 1)
+    calls = build(models, replace(case, tokens=6))
+    token = 2 * 1 * 2 * 16 * 4  # of one layer in float32
+    sizes = {
+        contender.name: call.cache_bytes(prompts, 6) // token
+        for contender, call in calls.items()
+        if isinstance(call, Ours)
+    }
+    assert sizes == {"ours-K0": 16 * 19, "ours-K1": 32 * 19, "activated-K1": 11 + 32 * 8}
 
 
 def test_particles_of_random_models_copy_caches(monkeypatch: pytest.MonkeyPatch, models: Family) -> None:
@@ -172,5 +188,5 @@ def test_every_target_is_measured_by_default_and_the_full_grid_is_whole(
         if not case.full
     }
     assert all((*target.shape, target.contender, target.K) in measured for target in wanted)
-    beyond = [case for case in cases if case.full]
+    beyond = [case for case in cases if case.full and case.part in ("", "full")]
     assert len(beyond) == full and all({PLAIN, *ours(1, 2, 3)} <= set(case.contenders) for case in beyond)

@@ -33,12 +33,13 @@ def sampling_rows() -> list[dict[str, Any]]:
 
 
 def decode_rows(cases: list[Case]) -> list[dict[str, Any]]:
-    """Guidance costs a factor of 1.04 for every reward model, rows of one prompt one of 1.05, and peers take 12 times
-    our time."""
+    """Guidance costs a factor of 1.04 for every reward model, rows of one prompt one of 1.05, adapters asleep on it one
+    of 0.95, and peers take 12 times our time."""
     rows = []
     for case in cases:
         for contender in case.contenders:
-            over = None if contender.way == "ours" else 1.05 if contender.is_ours else 12.0
+            factors = {"ours": None, "activated": 0.95}
+            over = factors.get(contender.way, 1.05 if contender.is_ours else 12.0)
             times = (over or 1.0) * 1.04**contender.K
             notes = {"contender": contender.way, "K": contender.K, "model": case.model, "rewards": case.rewards}
             notes |= {"part": case.part, "B": case.batch, "context": case.context, "dtype": "bfloat16"}
