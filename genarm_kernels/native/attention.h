@@ -43,9 +43,10 @@ typedef struct {
 } newcomer;
 
 /* New tokens that see the same ``common`` positions of a chunk, from ``begin`` to ``border``; behind them a token sees what
-   its row has. */
+   its row has. ``next``: keys that are likely to be this thread's next chunk, or none. */
 typedef struct {
     int64_t kv_head, chunk, begin, border, count;
+    const element *next;
     stretch common;
     newcomer tokens[VECTORS];
 } party;
@@ -98,11 +99,11 @@ INLINE float *part_of(const attention *a, int64_t token, int64_t head, int64_t c
 }
 
 /* VECTORS query heads of a party's tokens at most, from ``first`` on: of each token its key head's, one token after the
-   other. */
-static void attend_heads(const attention *a, const party *p, int64_t first, int64_t count)
+   other. ``next`` comes into the cache meanwhile. */
+static void attend_heads(const attention *a, const party *p, int64_t first, int64_t count, stream *next)
 {
-    int64_t D = a->D, G = a->heads / a->kv_heads, common = p->common.count;
-    float turned[D], scores[VECTORS][CHUNK], *out[VECTORS];
+    int64_t D = a->D, G = a->heads / a->kv_heads, common = p->common.count, counts[VECTORS];
+    float turned[D], scores[VECTORS][SCORES], *out[VECTORS];
     operand queries[VECTORS * D];
     stretch own[VECTORS];
     for (int64_t v = 0; v < count; v++) {
@@ -111,22 +112,22 @@ static void attend_heads(const attention *a, const party *p, int64_t first, int6
         turn(a, a->z + (token.index * (a->heads + 2 * a->kv_heads) + head) * D, a->q_norm, token.position, a->scale, turned);
         to_operands(turned, D, queries + v * D);
         out[v] = part_of(a, token.index, head, p->chunk);
+        counts[v] = token.end - p->begin;
         own[v] = token.end > p->border ? (stretch){a->keys + place, a->values + place, token.end - p->border} : (stretch){};
     }
-    score(queries, count, p->common, D, scores, 0);
+    stream values = stream_of(p->common.values, common * D);
+    score(queries, count, p->common, D, scores, 0, &values);
     for (int64_t v = 0, run; v < count; v += run) {
         run = least(count - v, G - (first + v) % G);
-        score(queries + v * D, run, own[v], D, scores + v, common);
+        stream own_values = stream_of(own[v].values, own[v].count * D);
+        score(queries + v * D, run, own[v], D, scores + v, common, &own_values);
     }
-    for (int64_t v = 0; v < count; v++) {
-        out[v][1] = soften(scores[v], common + own[v].count, out[v]);
-        out[v] += 2;
-    }
-    gather(count, scores, 0, p->common, D, out, 0);
+    soften_all(count, scores, counts, out, &values);
+    gather(count, (gathering){scores, 0, D, p->common, out, 0, next});
     for (int64_t v = 0, run; v < count; v += run) {
         run = least(count - v, G - (first + v) % G);
         if (own[v].count)
-            gather(run, scores + v, common, own[v], D, out + v, 1);
+            gather(run, (gathering){scores + v, common, D, own[v], out + v, 1, next});
     }
 }
 
@@ -134,13 +135,14 @@ static void attend_heads(const attention *a, const party *p, int64_t first, int6
 static void settle(const attention *a, party *p)
 {
     int64_t vectors = p->count * (a->heads / a->kv_heads);
+    stream nothing = {}, next = stream_of(p->next, p->next ? CHUNK * a->D : 0);
     for (int64_t first = 0; first < vectors; first += VECTORS)
-        attend_heads(a, p, first, least(VECTORS, vectors - first));
+        attend_heads(a, p, first, least(VECTORS, vectors - first), first + VECTORS < vectors ? &nothing : &next);
     p->count = 0;
 }
 
-/* A row's new tokens join a party over a chunk; ``keys`` and ``values`` are of its first position, and last to ``limit``. */
-static void join(const attention *a, party *p, int64_t row, const element *keys, const element *values, int64_t limit)
+/* A row's new tokens join a party over a chunk, whose first ``limit`` positions lie where ``chunk`` says. */
+static void join(const attention *a, party *p, int64_t row, stretch chunk)
 {
     int64_t G = a->heads / a->kv_heads, length = a->lengths[row], from = p->chunk * CHUNK, to = from + CHUNK;
     int64_t position = length - a->Q, start = start_of(a, row);
@@ -155,17 +157,28 @@ static void join(const attention *a, party *p, int64_t row, const element *keys,
             memset(part_of(a, token.index, p->kv_head * G + g, p->chunk), 0, 8);
         if (token.begin >= token.end)
             continue;
-        int64_t border = least(limit, token.end);
+        int64_t border = least(from + chunk.count, token.end), skipped = (token.begin - from) * a->D;
         border = border < token.begin ? token.begin : border;
         if (p->count == VECTORS || p->begin != token.begin || p->border != border)
             settle(a, p);
         if (!p->count) {
-            int64_t place = (token.begin - from) * a->D;
             p->begin = token.begin, p->border = border;
-            p->common = (stretch){keys + place, values + place, border - token.begin};
+            p->common = (stretch){chunk.keys + skipped, chunk.values + skipped, border - token.begin};
         }
         p->tokens[p->count++] = token;
     }
+}
+
+/* A chunk of a key head: of a prefix, or of a row behind them. */
+INLINE stretch chunk_of(const attention *a, int64_t who, int64_t kv_head, int64_t chunk)
+{
+    const prefixes *shared = &a->shared;
+    if (who < shared->P) {
+        int64_t place = ((who * a->kv_heads + kv_head) * shared->T + chunk * CHUNK) * a->D;
+        return (stretch){shared->keys + place, shared->values + place, CHUNK};
+    }
+    int64_t place = own_place(a, who - shared->P, kv_head, chunk * CHUNK);
+    return (stretch){a->keys + place, a->values + place, CHUNK};
 }
 
 /* All new tokens. All threads call it, and wait for each other at its end. */
@@ -174,19 +187,21 @@ static void attend(const attention *a)
     const prefixes *shared = &a->shared;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t item = 0; item < (shared->P + a->R) * a->kv_heads * a->chunks; item++) {
-        int64_t chunk = item % a->chunks, kv_head = item / a->chunks % a->kv_heads, who = item / a->chunks / a->kv_heads;
-        int64_t from = chunk * CHUNK, row = who - shared->P;
-        party p = {.kv_head = kv_head, .chunk = chunk};
-        if (who < shared->P) {
-            int64_t place = ((who * a->kv_heads + kv_head) * shared->T + from) * a->D;
-            for (int64_t i = shared->first[who]; i < shared->first[who + 1]; i++) {
-                row = shared->order[i];
-                if (from < shared->starts[row])
-                    join(a, &p, row, shared->keys + place, shared->values + place, shared->starts[row]);
-            }
-        } else if (from >= start_of(a, row)) {
-            int64_t place = own_place(a, row, kv_head, from);
-            join(a, &p, row, a->keys + place, a->values + place, a->lengths[row] - a->Q + 1);
+        int64_t heads = item / a->chunks, later = item + omp_get_num_threads(), from = item % a->chunks * CHUNK;
+        int64_t who = heads / a->kv_heads, row = who - shared->P;
+        int64_t end = who < shared->P ? shared->first[who + 1] : 0;
+        party p = {.kv_head = heads % a->kv_heads, .chunk = item % a->chunks};
+        stretch chunk = chunk_of(a, who, p.kv_head, p.chunk);
+        if (later / a->chunks / a->kv_heads == who)
+            p.next = chunk_of(a, who, later / a->chunks % a->kv_heads, later % a->chunks).keys;
+        for (int64_t i = end ? shared->first[who] : 0; i < end; i++) {
+            row = shared->order[i], chunk.count = shared->starts[row] - from;
+            if (chunk.count > 0)
+                join(a, &p, row, chunk);
+        }
+        if (who >= shared->P && from >= start_of(a, row)) {
+            chunk.count = a->lengths[row] - a->Q + 1 - from;
+            join(a, &p, row, chunk);
         }
         settle(a, &p);
     }

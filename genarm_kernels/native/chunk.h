@@ -5,90 +5,153 @@
 
 #pragma once
 
-#include "linear.h"
+#include "scores.h"
 
-#define CHUNK 512
-#define AHEAD 32   /* positions between a key's way into the cache and its use; values come there while keys are used */
 #define VECTORS 16 /* query heads, of one token or of several, that pass over a chunk side by side */
+#ifdef WIDE
+#define TILE 8 /* of them whose sums stay in registers */
+#else
+#define TILE 4
+#endif
 
-/* Keys and values of positions that follow each other, [count, D]. */
-typedef struct {
-    const element *keys, *values;
-    int64_t count;
-} stretch;
-
-/* scores [count, CHUNK], as many as the stretch has positions, of operands [count, D]. */
-static void score(const operand *queries, int64_t count, stretch s, int64_t D, float (*scores)[CHUNK], int64_t from)
+/* The largest of scores [count]. NaN is passed over: it shows in the sum. */
+INLINE float largest(const float *scores, int64_t count)
 {
-    for (int64_t t = 0; t < s.count; t += COLUMNS) {
-        float some[ROWS][COLUMNS];
-        int64_t width = least(COLUMNS, s.count - t);
-        for (int64_t ahead = 0; ahead < COLUMNS * D; ahead += 64 / sizeof(element)) {
-            __builtin_prefetch(s.keys + (t + AHEAD) * D + ahead);
-            __builtin_prefetch(s.values + t * D + ahead);
+    floats most = all(-INFINITY);
+    int64_t t = 0;
+    for (; t + 8 <= count; t += 8)
+        most = largest_of(load_floats(scores + t), most);
+    for (; t < count; t++)
+        most = largest_of(all(scores[t]), most);
+    for (int lane = 1; lane < 8; lane++)
+        most = largest_of(all(most[lane]), most);
+    return most[0];
+}
+
+/* Scores [Q, SCORES], so many of each query head, become e^(score − maximum); out Q times the maximum, and their sum. The
+   room behind them is written over to a multiple of 8. Sums run side by side: each waits for itself at every step. */
+INLINE void soften(const int Q, float (*scores)[SCORES], const int64_t *counts, float *const *out, stream *values,
+                   int64_t lines)
+{
+    int64_t common = counts[0], t = 0;
+    float totals[TILE] = {};
+    for (int q = 0; q < Q; q++) {
+        float most = out[q][0] = largest(scores[q], counts[q]);
+        common = least(common, counts[q]);
+        for (int64_t place = 0; place < counts[q]; place += 8) {
+            store_floats(scores[q] + place, exponential(load_floats(scores[q] + place) - most));
+            fetch(values, lines);
         }
-        for (int64_t first = 0; first < count; first += ROWS) {
-            int64_t rows = least(ROWS, count - first);
-            dots(rows, width, queries + first * D, D, s.keys + t * D, D, D, 0, 0, some);
-            for (int64_t q = 0; q < rows; q++)
-                for (int64_t c = 0; c < width; c++)
-                    scores[first + q][from + t + c] = some[q][c];
-        }
+    }
+    for (; t < common; t++)
+        for (int q = 0; q < Q; q++)
+            totals[q] += scores[q][t];
+    for (int q = 0; q < Q; q++) {
+        for (int64_t rest = t; rest < counts[q]; rest++)
+            totals[q] += scores[q][rest];
+        out[q][1] = totals[q];
     }
 }
 
-/* scores [count] become e^(score − maximum) -> their sum. The room behind them is written over to a multiple of 8. */
-INLINE float soften(float *scores, int64_t count, float *maximum)
+/* Weights [Q, SCORES] from place ``from`` on for the values of a stretch, and where their sums go: out Q times [2 + D],
+   behind what is there already where ``on`` is set. ``next`` comes while they are summed. */
+typedef struct {
+    const float (*weights)[SCORES];
+    int64_t from, D;
+    stretch s;
+    float *const *out;
+    int on;
+    stream *next;
+} gathering;
+
+/* Sixteen columns from ``d`` on. */
+INLINE void sum_sixteen(const int Q, const gathering *g, int64_t d)
 {
-    float most = -INFINITY, total = 0.0f;
-    for (int64_t t = 0; t < count; t++)
-        most = scores[t] > most || scores[t] != scores[t] ? scores[t] : most;
-    for (int64_t t = 0; t < count; t += 8)
-        store_floats(scores + t, exponential(load_floats(scores + t) - most));
-    for (int64_t t = 0; t < count; t++)
-        total += scores[t];
-    *maximum = most;
-    return total;
+    pair sums[TILE];
+    for (int q = 0; q < Q; q++) {
+        const float *to = g->out[q] + 2 + d;
+        sums[q] = g->on ? arrange(load_floats(to), load_floats(to + 8)) : (pair){};
+    }
+    for (int64_t t = 0; t < g->s.count; t++) {
+        pair value = load_pair(g->s.values + t * g->D + d);
+        for (int q = 0; q < Q; q++) {
+            floats weight = all(g->weights[q][g->from + t]);
+            sums[q].first = fused(weight, value.first, sums[q].first);
+            sums[q].second = fused(weight, value.second, sums[q].second);
+        }
+    }
+    for (int q = 0; q < Q; q++)
+        store_pair(g->out[q] + 2 + d, restore(sums[q].first, sums[q].second));
 }
 
-/* out Q times [D]: the values of a stretch, summed with weights [Q, CHUNK] from its first position on; behind what is there
-   already where ``on`` is set. */
-INLINE void sum_rows(const int Q, const float (*weights)[CHUNK], int64_t from, stretch s, int64_t D, float *const *out,
-                     int on)
+#ifdef WIDE
+
+/* Thirty-two, for twice as many operations at once. */
+INLINE void sum_thirty_two(const int Q, const gathering *g, int64_t d)
+{
+    wide_pair sums[TILE];
+    for (int q = 0; q < Q; q++)
+        sums[q] = g->on ? arrange_wide(g->out[q] + 2 + d) : (wide_pair){};
+    for (int64_t t = 0; t < g->s.count; t++) {
+        wide_pair value = load_wide_pair(g->s.values + t * g->D + d);
+        if (Q > ROWS)
+            fetch(g->next, 1);
+        for (int q = 0; q < Q; q++) {
+            lanes weight = (lanes){} + g->weights[q][g->from + t];
+            sums[q].first = fused_lanes(weight, value.first, sums[q].first);
+            sums[q].second = fused_lanes(weight, value.second, sums[q].second);
+        }
+    }
+    for (int q = 0; q < Q; q++)
+        restore_wide(g->out[q] + 2 + d, sums[q]);
+}
+
+#endif
+
+/* All columns. */
+INLINE void sum_columns(const int Q, gathering g)
 {
     int64_t d = 0;
-    for (; d + 16 <= D; d += 16) {
-        pair sums[ROWS];
-        for (int q = 0; q < Q; q++)
-            sums[q] = on ? arrange(load_floats(out[q] + d), load_floats(out[q] + d + 8)) : (pair){(floats){}, (floats){}};
-        for (int64_t t = 0; t < s.count; t++) {
-            pair value = load_pair(s.values + t * D + d);
-            for (int q = 0; q < Q; q++) {
-                sums[q].first = fused(all(weights[q][from + t]), value.first, sums[q].first);
-                sums[q].second = fused(all(weights[q][from + t]), value.second, sums[q].second);
-            }
-        }
-        for (int q = 0; q < Q; q++)
-            store_pair(out[q] + d, restore(sums[q].first, sums[q].second));
-    }
-    for (; d < D; d++)
+#ifdef WIDE
+    for (; d + 32 <= g.D; d += 32)
+        sum_thirty_two(Q, &g, d);
+#endif
+    for (; d + 16 <= g.D; d += 16)
+        sum_sixteen(Q, &g, d);
+    for (; d < g.D; d++)
         for (int q = 0; q < Q; q++) {
-            float total = on ? out[q][d] : 0.0f;
-            for (int64_t t = 0; t < s.count; t++)
-                total += weights[q][from + t] * widen(s.values[t * D + d]);
-            out[q][d] = total;
+            float total = g.on ? g.out[q][2 + d] : 0.0f;
+            for (int64_t t = 0; t < g.s.count; t++)
+                total += g.weights[q][g.from + t] * widen(g.s.values[t * g.D + d]);
+            g.out[q][2 + d] = total;
         }
 }
 
-/* The same for a number of query heads that the compiler does not know. */
-static void gather(int64_t count, const float (*weights)[CHUNK], int64_t from, stretch s, int64_t D, float *const *out,
-                   int on)
-{
-    for (int64_t first = 0; first < count; first += ROWS)
-        switch (count - first) {
-            case 1: sum_rows(1, weights + first, from, s, D, out + first, on); break;
-            case 2: sum_rows(2, weights + first, from, s, D, out + first, on); break;
-            case 3: sum_rows(3, weights + first, from, s, D, out + first, on); break;
-            default: sum_rows(4, weights + first, from, s, D, out + first, on);
+/* A call per TILE query heads, whose number the compiler knows. */
+#define BY_TILES(count, call)                                     \
+    for (int64_t q = 0; q < (count); q += TILE)                   \
+        switch (least(TILE, (count) - q)) {                       \
+            case 1: call(1); break;                               \
+            case 2: call(2); break;                               \
+            case 3: call(3); break;                               \
+            case 4: call(4); break;                               \
+            case 5: call((TILE > 4 ? 5 : 1)); break;              \
+            case 6: call((TILE > 4 ? 6 : 1)); break;              \
+            case 7: call((TILE > 4 ? 7 : 1)); break;              \
+            case 8: call(TILE);                                   \
         }
+
+static void soften_all(int64_t count, float (*scores)[SCORES], const int64_t *counts, float *const *out, stream *values)
+{
+    int64_t lines = (values->end - values->at) / 64 / (count * CHUNK / 8) + 1;
+#define CALL(Q) soften(Q, scores + q, counts + q, out + q, values, lines)
+    BY_TILES(count, CALL)
+#undef CALL
+}
+
+static void gather(int64_t count, gathering g)
+{
+#define CALL(Q) sum_columns(Q, (gathering){g.weights + q, g.from, g.D, g.s, g.out + q, g.on, g.next})
+    BY_TILES(count, CALL)
+#undef CALL
 }

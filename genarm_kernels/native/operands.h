@@ -30,7 +30,65 @@ INLINE pair halves(lanes values)
     return two;
 }
 
+INLINE void store_lanes(float *to, lanes values) { memcpy(to, &values, sizeof values); }
 INLINE floats folded(lanes values) { return halves(values).first + halves(values).second; }
+
+/* a b + c in one rounding. */
+INLINE lanes fused_lanes(lanes a, lanes b, lanes c)
+{
+#ifdef __AVX512F__
+    return (lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    pair total = halves(c), left = halves(a), right = halves(b);
+    total.first = fused(left.first, right.first, total.first);
+    total.second = fused(left.second, right.second, total.second);
+    memcpy(&c, &total, sizeof c);
+    return c;
+#endif
+}
+
+/* Thirty-two of a model's elements, or sums of as many: in plain order of float32; of bfloat16 the even places first and the
+   odd ones behind them. */
+typedef struct {
+    lanes first, second;
+} wide_pair;
+
+INLINE wide_pair load_wide_pair(const element *from)
+{
+#ifdef BFLOAT16
+    wide_words both;
+    memcpy(&both, from, sizeof both);
+    return (wide_pair){(lanes)(both << 16), (lanes)(both & 0xffff0000u)};
+#else
+    wide_pair values;
+    memcpy(&values, from, sizeof values);
+    return values;
+#endif
+}
+
+/* From plain order, and back to it. */
+INLINE wide_pair arrange_wide(const float *from)
+{
+    wide_pair values;
+    memcpy(&values, from, sizeof values);
+#ifdef BFLOAT16
+    const wide_words even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    return (wide_pair){__builtin_shuffle(values.first, values.second, even),
+                       __builtin_shuffle(values.first, values.second, even + 1)};
+#else
+    return values;
+#endif
+}
+
+INLINE void restore_wide(float *to, wide_pair values)
+{
+#ifdef BFLOAT16
+    const wide_words low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    values = (wide_pair){__builtin_shuffle(values.first, values.second, low),
+                         __builtin_shuffle(values.first, values.second, low + 8)};
+#endif
+    memcpy(to, &values, sizeof values);
+}
 
 #else
 
@@ -121,6 +179,14 @@ INLINE lanes dot_pairs(lanes total, weights x, weights w)
 
 INLINE lanes multiply(lanes total, const operand *x, weights w) { return dot_pairs(total, load_weights(x), w); }
 
+/* One pair of a row with sixteen columns' pairs of the same places. */
+INLINE lanes multiply_all(lanes total, const operand *x, wide_words columns)
+{
+    uint32_t two;
+    memcpy(&two, x, sizeof two);
+    return dot_pairs(total, (weights){} + two, columns);
+}
+
 /* The same of sixteen; the lanes behind them add nothing. */
 INLINE lanes multiply_sixteen(lanes total, const operand *x, const element *w)
 {
@@ -161,15 +227,13 @@ INLINE lanes multiply(lanes total, const operand *x, weights w)
 {
     lanes values;
     memcpy(&values, x, sizeof values);
-#ifdef __AVX512F__
-    return (lanes)_mm512_fmadd_ps((__m512)values, (__m512)w, (__m512)total);
-#else
-    pair sums = halves(total), left = halves(values), right = halves(w);
-    sums.first = fused(left.first, right.first, sums.first);
-    sums.second = fused(left.second, right.second, sums.second);
-    memcpy(&total, &sums, sizeof total);
-    return total;
-#endif
+    return fused_lanes(values, w, total);
+}
+
+/* One place of a row with sixteen columns' same place. */
+INLINE lanes multiply_all(lanes total, const operand *x, wide_words columns)
+{
+    return fused_lanes((lanes){} + *x, (lanes)columns, total);
 }
 
 #else

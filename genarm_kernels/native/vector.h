@@ -117,12 +117,15 @@ INLINE floats choose(ints which, floats yes, floats no)
     return (floats)(((ints)yes & which) | ((ints)no & ~which));
 }
 
+/* The second one where one of them is NaN. */
+INLINE floats largest_of(floats one, floats other) { return (floats)_mm256_max_ps((__m256)one, (__m256)other); }
+INLINE floats smallest_of(floats one, floats other) { return (floats)_mm256_min_ps((__m256)one, (__m256)other); }
+
 /* e^x within 2e-7 of itself; below e^-87 and above e^88 it stays there. NaN stays NaN. */
 INLINE floats exponential(floats x)
 {
-    const floats low = all(-87.0f), high = all(88.0f), magic = all(12582912.0f);
-    x = choose(x < low, low, x);
-    x = choose(x > high, high, x);
+    const floats magic = all(12582912.0f);
+    x = smallest_of(all(88.0f), largest_of(all(-87.0f), x));
     floats shifted = fused(x, all(1.44269504f), magic); /* its low bits hold the nearest whole number */
     floats whole = shifted - magic;
     floats rest = fused(whole, all(2.12194440e-4f), fused(whole, all(-0.693359375f), x));
