@@ -9,14 +9,21 @@ import kernel_cases as checks
 import normalizer_cases
 import pytest
 from mutations import Mutation, proofs
-from native_cases import check_groups_have_their_mass, check_long_steps, check_products, check_steps, edited_source
+from native_cases import (
+    check_groups_have_their_mass,
+    check_long_steps,
+    check_odd_places,
+    check_products,
+    check_steps,
+    edited_source,
+)
 
 pytestmark = [pytest.mark.mutants, pytest.mark.usefixtures("native_path")]
 
 # name: source, what stands there once, what is put in its place, what notices
 PLACES: dict[str, tuple[str, str, str, Callable[[], None]]] = {
     "odd places read with their neighbour's bits": (
-        "vector.h", "(floats)(both & 0xffff0000u)", "(floats)both", check_products),
+        "vector.h", "(floats)(both & 0xffff0000u)", "(floats)both", check_odd_places),
     "truncated to bfloat16": (
         "vector.h", "word + 0x7fff + ((word >> 16) & 1)", "word", check_products),
     "a rest of fewer than sixteen left out": (
