@@ -46,9 +46,9 @@ def passes(monkeypatch):
     counts = {"prompt tokens": 0, "steps": 0}
     read, append = FusedSession._read, FusedSession._append
 
-    def reading(self, chunk):
+    def reading(self, chunk, *others):
         counts["prompt tokens"] += len(chunk.ids)
-        return read(self, chunk)
+        return read(self, chunk, *others)
 
     def appending(self, tokens):
         counts["steps"] += 1

@@ -162,11 +162,19 @@ def is_there(package: str) -> bool:
         return False
 
 
+def rounds_4_bits() -> bool:
+    """Whether bitsandbytes takes this processor's products of bfloat16 for weights of 4 bits."""
+    functional = importlib.import_module("bitsandbytes.functional")
+    return bool(functional.has_avx512bf16())
+
+
 @pytest.mark.parametrize(("package", "config", "tolerance"), LIBRARIES.values(), ids=LIBRARIES.keys())
 def test_a_base_quantised_by_a_library(full: Any, folders: Path, package: str, config: Any, tolerance: float) -> None:
     """Loaded by us from a path; held against PEFT's layers put on that very module."""
     if not is_there(package):
         pytest.skip(f"NOT RUN: {package} is not installed")
+    if getattr(config(), "load_in_4bit", False) and rounds_4_bits():
+        pytest.skip("NOT RUN: bitsandbytes computes with 4 bits in bfloat16 on this processor, too coarsely to compare")
     rewards = {"lora": folders / "adapter", "full": full}
     decoder = GuidedDecoder.from_pretrained(folders / "base", rewards, device="cpu", quantization_config=config())
     base: Any = decoder.base_model
