@@ -1,7 +1,9 @@
-"""Make the embedded models and measure them as they ship: tokenizer, base, four reward models, figures, model card.
+"""Make the embedded models and measure them as they ship: tokenizer, base, four reward models in both kinds, figures,
+model card.
 
-    python -m experiments.embedded --data DATA              # everything; about half an hour on two CPU cores
-    python -m experiments.embedded --data DATA --evaluate   # figures and card of the models that are there
+    python -m experiments.embedded --data DATA               # everything; about 40 minutes on two CPU cores
+    python -m experiments.embedded --data DATA --activated   # only the reward models that sleep on prompts
+    python -m experiments.embedded --data DATA --evaluate    # figures and card of the models that are there
 
 DATA is the directory that holds persona/statements.*.jsonl.gz and persona/pairs.*.jsonl.gz. The figures are the loss of
 the base, accuracy on held-out pairs, and whether guided text is on topic. Needs the `train` extra.
@@ -26,8 +28,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from experiments.embedded import models
 from experiments.embedded.card import interval, write_card
-from experiments.embedded.figures import WEIGHTS, classifier_check, pair_figures
+from experiments.embedded.figures import WEIGHTS, activated_figures, classifier_check, pair_figures
 from experiments.embedded.models import OBJECTIVES
+from genarm.models.activation import Activation
+from genarm.models.asleep import SleepingAdapter
 from genarm.preferences.pairs import read_pairs
 from genarm.preferences.rows import read_rows
 
@@ -60,13 +64,18 @@ def make_base(persona: Path, out: Path, work: Path, seed: int) -> tuple[PreTrain
     return tokenizer, {"train_statements": len(train), "epochs": BASE_EPOCHS, "train_seconds": seconds}
 
 
-def make_arms(persona: Path, out: Path, work: Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> dict[str, Any]:
+def make_arms(
+    persona: Path, out: Path, work: Path, tokenizer: PreTrainedTokenizerBase, seed: int, activated: bool = False
+) -> dict[str, Any]:
     figures = {}
     for name, objective in OBJECTIVES.items():
-        print(f"reward model {name} ({objective})", flush=True)
+        print(f"reward model {name} ({objective}){', activated' * activated}", flush=True)
         pairs = read_pairs(persona / "pairs.train.jsonl.gz", objective=objective)
+        place, activation = (out / f"{name}-activated", Activation()) if activated else (out / name, None)
+        shutil.rmtree(place, ignore_errors=True)
         started = time.perf_counter()
-        models.train_arm(out / "base", tokenizer, pairs, out / name, models.arm_arguments(work, seed, ARM_EPOCHS))
+        arguments = models.arm_arguments(work, seed, ARM_EPOCHS)
+        models.train_arm(out / "base", tokenizer, pairs, place, arguments, activation)
         seconds = round(time.perf_counter() - started, 1)
         figures[name] = {"objective": objective, "train_pairs": len(pairs), "train_seconds": seconds}
     return figures
@@ -75,13 +84,26 @@ def make_arms(persona: Path, out: Path, work: Path, tokenizer: PreTrainedTokeniz
 def make(persona: Path, out: Path, seed: int) -> dict[str, Any]:
     """Train everything into `out`, replacing what an earlier run left there; how that went."""
     started = time.perf_counter()
-    for name in ("base", *OBJECTIVES):
-        shutil.rmtree(out / name, ignore_errors=True)
+    shutil.rmtree(out / "base", ignore_errors=True)
     with tempfile.TemporaryDirectory() as work:
         tokenizer, base = make_base(persona, out, Path(work), seed)
         arms = make_arms(persona, out, Path(work), tokenizer, seed)
-    training = {
-        "command": "python -m experiments.embedded --data DATA",
+    training = {"command": "python -m experiments.embedded --data DATA", **trained(seed, started)}
+    return {"training": training, "base": base, "reward_models": arms}
+
+
+def make_activated(persona: Path, out: Path, seed: int) -> dict[str, Any]:
+    """Train the reward models that sleep on prompts on the base that is there; how that went."""
+    started, tokenizer = time.perf_counter(), AutoTokenizer.from_pretrained(out / "base")
+    with tempfile.TemporaryDirectory() as work:
+        arms = make_arms(persona, out, Path(work), tokenizer, seed, activated=True)
+    command = "python -m experiments.embedded --data DATA --activated"
+    return {"training": {"command": command, **trained(seed, started)}, "reward_models": arms}
+
+
+def trained(seed: int, started: float) -> dict[str, Any]:
+    """How models were trained since ``started``."""
+    return {
         "seed": seed,
         "seconds": round(time.perf_counter() - started, 1),
         "precision": "bf16 autocast" if models.bf16_is_fast() else "fp32",
@@ -89,7 +111,6 @@ def make(persona: Path, out: Path, seed: int) -> dict[str, Any]:
         "arm_epochs": ARM_EPOCHS,
         "environment": environment(),
     }
-    return {"training": training, "base": base, "reward_models": arms}
 
 
 def measure_models(assets: Path, persona: Path, metrics: dict[str, Any]) -> None:
@@ -110,6 +131,17 @@ def measure_models(assets: Path, persona: Path, metrics: dict[str, Any]) -> None
         entry.update(figures)
 
 
+def measure_activated(assets: Path, persona: Path, metrics: dict[str, Any]) -> None:
+    """Pair accuracy of the reward models that sleep on prompts, beside the ordinary ones', into `metrics`."""
+    tokenizer = AutoTokenizer.from_pretrained(assets / "base")
+    for name, objective in OBJECTIVES.items():
+        ordinary = models.load_arm(assets / "base", assets / name)
+        activated = models.load_arm(assets / "base", assets / f"{name}-activated")
+        path, asleep = persona / "pairs.test.jsonl.gz", SleepingAdapter(activated, Activation())
+        found = activated_figures(ordinary, activated, asleep, tokenizer, path, objective)
+        metrics["activated"]["reward_models"][name].update(found)
+
+
 def show(metrics: dict[str, Any]) -> None:
     table = Table(
         "objective", "accuracy", "base alone", "longer wins", "text: base", *(f"weight {w:g}" for w in WEIGHTS)
@@ -127,19 +159,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory that holds persona/")
     parser.add_argument("--out", type=Path, default=ASSETS, help="directory of the models (default: genarm/assets)")
+    parser.add_argument("--activated", action="store_true", help="only the reward models that sleep on prompts")
     parser.add_argument("--evaluate", action="store_true", help="train nothing: measure the models in --out")
     parser.add_argument("--samples", type=int, default=300, help="texts sampled per setting (default: 300)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     persona, kept = options.data / "persona", options.out / "metrics.json"
     torch.manual_seed(options.seed)
+    metrics = json.loads(kept.read_text(encoding="utf-8")) if options.evaluate or options.activated else {}
+    if not (options.evaluate or options.activated):
+        metrics = make(persona, options.out, options.seed)
     if not options.evaluate:
-        kept.write_text(json.dumps(make(persona, options.out, options.seed), indent=2) + "\n", encoding="utf-8")
-    metrics = json.loads(kept.read_text(encoding="utf-8"))
-    metrics["environment"] = environment()
-    measure_models(options.out, persona, metrics)
-    tokenizer = AutoTokenizer.from_pretrained(options.out / "base")
-    metrics["guided_text"] = classifier_check(options.out, persona, tokenizer, options.samples, options.seed)
+        metrics["activated"] = make_activated(persona, options.out, options.seed)
+    measure_activated(options.out, persona, metrics)
+    if not options.activated:
+        metrics["environment"] = environment()
+        measure_models(options.out, persona, metrics)
+        tokenizer = AutoTokenizer.from_pretrained(options.out / "base")
+        metrics["guided_text"] = classifier_check(options.out, persona, tokenizer, options.samples, options.seed)
     kept.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     write_card(options.out, metrics)
     show(metrics)

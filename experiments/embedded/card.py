@@ -20,6 +20,19 @@ def accuracy_rows(metrics: dict[str, Any]) -> str:
     )
 
 
+def activated_rows(metrics: dict[str, Any]) -> str:
+    rows = []
+    for name, figures in metrics["activated"]["reward_models"].items():
+        cells = [interval(metrics["reward_models"][name]["accuracy"])]
+        cells += [interval(figures[column]) for column in ("accuracy", "accuracy_stance", "accuracy_topic")]
+        own = figures["difference"]
+        apart = f"{100 * own['share']:+.1f} [{100 * own['low']:+.1f}, {100 * own['high']:+.1f}]"
+        rows.append(
+            f"| {name} | {figures['longer_prompts']} of {figures['test_pairs']} | {' | '.join([*cells, apart])} |"
+        )
+    return "\n".join(rows)
+
+
 def share_rows(metrics: dict[str, Any]) -> str:
     rows = []
     for name, figures in metrics["guided_text"].items():
@@ -59,6 +72,10 @@ def render_card(metrics: dict[str, Any]) -> str:
         test_statements=base["test_statements"],
         accuracies=accuracy_rows(metrics),
         samples=next(iter(metrics["guided_text"].values()))["base"]["samples"],
+        activated=activated_rows(metrics),
+        activated_precision=metrics["activated"]["training"]["precision"],
+        activated_seconds=metrics["activated"]["training"]["seconds"],
+        activated_threads=metrics["activated"]["training"]["environment"]["threads"],
         shares=share_rows(metrics),
         variety=variety_rows(metrics),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, precision_score, recall_score
@@ -17,12 +18,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 import genarm
-from experiments.embedded.models import OBJECTIVES
+from experiments.embedded.models import OBJECTIVES, beginning_as_prompt
+from genarm.models.asleep import SleepingAdapter
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair, read_pairs
 from genarm.preferences.rows import read_rows
 from genarm.preferences.scoring import pair_rewards
-from genarm.preferences.statistics import Estimate, share, wilson
+from genarm.preferences.statistics import Estimate, paired_difference, share, wilson
 
 WEIGHTS = (0.5, 1.0, 2.0)
 BATCH = 50
@@ -34,13 +36,26 @@ def rounded(found: Estimate) -> dict[str, float]:
     return {"share": round(found.value, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
 
 
-def accuracy(model: Any, tokenizer: PreTrainedTokenizerBase, pairs: list[PreferencePair]) -> dict[str, float]:
-    """Share of pairs whose chosen response has the larger reward (summed log-probability) under `model`.
+def ordered_right(
+    model: Any, tokenizer: PreTrainedTokenizerBase, pairs: list[PreferencePair], asleep: SleepingAdapter | None = None
+) -> NDArray[np.bool_]:
+    """[N] whether the chosen response has the larger reward (summed log-probability) under `model`, whose adapter may
+    sleep on what both responses begin with."""
+    encoded = encode_pairs(tokenizer, pairs).pairs
+    if asleep is not None:
+        encoded = [beginning_as_prompt(pair) for pair in encoded]
+    rewards = pair_rewards(model, encoded, tokenizer.pad_token_id, asleep=asleep).numpy()
+    return np.asarray(rewards[:, 0] > rewards[:, 1])
+
+
+def accuracy(
+    model: Any, tokenizer: PreTrainedTokenizerBase, pairs: list[PreferencePair], asleep: SleepingAdapter | None = None
+) -> dict[str, float]:
+    """The share of pairs that are ordered right.
 
     A statement is the chosen one of several pairs, which succeed or fail together, so statements are resampled.
     """
-    rewards = pair_rewards(model, encode_pairs(tokenizer, pairs).pairs, tokenizer.pad_token_id).numpy()
-    return rounded(share(rewards[:, 0] > rewards[:, 1], [pair.chosen for pair in pairs]))
+    return rounded(share(ordered_right(model, tokenizer, pairs, asleep), [pair.chosen for pair in pairs]))
 
 
 def longer_wins(pairs: list[PreferencePair]) -> dict[str, float]:
@@ -62,6 +77,29 @@ def pair_figures(
         "accuracy_topic": accuracy(arm, tokenizer, read_pairs(path, objective=objective, kind="topic")),
         "base_alone": accuracy(base, tokenizer, pairs),
         "longer_wins": longer_wins(pairs),
+    }
+
+
+def activated_figures(
+    ordinary: Any,
+    activated: Any,
+    asleep: SleepingAdapter,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    objective: str,
+) -> dict[str, Any]:
+    """Held-out accuracy of an activated reward model, by kind of pair too, and by how much it is above that of the
+    ordinary one on the same pairs."""
+    pairs = read_pairs(path, objective=objective)
+    parts = {kind: read_pairs(path, objective=objective, kind=kind) for kind in ("stance", "topic")}
+    right = [ordered_right(ordinary, tokenizer, pairs), ordered_right(activated, tokenizer, pairs, asleep)]
+    encoded = [beginning_as_prompt(pair) for pair in encode_pairs(tokenizer, pairs).pairs]
+    return {
+        "test_pairs": len(pairs),
+        "longer_prompts": sum(len(pair["prompt_ids"]) > 1 for pair in encoded),
+        "accuracy": rounded(share(right[1], [pair.chosen for pair in pairs])),
+        **{f"accuracy_{kind}": accuracy(activated, tokenizer, own, asleep) for kind, own in parts.items()},
+        "difference": rounded(paired_difference(right[1], right[0], [pair.chosen for pair in pairs])),
     }
 
 

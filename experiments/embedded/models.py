@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -23,9 +23,12 @@ from transformers import (
     set_seed,
 )
 
+from genarm.models.activation import Activation, write_activation
+from genarm.models.asleep import SleepingAdapter, put_on
 from genarm.preferences.collate import PairCollator, StatementCollator
-from genarm.preferences.encoding import encode_pairs, encode_response
+from genarm.preferences.encoding import EncodedPair, encode_pairs, encode_response
 from genarm.preferences.pairs import PreferencePair
+from genarm.preferences.texts import shared_length
 from genarm.training.arm import ArmTrainer
 
 OBJECTIVES = {
@@ -180,28 +183,46 @@ def load_base(directory: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def beginning_as_prompt(pair: EncodedPair) -> EncodedPair:
+    """The tokens that both responses begin with as a part of the prompt. They count for neither, so that the loss of an
+    ordinary adapter stays what it was."""
+    shared = shared_length(pair["chosen_ids"][:-1], pair["rejected_ids"][:-1])
+    return {
+        **pair,
+        "prompt_ids": pair["prompt_ids"] + pair["chosen_ids"][:shared],
+        "chosen_ids": pair["chosen_ids"][shared:],
+        "rejected_ids": pair["rejected_ids"][shared:],
+    }
+
+
 def train_arm(
     base_directory: Path,
     tokenizer: PreTrainedTokenizerBase,
     pairs: list[PreferencePair],
     directory: Path,
     arguments: TrainingArguments,
+    activation: Activation | None = None,
 ) -> None:
-    """Train one adapter on the base as it ships (bf16-rounded) and save it as bf16 safetensors."""
+    """Train one adapter on the base as it ships (bf16-rounded) and save it as bf16 safetensors. An activated one sleeps
+    on what both statements of a pair begin with, as there is no other prompt."""
     set_seed(arguments.seed)
     config = LoraConfig(
         task_type="CAUSAL_LM", r=8, lora_alpha=16, lora_dropout=0.05, target_modules=LINEARS, inference_mode=False
     )
     model = get_peft_model(load_base(base_directory), config)
+    encoded = encode_pairs(tokenizer, pairs).pairs
     ArmTrainer(
         model=model,
         args=arguments,
         beta=BETA,
-        train_dataset=encode_pairs(tokenizer, pairs).pairs,
-        data_collator=PairCollator(tokenizer.pad_token_id),
+        asleep=None if activation is None else SleepingAdapter(model, activation),
+        train_dataset=encoded if activation is None else [beginning_as_prompt(pair) for pair in encoded],
+        data_collator=PairCollator(tokenizer.pad_token_id, activation=activation),
         processing_class=tokenizer,
     ).train()
     save_adapter(model, directory)
+    if activation is not None:
+        write_activation(directory, activation)
 
 
 def save_adapter(model: Any, directory: Path) -> None:
@@ -217,8 +238,9 @@ def save_adapter(model: Any, directory: Path) -> None:
 
 
 def load_arm(base_directory: Path, directory: Path) -> Any:
-    """A shipped adapter on the shipped base, both bf16-rounded, computing in fp32."""
-    return PeftModel.from_pretrained(load_base(base_directory), directory).eval()
+    """A shipped adapter on the shipped base, both bf16-rounded, computing in fp32; an activated one awake until a
+    `SleepingAdapter` is made of it."""
+    return put_on(load_base(base_directory), directory)
 
 
 @torch.no_grad()

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..embedded import REWARDS
 from ..errors import InvalidArgumentError, LoadingError
-from ..models.sources import model_path
+from ..models.sources import EMBEDDED, model_path
 
 BASE = "base"  # plain decoding, which every comparison has first
 NAMED_FOLDER = ("./", "../")
@@ -156,8 +155,8 @@ def _value(folder: Path, value: Any) -> Any:
 
 def _model(path: Path, folder: Path, name: str) -> str:
     """A model's folder, seen from the configuration's, an embedded reward model, or a hub id."""
-    if name in REWARDS:
-        return model_path(str(REWARDS[name]))
+    if name in EMBEDDED:
+        return model_path(str(EMBEDDED[name]))
     beside = folder / Path(name).expanduser()
     try:
         return model_path(str(beside) if beside.exists() or name.startswith(NAMED_FOLDER) else name)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..embedded import BASE, REWARDS
+from ..embedded import ACTIVATED, BASE, REWARDS
 from ..errors import InvalidArgumentError, LoadingError
 
+EMBEDDED = {**REWARDS, **ACTIVATED}
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # name or owner/name
 SAMPLE = 1 << 20
 
@@ -48,19 +49,19 @@ def parse_reward(text: str) -> RewardChoice:
     The text is split at its last colon only if a number follows, so that paths may hold colons.
     """
     rest, weight = _split_weight(text)
-    objective = _objective(rest) if rest and rest not in REWARDS else None
+    objective = _objective(rest) if rest and rest not in EMBEDDED else None
     name, equals, path = rest.partition("=") if objective is None else (objective, "=", rest)
     if rest == text:
         _refuse_misplaced_weight(text, name, path)
     if not math.isfinite(weight):
         raise InvalidArgumentError(f"--reward {text!r} has the weight {weight}: weights are finite numbers")
     if not equals:
-        if rest not in REWARDS:
+        if rest not in EMBEDDED:
             raise InvalidArgumentError(
-                f"--reward {text!r} names no embedded reward model ({', '.join(REWARDS)}): write NAME=PATH:WEIGHT "
+                f"--reward {text!r} names no embedded reward model ({', '.join(EMBEDDED)}): write NAME=PATH:WEIGHT "
                 "for one of your own"
             )
-        return RewardChoice(rest, model_path(str(REWARDS[rest])), weight)
+        return RewardChoice(rest, model_path(str(EMBEDDED[rest])), weight)
     if not name or not path:
         raise InvalidArgumentError(
             f"--reward {text!r} cannot be read: write NAME=PATH:WEIGHT, NAME=PATH or NAME:WEIGHT"
@@ -145,10 +146,10 @@ def _refuse_misplaced_weight(text: str, name: str, path: str) -> None:
     """Raise where a text without a weight seems to mean one: art:foo, name=folder:foo, art=1.0."""
     known, _, tail = text.rpartition(":")
     folder = Path(known.removeprefix(f"{name}=")).expanduser()
-    if known in REWARDS or (known and folder.exists() and not Path(path or text).expanduser().exists()):
+    if known in EMBEDDED or (known and folder.exists() and not Path(path or text).expanduser().exists()):
         raise InvalidArgumentError(f"--reward {text!r} has the weight {tail!r}, which is no number: write {known}:1.0")
     if _is_number(path) and not Path(path).exists():
-        form = f"{name}:{path}" if name in REWARDS else f"{name}=PATH:{path}"
+        form = f"{name}:{path}" if name in EMBEDDED else f"{name}=PATH:{path}"
         raise InvalidArgumentError(f"--reward {text!r} has a number for a path: a weight follows a colon, {form}")
 
 

@@ -13,6 +13,7 @@ from experiments.embedded.figures import classifier_figures, fit_classifier, lon
 from experiments.embedded.models import (
     arm_arguments,
     base_arguments,
+    beginning_as_prompt,
     encode_statements,
     load_arm,
     load_base,
@@ -22,7 +23,12 @@ from experiments.embedded.models import (
     train_tokenizer,
 )
 from genarm.embedded import BASE
+from genarm.models.activation import Activation
+from genarm.models.adapters import read_adapter
+from genarm.models.asleep import SleepingAdapter
+from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair
+from genarm.preferences.scoring import pair_rewards
 from genarm.preferences.statistics import wilson
 
 SUBJECTS = ["painting", "physics", "music", "helping others", "sports", "saving money", "poetry", "a safe bet"]
@@ -55,6 +61,24 @@ def test_a_base_and_a_reward_model_are_trained_saved_and_loaded_again(tmp_path):
     arm = load_arm(tmp_path / "base", tmp_path / "art")
     ids = torch.tensor([[0, 40, 50, 60]])
     assert not torch.equal(arm(ids).logits, base(ids).logits)
+
+
+def test_what_both_statements_begin_with_is_the_prompt_that_an_activated_reward_model_sleeps_on(tmp_path):
+    pair = {"prompt_ids": [0], "chosen_ids": [40, 50, 60, 1], "rejected_ids": [40, 50, 1]}
+    assert beginning_as_prompt(pair) == {"prompt_ids": [0, 40, 50], "chosen_ids": [60, 1], "rejected_ids": [1]}
+    pair = {"prompt_ids": [0], "chosen_ids": [40, 1], "rejected_ids": [41, 1]}
+    assert beginning_as_prompt(pair) == pair
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    settings = arm_arguments(tmp_path / "work", seed=0, epochs=3)
+    settings.disable_tqdm = True
+    pairs = [PreferencePair("", f"I enjoy painting {n}", f"I enjoy sports {n}") for n in range(32)]
+    train_arm(BASE, tokenizer, pairs, tmp_path / "art", settings, Activation())
+    assert read_adapter(tmp_path / "art").activation == Activation()
+    arm, base = load_arm(BASE, tmp_path / "art"), load_base(BASE)
+    asleep = SleepingAdapter(arm, Activation())
+    encoded = [beginning_as_prompt(pair) for pair in encode_pairs(tokenizer, pairs).pairs]
+    rewards = pair_rewards(arm, encoded, tokenizer.pad_token_id, asleep=asleep)
+    assert not torch.equal(rewards, pair_rewards(base, encoded, tokenizer.pad_token_id))
 
 
 def test_the_loss_per_token_weighs_tokens_and_not_statements():

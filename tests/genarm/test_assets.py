@@ -14,6 +14,10 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import genarm
+from experiments.embedded.models import beginning_as_prompt
+from genarm.embedded import ACTIVATED
+from genarm.models.adapters import read_adapter
+from genarm.models.asleep import SleepingAdapter, put_on
 from genarm.preferences.encoding import encode_pairs
 from genarm.preferences.pairs import PreferencePair, read_pairs
 from genarm.preferences.scoring import pair_rewards
@@ -98,7 +102,7 @@ def persona():
 def test_every_weight_is_a_bf16_safetensor_and_all_are_at_most_16_megabytes():
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 16_000_000
     files = sorted(ASSETS.rglob("*.safetensors"))
-    assert {file.parent.name for file in files} == {"base", *OBJECTIVES}
+    assert {file.parent.name for file in files} == {"base", *OBJECTIVES, *ACTIVATED}
     assert not [path for ending in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in ASSETS.rglob(ending)]
     for file in files:
         with safe_open(file, framework="pt") as weights:
@@ -111,7 +115,7 @@ def test_no_file_names_the_machine_it_was_made_on():
     for path in ASSETS.rglob("*.json"):
         text = path.read_text(encoding="utf-8")
         assert not [part for part in ("/home/", "/work/", "/tmp/", "/root/") if part in text], path
-    for name in OBJECTIVES:
+    for name in (*OBJECTIVES, *ACTIVATED):
         config = json.loads((ASSETS / name / "adapter_config.json").read_text(encoding="utf-8"))
         assert config["base_model_name_or_path"] is None
 
@@ -172,6 +176,23 @@ def test_held_out_accuracy_is_what_the_metrics_say_and_at_least_93_percent(token
     share = float((rewards[:, 0] > rewards[:, 1]).double().mean())
     assert share == pytest.approx(said, abs=0.015)  # a near tie or two: kernels differ between machines
     assert share >= 0.93
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_kind_that_sleeps_on_prompts_is_worth_what_the_metrics_say(tokenizer, metrics, persona, name):
+    fresh = AutoModelForCausalLM.from_pretrained(ASSETS / "base", dtype=torch.float32)
+    arm = put_on(fresh, ACTIVATED[f"{name}-activated"])
+    asleep = SleepingAdapter(arm, read_adapter(ACTIVATED[f"{name}-activated"]).activation)
+    encoded = encode_pairs(tokenizer, read_pairs(persona / "pairs.test.jsonl.gz", objective=PERSONAS[name])).pairs
+    pairs = [beginning_as_prompt(pair) for pair in encoded]
+    rewards = pair_rewards(arm, pairs, tokenizer.pad_token_id, asleep=asleep)
+    said = metrics["activated"]["reward_models"][name]["accuracy"]["share"]
+    share = float((rewards[:, 0] > rewards[:, 1]).double().mean())
+    assert share == pytest.approx(said, abs=0.015)
+    assert share >= 0.93
+    spelled = [PreferencePair("I", chosen[1:], rejected[1:]) for chosen, rejected in OBVIOUS[name] if chosen[0] == "I"]
+    rewards = pair_rewards(arm, encode_pairs(tokenizer, spelled).pairs, tokenizer.pad_token_id, asleep=asleep)
+    assert (rewards[:, 0] > rewards[:, 1]).all(), rewards
 
 
 @torch.no_grad()

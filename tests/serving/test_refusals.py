@@ -12,6 +12,7 @@ from served_cases import BASE, guidance
 from vllm import EngineArgs
 
 from genarm import embedded
+from genarm.models.activation import Activation
 from genarm.serving import versions
 from genarm.serving.settings import ServedGuidance, ServedReward, hf_overrides
 
@@ -64,7 +65,9 @@ def test_reward_models_that_do_not_go_with_the_base_are_refused(wide: Path, tmp_
     for file in other.glob("*token*"):
         file.unlink()
     dora = changed(embedded.REWARDS["art"], tmp_path / "dora", use_dora=True)
+    asleep = changed(embedded.REWARDS["art"], tmp_path / "asleep", **Activation().settings())
     recurrent = changed(wide, tmp_path / "recurrent", architectures=["Mamba2ForCausalLM"])
-    for path, message in [(other, "8000 tokens, the base 4096"), (dora, "DoRA"), (recurrent, "recurrent state")]:
+    adapters = [(dora, "DoRA"), (asleep, "asleep on a prompt")]
+    for path, message in [(other, "8000 tokens, the base 4096"), *adapters, (recurrent, "recurrent state")]:
         with pytest.raises(ValueError, match=message):
             configure(ServedGuidance((ServedReward("art", str(path)),)))

@@ -17,6 +17,7 @@ from genarm.models.sources import RewardChoice, fingerprint, model_path, parse_r
         ("help=a=b:1", ("help", "a=b", 1.0)),
         ("art:0.25", ("art", str(sources.REWARDS["art"]), 0.25)),
         ("art", ("art", str(sources.REWARDS["art"]), 1.0)),
+        ("risk-activated:2", ("risk-activated", str(sources.ACTIVATED["risk-activated"]), 2.0)),
     ],
 )
 def test_a_reward_is_split_at_its_last_colon_if_a_number_follows(text, choice, monkeypatch):
@@ -47,7 +48,7 @@ def test_a_folder_that_was_trained_is_named_by_its_objective(tmp_path, monkeypat
         ("help=org/model:inf", "has the weight inf: weights are finite"),
         ("=org/model:1", "cannot be read: write NAME=PATH:WEIGHT"),
         ("help=:1", "cannot be read: write NAME=PATH:WEIGHT"),
-        ("humour:1.0", "names no embedded reward model .art, science, agreeableness, risk.: write NAME=PATH:WEIGHT"),
+        ("humour:1.0", "names no embedded reward model .art, science, .*, risk-activated.: write NAME=PATH:WEIGHT"),
         ("", "names no embedded reward model"),
         ("art:foo", "has the weight 'foo', which is no number: write art:1.0"),
         ("a=/tmp:", "has the weight '', which is no number: write a=/tmp:1.0"),
