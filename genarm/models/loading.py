@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -64,14 +64,16 @@ def load_scorer(name: str | Path, source: Source, new_score: bool = False) -> nn
 
 def load_tokenizer(name: str | Path, trust_remote_code: bool = False, hub: HubOptions = NO_OPTIONS) -> Any:
     """The tokenizer beside a model, or None where there is none. A LoRA folder without one has its base's."""
-    try:
+    with suppress(Exception):  # whatever it fails with, a model without a tokenizer is still a model
         path = str(adapter_folder(str(name), hub)) if is_adapter(str(name), hub) else model_source(str(name), hub)
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **hub)
-    except Exception:  # whatever it fails with, a model without a tokenizer is still a model
-        try:
-            return load_tokenizer(base_of(str(name), hub), trust_remote_code) if is_adapter(str(name), hub) else None
-        except LoadingError:
-            return None
+        found = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **hub)
+        # Where config.json names a Qwen or GPT-2 and no tokenizer lies beside it, transformers makes an empty one.
+        if len(found) > len(getattr(found, "added_tokens_decoder", ())):
+            return found
+    try:
+        return load_tokenizer(base_of(str(name), hub), trust_remote_code) if is_adapter(str(name), hub) else None
+    except LoadingError:
+        return None
 
 
 def full_model(name: str, hub: HubOptions = NO_OPTIONS) -> str:

@@ -218,6 +218,14 @@ def test_a_tokenizer_that_cannot_be_read_is_none(folder: Path) -> None:
     assert load_tokenizer(folder) is None
 
 
+@pytest.mark.parametrize("config", ["Qwen2Config", "Qwen3Config", "GPT2Config", "GemmaConfig"])
+def test_an_empty_tokenizer_that_transformers_makes_up_is_none(config: str, tmp_path: Path) -> None:
+    """Compared with the base's it would be another vocabulary, though the model may well have the base's."""
+    getattr(transformers, config)().save_pretrained(tmp_path)
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path)) < 6
+    assert load_tokenizer(tmp_path) is None
+
+
 def tiny(name: str, config: str, **values: Any) -> Any:
     return getattr(transformers, name)(getattr(transformers, config)(vocab_size=97, **values))
 
