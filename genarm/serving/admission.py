@@ -15,7 +15,7 @@ from ..models.files import adapter_folder, is_adapter
 from ..models.loading import load_tokenizer
 from ..models.vocabulary import check_vocabularies
 from . import versions
-from .rows import processor_name
+from .requests import GuidedRequests, class_name
 from .settings import ARCHITECTURE, KEY, ServedGuidance
 from .worker import is_telling, worker_name
 
@@ -45,15 +45,29 @@ class GuidedConfig(VerifyAndUpdateConfig):
         for architecture in base.architectures:
             if architecture in MODELS_CONFIG_MAP:
                 MODELS_CONFIG_MAP[architecture].verify_and_update_config(vllm_config)
-        parallel = vllm_config.parallel_config
-        parallel.worker_cls = worker_name(parallel.worker_cls)
-        name = processor_name(guidance, _keeps_seeds(vllm_config), is_telling(parallel.worker_cls))
+        requests, tells = _requests(vllm_config)
+        name = class_name(requests, guidance, _keeps_seeds(vllm_config), tells)
         model.logits_processors = [*(one for one in model.logits_processors or () if one != name), name]
 
 
+def _requests(vllm_config: Any) -> tuple[type[GuidedRequests], bool]:
+    """What the engine's model runner takes for a logits processor, and whether its sampler tells what it has drawn."""
+    if vllm_config.use_v2_model_runner:
+        from .slots import GuidedSlots
+
+        return GuidedSlots, True
+    from .rows import GuidedRows
+
+    parallel = vllm_config.parallel_config
+    parallel.worker_cls = worker_name(parallel.worker_cls)
+    return GuidedRows, is_telling(parallel.worker_cls)
+
+
 def _keeps_seeds(vllm_config: Any) -> bool:
-    """Whether requests may bring seeds. On a CPU only where no prompt is read in part, which is so here from now on
-    where a pass has room for the longest one."""
+    """Whether requests may bring seeds. With runner v1 on a CPU only where no prompt is read in part, which is so here
+    from now on where a pass has room for the longest one."""
+    if vllm_config.use_v2_model_runner:
+        return True
     scheduler = vllm_config.scheduler_config
     if current_platform.is_cpu() and scheduler.max_num_batched_tokens >= vllm_config.model_config.max_model_len:
         scheduler.enable_chunked_prefill = False
@@ -92,11 +106,6 @@ def _refuse_settings(vllm_config: Any) -> None:
         f"--load-format {vllm_config.load_config.load_format}": (
             vllm_config.load_config.load_format not in FORMATS,
             f"it reads one model, and there are several here; use one of {', '.join(FORMATS)}",
-        ),
-        "vLLM's model runner v2": (
-            vllm_config.use_v2_model_runner,
-            "weights per request reach it on another way, which is not built; set VLLM_USE_V2_MODEL_RUNNER=0, as "
-            "`genarm serve` does",
         ),
     }
     for what, (found, why) in refused.items():

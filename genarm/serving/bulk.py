@@ -52,7 +52,7 @@ class Answering:
 
     def __init__(self, engine: BulkEngine) -> None:
         # In this very process, so that nothing outlives it where its machine's Ray ends.
-        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         from vllm import LLM
 
         self._llm = LLM(**engine.arguments())

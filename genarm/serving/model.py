@@ -23,9 +23,10 @@ from vllm.transformers_utils.config import get_config
 from ..models.adapters import LoraAdapter, read_adapter
 from ..models.files import adapter_folder, is_adapter
 from .combine import combine
-from .rows import PLACE, GuidedRows
+from .rows import PLACE
 from .settings import KEY, ServedGuidance
 from .streams import put_adapters, split_attention
+from .tables import StepTable
 
 MARK = "genarm/"  # before the names of weights of every model but the base: no checkpoint's own names begin so
 
@@ -76,13 +77,14 @@ class GenARMForCausalLM(nn.Module):
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__()
         config = vllm_config.model_config
-        guidance = ServedGuidance.from_dict(getattr(config.hf_config, KEY))
+        self.guidance = ServedGuidance.from_dict(getattr(config.hf_config, KEY))
         context = vllm_config.compilation_config.static_forward_context
-        self.table: GuidedRows = context[PLACE]
+        # Runner v1 has made its table by now; runner v2 makes a state, which sets one, as soon as the weights are read.
+        self.table: StepTable | None = context.get(PLACE)
         self.vocab_size: int = config.get_vocab_size()
         self.secondary_weights: list[Any] = []
         groups: dict[str | None, tuple[list[int], list[LoraAdapter | None]]] = {None: ([0], [None])}
-        for column, reward in enumerate(guidance.rewards, 1):
+        for column, reward in enumerate(self.guidance.rewards, 1):
             adapted = is_adapter(reward.path)
             places, adapters = groups.setdefault(reward.base if adapted else reward.path, ([], []))
             places.append(column)
@@ -98,6 +100,13 @@ class GenARMForCausalLM(nn.Module):
             if path is not None:
                 source = DefaultModelLoader.Source(path, revision=None, prefix=f"{MARK}{name}/")
                 self.secondary_weights.append(source)
+
+    @staticmethod
+    def get_model_state_cls() -> type[Any]:
+        """What runner v2 asks for."""
+        from .state import GuidedState
+
+        return GuidedState
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         raise NotImplementedError("a guided model reads tokens: its models have an embedding each")
@@ -116,18 +125,21 @@ class GenARMForCausalLM(nn.Module):
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """[B, Σ H] -> the combined scores [B, V] in float32, V the base's; -inf where a model with a weight has no such
         id. None on ranks that do not sample."""
-        weights = self.table.weights(len(hidden_states))
+        table = self.table
+        if table is None:
+            raise RuntimeError("guided decoding got no weights from vLLM: please report this with your vLLM version")
+        weights = table.weights(len(hidden_states))
         logits: dict[int, Tensor | None] = {}
         begin = 0
         for name in self.backbones:
             backbone: _Backbone = getattr(self, name)
             end = begin + backbone.width
-            logits |= backbone.logits(hidden_states[:, begin:end], self.table.used)
+            logits |= backbone.logits(hidden_states[:, begin:end], table.used)
             begin = end
         present = {column: part for column, part in logits.items() if part is not None}
         if len(present) < len(logits):
             return None
-        self.table.keep(present)
+        table.keep(present)
         return combine(present, weights, self.vocab_size)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:

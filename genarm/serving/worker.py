@@ -1,4 +1,4 @@
-"""vLLM's worker, whose sampler tells the table of rows what it has drawn.
+"""vLLM's worker for its model runner v1, whose sampler tells the table of rows what it has drawn.
 
 The worker is chosen by name in vLLM's configuration, and so is this one, which is the platform's own and nothing more
 than a hook behind its sampler.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served_cases import BASE, guidance, make_wide_model
+from served_cases import BASE, RUNNER_V2, guidance, make_wide_model
 
 HERE = find_spec("vllm") is not None
 collect_ignore_glob = [] if HERE else ["test_[!i]*.py"]  # test_installed.py says why
@@ -20,6 +20,8 @@ if HERE:  # before vLLM is imported, which reads them then
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if RUNNER_V2:  # its kernels run in Triton's interpreter (interpreted/), in the engine's own processes alone
+        os.environ |= {"TRITON_INTERPRET": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 
 
 @pytest.fixture(scope="session")

@@ -38,12 +38,6 @@ def test_settings_that_would_decode_something_else_are_refused(wide: Path, setti
         configure(guidance(wide), **settings)
 
 
-def test_the_model_runner_it_is_not_made_for_is_refused(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
-    with pytest.raises(ValueError, match=r"VLLM_USE_V2_MODEL_RUNNER=0|Model Runner V2"):
-        configure(guidance(wide))
-
-
 def test_a_vllm_out_of_range_is_named_where_a_guided_model_is_loaded(
     wide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

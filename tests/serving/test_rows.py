@@ -14,6 +14,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from genarm.errors import InvalidArgumentError
 from genarm.serving import rows
 from genarm.serving.model_logprobs import split
+from genarm.serving.requests import class_name
 from genarm.serving.settings import ServedGuidance, ServedReward
 
 GUIDANCE = ServedGuidance((ServedReward("art", "a", 1.0), ServedReward("risk", "b", 0.0)))
@@ -22,7 +23,7 @@ ASK = {"model_logprobs": True}
 
 
 def table(tells: bool = True) -> Any:
-    name = rows.processor_name(GUIDANCE, True, tells).partition(":")[2]
+    name = class_name(rows.GuidedRows, GUIDANCE, True, tells).partition(":")[2]
     config = SimpleNamespace(
         scheduler_config=SimpleNamespace(max_num_seqs=4),
         model_config=SimpleNamespace(get_vocab_size=lambda: V),

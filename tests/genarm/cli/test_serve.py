@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from genarm import embedded
-from genarm.cli.serve import ServeOptions, command, environment
+from genarm.cli.serve import ServeOptions, check_plugins, command
 from genarm.errors import InvalidArgumentError, UnsupportedAdapterError
 from genarm.models.activation import Activation
 from genarm.serving.settings import ARCHITECTURE, ServedGuidance
@@ -56,8 +56,8 @@ def test_what_would_serve_something_else_is_refused(options: ServeOptions, messa
         command(options)
 
 
-def test_the_plugin_is_on_in_the_servers_environment() -> None:
-    assert environment({"A": "b"}) == {"A": "b", "VLLM_USE_V2_MODEL_RUNNER": "0"}
-    assert environment({"VLLM_PLUGINS": "other,genarm"})["VLLM_PLUGINS"] == "other,genarm"
+def test_an_environment_that_leaves_the_plugin_out_is_refused() -> None:
+    check_plugins({"A": "b"})
+    check_plugins({"VLLM_PLUGINS": "other,genarm"})
     with pytest.raises(InvalidArgumentError, match="leaves the plugin of genarm out"):
-        environment({"VLLM_PLUGINS": "other"})
+        check_plugins({"VLLM_PLUGINS": "other"})
