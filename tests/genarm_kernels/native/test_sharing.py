@@ -161,12 +161,12 @@ MUTANTS = {
     "the first key head's prefix": (
         "attention.h", "((who * a->kv_heads + kv_head) * shared->T", "(who * a->kv_heads * shared->T",
     ),
-    "rows by place instead of by order": ("attention.h", "row = shared->order[i];", "row = i;"),
+    "rows by place instead of by order": ("attention.h", "row = shared->order[i],", "row = i,"),
     "one position of the prefix too few": (
-        "attention.h", "values + place, shared->starts[row]", "values + place, shared->starts[row] - 1",
+        "attention.h", "chunk.count = shared->starts[row] - from;", "chunk.count = shared->starts[row] - from - 1;",
     ),
     "one position of the prefix too many": (
-        "attention.h", "values + place, shared->starts[row]", "values + place, shared->starts[row] + 1",
+        "attention.h", "chunk.count = shared->starts[row] - from;", "chunk.count = shared->starts[row] - from + 1;",
     ),
     "all with the first one's border": ("attention.h", "|| p->border != border", "|| p->border > border"),
     "all with the first one's window": ("attention.h", "p->begin != token.begin || ", ""),
@@ -174,12 +174,12 @@ MUTANTS = {
         "attention.h", "from >= start_of(a, row)", "from + CHUNK > start_of(a, row)",
     ),
     "the chunk that ends a prefix done by nobody": (
-        "attention.h", "from < shared->starts[row]", "from + CHUNK <= shared->starts[row]",
+        "attention.h", "if (chunk.count > 0)", "if (chunk.count >= CHUNK)",
     ),
-    "values behind the border written over": ("chunk.h", "sums[q] = on ? arrange", "sums[q] = 0 ? arrange"),
-    "a rest of values behind the border written over": ("chunk.h", "total = on ? out[q][d] : 0.0f", "total = 0.0f"),
+    "values behind the border written over": ("chunk.h", "sums[q] = g->on ? arrange(", "sums[q] = 0 ? arrange("),
+    "a rest of values behind the border written over": ("chunk.h", "g.on ? g.out[q][2 + d] : 0.0f", "0.0f"),
     "weights behind the border from the chunk's first on": (
-        "chunk.h", "fused(all(weights[q][from + t]), value.first", "fused(all(weights[q][t]), value.first",
+        "chunk.h", "floats weight = all(g->weights[q][g->from + t]);", "floats weight = all(g->weights[q][t]);",
     ),
     "a second pass with the first one's heads": ("attention.h", "(first + v) % G, place", "v % G, place"),
     "a second pass left out": ("attention.h", "int64_t vectors = p->count * ", "int64_t vectors = !!p->count * "),
