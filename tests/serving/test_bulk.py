@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ if find_spec("ray") is None:
     pytest.skip("Ray is not installed here: make test-serving brings it", allow_module_level=True)
 
 ENGINE = b"ray::MapWorker(MapBatches(Answering))"
+DECODING = (
+    ENGINE + b".submit"
+)  # Ray names a process after the call that it is in, which here is that of a block of rows
 TOKENS = 48
 PATIENCE = 400  # seconds: engines start in 30 on a machine that does nothing else
 
@@ -58,24 +62,38 @@ def start(cluster: Any, rows: Path, output: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def wait(condition: Any, process: subprocess.Popen[bytes]) -> None:
+def wait(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> Any:
+    """What the condition says as soon as it says something."""
     limit = time.monotonic() + PATIENCE
-    while not condition():
+    while not (found := condition()):
         assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
         assert time.monotonic() < limit
         time.sleep(0.05)
+    return found
 
 
-def engines() -> set[int]:
-    """The processes of engines that are there."""
+def engines(title: bytes = ENGINE) -> set[int]:
+    """The processes of engines that are there; DECODING: those that have rows in hand."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if entry.read_bytes().startswith(ENGINE):
+            if entry.read_bytes().startswith(title):
                 found.add(int(entry.parent.name))
         except OSError:
             continue
     return found
+
+
+def caught_decoding(node: Any) -> int | None:
+    """The engine of a machine, stopped while it has rows in hand, so that they are lost with the machine."""
+    machine = node.all_processes["raylet"][0].process.pid
+    for engine in engines(DECODING):
+        if f"PPid:\t{machine}\n" in Path(f"/proc/{engine}/status").read_text():
+            os.kill(engine, signal.SIGSTOP)
+            if engine in engines(DECODING):
+                return engine
+            os.kill(engine, signal.SIGCONT)
+    return None
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -97,9 +115,11 @@ def test_a_machine_that_is_lost_costs_no_row_and_doubles_none(cluster: Any, rows
     process = start(cluster, rows, output)
     lost = next(node for node in cluster.list_all_nodes() if not node.is_head())
     wait(lambda: len(engines()) == 2 and lines(output), process)
-    before = len(lines(output))
+    engine = wait(lambda: caught_decoding(lost), process)
+    assert len(lines(output)) < len(lines(rows)), "the run was over before the machine was lost"
     cluster.remove_node(lost, allow_graceful=False)
-    assert before < len(lines(rows)), "the run was over before the machine was lost"
+    with suppress(ProcessLookupError):
+        os.kill(engine, signal.SIGKILL)  # what is stopped does not notice that its machine has gone
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors.decode()
     found = lines(output)
