@@ -246,16 +246,16 @@ class Batch:
         )
 
     def _forwarded(self) -> dict[str, int]:
-        """Tokens that each model had to read: the distinct prompts of every chunk, of which an activated one reads but
-        the end, and all but the last new token."""
-        found = dict.fromkeys(self._engine.names, 0)
+        """Tokens that each model had to read: the distinct prompts of every chunk, of which an activated one on
+        the fused decoder reads but the end, and all but the last new token."""
+        found, activations = dict.fromkeys(self._engine.names, 0), self._engine.activations
         for chunk, decoding in zip(self._chunks, self.done, strict=True):
             for place, (name, stream) in enumerate(zip(self._engine.names, chunk.streams, strict=True)):
                 rows = stream.host if chunk.max_new_tokens else []
                 # A prompt is read for each preference anew.
                 own = chunk.preferences.get(place, [()] * len(rows))
                 prompts = {(given, tuple(row.tolist())) for given, row in zip(own, rows, strict=False)}
-                activation = self._engine.activations[place]
+                activation = activations.get(place)
                 read = (len(ids) if activation is None else activation.awake(ids) for _, ids in prompts)
                 found[name] += decoding.tokens_read + sum(read)
         return found

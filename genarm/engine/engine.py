@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from ..models.activation import Activation
 from ..models.backbone import Backbone
 from ..models.causal import CausalModel
 from ..models.fused.backbone import FusedBackbone
@@ -40,7 +41,6 @@ class Engine:
         limits: tuple[int | None, int | None] = (None, None),
     ) -> None:
         self.names = tuple(model.name for model in models)
-        self.activations = tuple(model.activation for model in models)
         self.plan = plan
         self.positions = positions
         self.graphs = graphs
@@ -63,6 +63,13 @@ class Engine:
         """Which paths a request takes, the base's first, and whether its steps are captured."""
         backbones = self.backbones
         return paths(backbones) + GRAPHS * bool(self._capturable(backbones))
+
+    @property
+    def activations(self) -> dict[int, Activation]:
+        """Of the models that read but a prompt's end, since the base's reading is theirs too, by their places."""
+        fused = (one for one in self.backbones if isinstance(one, FusedBackbone))
+        pairs = (pair for one in fused for pair in zip(one.streams, one.activations, strict=True))
+        return {stream: activation for stream, activation in pairs if activation is not None}
 
     @property
     def hooked(self) -> bool:

@@ -103,6 +103,15 @@ def test_particles_go_on_as_others(tmp_path: Path) -> None:
         torch.testing.assert_close(own, found.logprobs[row], atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.parametrize(("engine", "read"), [("auto", 3 * 1), ("hf", 5 + 13 + 1)])
+def test_tokens_that_an_activated_model_reads_are_counted(engine: Any, read: int, tmp_path: Path) -> None:
+    """Of three prompts each one's last; through transformers, where it reads for itself, all."""
+    rewards, _ = mixed(build("llama"), 1, tmp_path)
+    decoder = GuidedDecoder(build("llama"), rewards, engine=engine)
+    found = decoder.generate(random_prompts(RAGGED[:3], seed=1), max_new_tokens=2, eos_token_id=[]).stats.forwarded
+    assert found == {"base": 5 + 13 + 1 + 3, "r0": read + 3}
+
+
 @pytest.fixture
 def cache_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of the cache of each session that is opened."""
