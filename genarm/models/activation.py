@@ -29,7 +29,7 @@ NO_TOKENS = (-1,)
 # What `refuse_activated` says inside vLLM.
 IN_VLLM = (
     "in vLLM here every reward model reads the prompt with its adapter on",
-    "use GuidedDecoder (genarm generate, genarm run), or an ordinary adapter",
+    "use GuidedDecoder (genarm generate), or an ordinary adapter",
 )
 
 
