@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from bench.decode_cases import ACTIVATED, OF_ONE_PROMPT, OURS, Case, Contender
+from bench.decode_cases import ACTIVATED, OF_ONE_PROMPT, PLAIN, Case, Contender
 from bench.decode_models import Family, StepBytes, family, step_bytes
 from bench.decode_peers import Decode, Generate, Loop, Ours, Stream, Timing
 from bench.measure import DEVICE, GPU
@@ -48,10 +48,9 @@ class Measured:
 
     def first_ratio(self, contender: Contender) -> float | None:
         """Its time to the first token over plain decoding's."""
-        plain = Contender(OURS, 0)
-        if not self.rounds or plain not in self.rounds[0]:
+        if not self.rounds or PLAIN not in self.rounds[0]:
             return None
-        return statistics.median(round[contender].first / round[plain].first for round in self.rounds)
+        return statistics.median(timings[contender].first / timings[PLAIN].first for timings in self.rounds)
 
     def prompts_read(self, contender: Contender) -> float | None:
         """How many prompts each model read, by its count of tokens; None for what does not count them."""

@@ -42,18 +42,20 @@ class Chunk:
             start = stop
 
 
+def token_lists(prompts: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    """The ids of prompts, 1-D int64; one wait for their device."""
+    ids = iter(torch.cat(list(prompts)).tolist())
+    return [tuple(next(ids) for _ in range(len(prompt))) for prompt in prompts]
+
+
 def distinct(prompts: Sequence[Tensor], readers: Sequence[int] | None = None) -> list[int]:
     """For each of B prompts, 1-D int64, the first row that holds the same; one wait for their device.
 
     ``readers``: rows with different ones are never the same, whatever they hold.
     """
-    ids = iter(torch.cat(list(prompts)).tolist())
-    first: dict[tuple[int, ...], int] = {}
-    keys = readers or [0] * len(prompts)
-    return [
-        first.setdefault((key, *(next(ids) for _ in range(len(prompt)))), row)
-        for row, (key, prompt) in enumerate(zip(keys, prompts, strict=True))
-    ]
+    first: dict[tuple[int, tuple[int, ...]], int] = {}
+    keys = zip(readers or [0] * len(prompts), token_lists(prompts), strict=True)
+    return [first.setdefault(key, row) for row, key in enumerate(keys)]
 
 
 def unique_prompts(

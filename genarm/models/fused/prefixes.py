@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ...errors import CacheMemoryError
@@ -62,12 +61,6 @@ class PrefixBook:
         self._places = {key: place for key, place in self._places.items() if place not in read}
         self._places.update({key: place for place, key in read.items()})
         return [self._places[key] for key in rows], read
-
-
-def token_lists(prompts: Sequence[Tensor]) -> list[tuple[int, ...]]:
-    """The ids of prompts, 1-D int64; one wait for their device."""
-    ids = iter(torch.cat(list(prompts)).tolist())
-    return [tuple(next(ids) for _ in range(len(prompt))) for prompt in prompts]
 
 
 def room_for(

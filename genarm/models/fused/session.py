@@ -200,8 +200,9 @@ class FusedSession:
         if rows is not None:
             self._clear(slots)
         with torch.autocast(device.type, enabled=False):
+            see = partial(self._see, self._keys_and_values)
             parts = chunks(unique, CHUNK_TOKENS)
-            last = torch.cat([self._read(part, self._network, self._adapter_of_row, self._see) for part in parts])
+            last = torch.cat([self._read(part, self._network, self._adapter_of_row, see) for part in parts])
             streams = [slot // self.batch for slot in unique.slots]
             logits = self._head(self._tensors, last, [streams.count(stream) for stream in range(self.streams)])
         lengths = [len(unique.prompts[place]) for place in unique.source]
@@ -240,10 +241,10 @@ class FusedSession:
         passed = chunk.positions, chunk.slots, segments, partial(see, chunk.spans)
         return network(self._tensors, hidden, *passed)[chunk.ends]
 
-    def _see(self, spans: Sequence[Span], layer: int, query: Tensor) -> Tensor:
-        """Attention of prompts' tokens over the cache."""
+    def _see(self, caches: Sequence[tuple[Tensor, Tensor]], spans: Sequence[Span], layer: int, query: Tensor) -> Tensor:
+        """Attention of prompts' tokens over the layer's keys and values of ``caches``."""
         window = self._tensors.layers[layer].window
-        return prefill_attention(query, *self._keys_and_values[layer], spans, self._parts.scale, window)
+        return prefill_attention(query, *caches[layer], spans, self._parts.scale, window)
 
     def _copy_rows(self, sources: Tensor, targets: Tensor, positions: int) -> None:
         """Rows [n] of all streams: their first keys and values, and their lengths."""

@@ -8,6 +8,7 @@ adapters are awake, and what follows are each row's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,12 +20,12 @@ from genarm_kernels.layer.sharing import new_sharing
 from genarm_kernels.native.decode import DecodeStep
 
 from ..activation import Activation
-from ..backbone import checked_lengths
+from ..backbone import checked_lengths, copied_rows, origins
 from .attention import Span, prefill_attention
 from .native import native_step
 from .network import Network
-from .prefill import Unique, chunks
-from .prefixes import PrefixBook, Room, token_lists
+from .prefill import Unique, chunks, token_lists
+from .prefixes import Key, PrefixBook, Room
 from .session import CHUNK_TOKENS, MOST_TOKENS, FusedSession, OfBackbone, buffers
 from .slots import RowSlots
 from .weights import Tensors
@@ -96,8 +97,9 @@ class SharedSession(FusedSession):
 
     def _copy_rows(self, sources: Tensor, targets: Tensor, positions: int) -> None:
         super()._copy_rows(sources, targets, positions)
+        origin = origins(sources, targets, len(self._lengths))
         for held in (self.sharing.of_row, self.sharing.lengths):
-            held[targets] = held[sources]
+            copied_rows(held, 0, origin)
         self.sharing.regroup()
 
     @torch.no_grad()
@@ -112,7 +114,8 @@ class SharedSession(FusedSession):
         if rows is not None:
             self._clear(slots)
         with torch.autocast(self._lengths.device.type, enabled=False):
-            self._begin(slots, ids, starts, rows is None)
+            keys = [(self._asleep(slot), own) for slot, own in zip(slots, ids, strict=True)]
+            self._begin(slots, keys, texts, starts, rows is None)
             if rows is None and len(set(awake)) == 1 and awake[0] <= MOST_TOKENS:
                 logits = self._end_as_step(texts, starts, awake[0])
             else:
@@ -129,22 +132,24 @@ class SharedSession(FusedSession):
         """The adapter that reads what comes before those, −1 for none."""
         return self._adapter_of_row[slot] if self._activations[slot // self.batch] is None else -1
 
-    def _begin(self, slots: list[int], ids: list[tuple[int, ...]], starts: list[int], afresh: bool) -> None:
+    def _begin(
+        self, slots: list[int], keys: list[Key], texts: Sequence[Tensor], starts: list[int], afresh: bool
+    ) -> None:
         """Read what rows begin with, where no place holds it, and let the rows begin with it."""
         if afresh:
             self._book.forget()
         others = [] if afresh else [row for row in range(len(self._lengths)) if row not in {*slots}]
         needed = set() if not others else set(self.sharing.of_row[others].tolist())
-        keys = [(self._asleep(slot), own) for slot, own in zip(slots, ids, strict=True)]
         places, fresh = self._book.seat(keys, needed)
         device = self._lengths.device
         owners = [-1] * self._room.prefixes
-        read: list[Tensor] = []
-        for place, (owner, prompt) in fresh.items():
+        for place, (owner, _) in fresh.items():
             owners[place] = owner
-            read.append(torch.tensor(prompt[:-1], dtype=torch.int64, device=device))
+        text_of = dict(zip(keys, texts, strict=True))
+        read = [text_of[key][:-1] for key in fresh.values()]
+        see = partial(self._see, self._prefix_keys_and_values)
         for chunk in chunks(Unique(read, list(fresh), []), CHUNK_TOKENS):
-            self._read(chunk, self._prompt_network, owners, self._see_prefix)
+            self._read(chunk, self._prompt_network, owners, see)
         where = torch.tensor(slots, device=device)
         self.sharing.of_row[where] = torch.tensor(places, dtype=torch.int32, device=device)
         self.sharing.lengths[where] = torch.tensor(starts, dtype=torch.int32, device=device)
@@ -162,22 +167,21 @@ class SharedSession(FusedSession):
 
     def _end(self, slots: list[int], texts: list[Tensor], starts: list[int]) -> list[Tensor]:
         """Some rows' last tokens, of any numbers."""
+        see = partial(self._see_both, self.sharing.of_row.tolist(), self.sharing.lengths.tolist())
         parts = chunks(Unique(texts, slots, [], starts), CHUNK_TOKENS)
-        last = torch.cat([self._read(part, self._network, self._adapter_of_row, self._see) for part in parts])
+        last = torch.cat([self._read(part, self._network, self._adapter_of_row, see) for part in parts])
         return list(self._head(self._tensors, last, [len(slots) // self.streams] * self.streams).chunk(self.streams))
 
-    def _see_prefix(self, spans: Sequence[Span], layer: int, query: Tensor) -> Tensor:
+    def _see_both(
+        self, places: Sequence[int], starts: Sequence[int], spans: Sequence[Span], layer: int, query: Tensor
+    ) -> Tensor:
+        """Attention of prompts' last tokens over prefix and tail, which are put together for each row. ``places`` and
+        ``starts``: what the rows begin with, and where their tails do."""
         window, scale = self._tensors.layers[layer].window, self._parts.scale
-        return prefill_attention(query, *self._prefix_keys_and_values[layer], spans, scale, window)
-
-    def _see(self, spans: Sequence[Span], layer: int, query: Tensor) -> Tensor:
-        """Attention of prompts' last tokens over prefix and tail, which are put together for each row."""
-        window, scale = self._tensors.layers[layer].window, self._parts.scale
-        cut = zip(self._prefix_keys_and_values[layer], self._keys_and_values[layer], strict=True)
-        pairs = list(cut)
+        pairs = list(zip(self._prefix_keys_and_values[layer], self._keys_and_values[layer], strict=True))
         found, done = [], 0
         for span in spans:
-            place, start = int(self.sharing.of_row[span.row]), int(self.sharing.lengths[span.row])
+            place, start = places[span.row], starts[span.row]
             keys, values = (
                 torch.cat([prefix[place, :start], own[span.row, : span.stop - start]])[None] for prefix, own in pairs
             )
