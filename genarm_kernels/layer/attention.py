@@ -23,84 +23,34 @@ from genarm_kernels import card
 from genarm_kernels.dispatch import INTERPRETED, on_device
 from genarm_kernels.layer import cpu
 from genarm_kernels.layer.attention_arguments import check, new_arrivals
-from genarm_kernels.layer.attention_layout import FINE, SPLITS, layout, most_splits, programs, stages
-from genarm_kernels.sampling.groups import INFINITY, LOG2_E, LOWEST
-
-_SPLITS, _FINE = tl.constexpr(SPLITS), tl.constexpr(FINE)
-# The interpreter's dot takes float32 only.
-_UPCAST = tl.constexpr(INTERPRETED)
+from genarm_kernels.layer.attention_layout import layout, most_splits, programs, stages
+from genarm_kernels.layer.parts import attend, combine, new_parts, prefix_seen, row_splits
+from genarm_kernels.layer.prefixes import Prefixes
+from genarm_kernels.sampling.groups import LOWEST
 
 
-@triton.jit
-def row_splits(lengths, row, positions, window, Q: tl.constexpr, WINDOWED: tl.constexpr, BLOCK: tl.constexpr):
-    """A row's length, its first live position, the positions of a split and the number of splits.
-
-    A row of no positions has one split of none, so that there is a program that writes its zeros.
-    """
-    length = tl.minimum(tl.maximum(tl.load(lengths + row), 0), positions)
-    first = 0
-    if WINDOWED:
-        first = tl.maximum(length - Q + 1 - window, 0)
-    blocks = tl.cdiv(length - first, BLOCK)
-    each = tl.maximum(tl.cdiv(blocks, _SPLITS), tl.where(blocks > _FINE, 2, 1))
-    return length, first, each * BLOCK, tl.maximum(tl.cdiv(blocks, each), 1)
-
-
-@triton.jit
-def product(left, right):
-    """The matrix product in float32."""
-    if _UPCAST:
-        left, right = left.to(tl.float32), right.to(tl.float32)
-    return tl.dot(left, right, input_precision="ieee")
-
-
-@triton.jit
-def combine(
-    sums, peaks, totals, out, row, head, tile, first, count,
-    Q: tl.constexpr, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
-    QUERIES: tl.constexpr, D_BLOCK: tl.constexpr, ROUND: tl.constexpr,
-):  # fmt: skip
-    """The parts of a tile's queries from `first` on, in one order whatever the row's length and whoever wrote them."""
-    n = first + tl.arange(0, QUERIES)
-    m = tile * M + n
-    s, d = tl.arange(0, _SPLITS), tl.arange(0, D_BLOCK)
-    is_query, in_head = (n < N) & (m < Q * G), d < D
-    at, there = s[None, :] * N + n[:, None], is_query[:, None] & (s < count)[None, :]
-    # Past L1, which does not see what other processors write.
-    found = tl.load(peaks + at, mask=there, other=LOWEST, cache_modifier=".cg")
-    peak = tl.max(found, 1)
-    total = tl.load(totals + at, mask=there, other=0.0, cache_modifier=".cg")
-    total = tl.sum(total * tl.exp2(found - peak[:, None]), 1)
-    weighted = tl.zeros([QUERIES, D_BLOCK], tl.float32)
-    for start in range(0, count, ROUND):
-        # All loads of a round are on their way before the first is added.
-        own, parts = (), ()
-        for i in tl.static_range(ROUND):
-            live, part = is_query & (start + i < count), (start + i) * N
-            own += (tl.load(peaks + part + n, mask=live, other=LOWEST, cache_modifier=".cg"),)
-            values = sums + part * D + (n[:, None] * D + d[None, :])
-            parts += (tl.load(values, mask=live[:, None] & in_head[None, :], other=0.0, cache_modifier=".cg"),)
-        for i in tl.static_range(ROUND):
-            weighted += parts[i] * tl.exp2(own[i] - peak)[:, None]
-    result = weighted / tl.where(total == 0.0, 1.0, total)[:, None]
-    target = out + ((row * Q + m // G) * H + head * G + m % G)[:, None] * D + d[None, :]
-    tl.store(target, result.to(out.dtype.element_ty), mask=is_query[:, None] & in_head[None, :])
-
-
-@triton.jit(do_not_specialize=["positions", "window", "S"], do_not_specialize_on_alignment=["lengths", "arrivals"])
+@triton.jit(
+    do_not_specialize=["positions", "window", "S", "held", "own_splits"],
+    do_not_specialize_on_alignment=["lengths", "arrivals", "of_row", "shared", "extents"],
+)
 def attention_kernel(
-    query, keys, values, lengths, arrivals, sums, peaks, totals, out,
+    query, keys, values, lengths, arrivals, of_row, shared, extents, sums, peaks, totals, out,
     query_row, query_token, query_head, key_row, key_token, key_head, value_row, value_token, value_head,
-    positions, window, scale, S,
+    positions, window, scale, S, held, own_splits,
     Q: tl.constexpr, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, WINDOWED: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr, D_BLOCK: tl.constexpr,
-    STAGES: tl.constexpr, QUERIES: tl.constexpr, ROUND: tl.constexpr,
+    STAGES: tl.constexpr, QUERIES: tl.constexpr, ROUND: tl.constexpr, BEGUN: tl.constexpr,
 ):  # fmt: skip
     """Program (row, key head and tile, p of P): of splits p, p + P, … peak, Σ 2^(score − peak) and the values' sum of
     N queries; the last of the P to arrive combines all splits."""
     row, program, P = tl.program_id(0).to(tl.int64), tl.program_id(2), tl.num_programs(2)
     tile, head = tl.program_id(1) % TILES, (tl.program_id(1) // TILES).to(tl.int64)
-    length, first, size, count = row_splits(lengths, row, positions, window, Q, WINDOWED, BLOCK)
+    begun, begin_shared, end_shared = 0, 0, 0
+    if BEGUN:
+        extent, _, size, _ = row_splits(extents, tl.load(of_row + row), 0, held, 0, 1, False, BLOCK)
+        begun, _, low, high = prefix_seen(lengths, shared, row, extent, positions, window, Q, WINDOWED)
+        begin_shared, end_shared = own_splits + low // size, own_splits + tl.where(low < high, tl.cdiv(high, size), 0)
+    length, first, size, count = row_splits(lengths, row, begun, positions, window, Q, WINDOWED, BLOCK)
     if program >= count:
         return
     n, d, t = tl.arange(0, M), tl.arange(0, D_BLOCK), tl.arange(0, BLOCK)
@@ -131,13 +81,7 @@ def attention_kernel(
             seen = (at <= place[:, None]) & (at < end)
             if WINDOWED:
                 seen = seen & (at > place[:, None] - window)
-            scores = tl.where(seen, product(asked, tl.trans(k)) * (scale * LOG2_E), -INFINITY)
-            top = tl.maximum(peak, tl.max(scores, 1))
-            shares = tl.exp2(scores - top[:, None])
-            kept = tl.exp2(peak - top)
-            total = total * kept[:, None] + shares
-            weighted = weighted * kept[:, None] + product(shares.to(v.dtype), v)
-            peak = top
+            peak, total, weighted = attend(asked, k, v, seen, scale, peak, total, weighted)
         part = split * N
         tl.store(peaks + part + n, peak, mask=is_query)
         tl.store(totals + part + n, tl.sum(total, 1), mask=is_query)
@@ -148,7 +92,8 @@ def attention_kernel(
         tl.store(arrivals + pair, 0)
         for some in range(0, N, QUERIES):
             combine(
-                sums, peaks, totals, out, row, head, tile, some, count, Q, H, G, D, M, N, QUERIES, D_BLOCK, ROUND
+                sums, peaks, totals, out, row, head, tile, some, count, begin_shared, end_shared,
+                Q, H, G, D, M, N, QUERIES, D_BLOCK, ROUND, BEGUN,
             )  # fmt: skip
 
 
@@ -196,11 +141,11 @@ def decode_attention(
         return torch.zeros_like(query, memory_format=torch.contiguous_format)
     if query.is_cuda or INTERPRETED:
         with on_device(query.device):
-            return _launch(query, key_cache, value_cache, lengths, scale, window, arrivals)
+            return launch(query, key_cache, value_cache, lengths, scale, window, arrivals)
     return cpu.attention(query, key_cache, value_cache, lengths, scale, window, longest, even)
 
 
-def _launch(
+def launch(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -208,7 +153,9 @@ def _launch(
     scale: float,
     window: int,
     arrivals: Tensor | None = None,
+    prefixes: Prefixes | None = None,
 ) -> Tensor:
+    """decode_attention of checked arguments, with what rows begin with, if anything."""
     R, Q, H, D = query.shape
     T, H_kv = keys.shape[1:3]
     G = H // H_kv
@@ -217,18 +164,21 @@ def _launch(
     if arrivals is None:
         arrivals = new_arrivals(R, H, H_kv, query.device)
     pairs, N = H_kv * plan.tiles, min(plan.queries, Q * G)
-    sums, peaks, totals = (
-        torch.empty(shape, dtype=torch.float32, device=query.device)
-        for shape in ((R, pairs, S, N, D), (R, pairs, S, N), (R, pairs, S, N))
-    )
+    more = 0 if prefixes is None else most_splits(prefixes.positions, plan.block)
+    parts = new_parts(R, pairs, S, more, N, D, query.device)
+    begun: tuple[Tensor | None, ...] = (None, None, None)
+    if prefixes is not None:
+        sharing = prefixes.sharing
+        begun = sharing.of_row, sharing.lengths, sharing.extents
+        prefixes.read(query, lengths, T, scale, window, plan, parts)
     out = torch.empty((R, Q, H, D), dtype=query.dtype, device=query.device)
     launch: Any = attention_kernel[(R, pairs, programs(plan, own, R * pairs, S))]
     launch(
-        query, keys, values, lengths, arrivals, sums, peaks, totals, out,
+        query, keys, values, lengths, arrivals, *begun, parts.sums, parts.peaks, parts.totals, out,
         *query.stride()[:3], *keys.stride()[:3], *values.stride()[:3],
-        T, window, scale, S,
+        T, window, scale, S + more, 0 if prefixes is None else prefixes.positions, S,
         Q=Q, H=H, G=G, D=D, WINDOWED=window > 0,
         M=plan.queries, N=N, TILES=plan.tiles, BLOCK=plan.block, D_BLOCK=plan.width, STAGES=stages(plan, own),
-        QUERIES=plan.asked, ROUND=plan.round, num_warps=plan.warps, maxnreg=plan.registers,
+        QUERIES=plan.asked, ROUND=plan.round, BEGUN=prefixes is not None, num_warps=plan.warps, maxnreg=plan.registers,
     )  # fmt: skip
     return out

@@ -9,9 +9,11 @@ what decode_attention gives for the two one behind the other.
 import torch
 from torch import Tensor
 
+from genarm_kernels.dispatch import INTERPRETED, on_device
 from genarm_kernels.layer import cpu_shared
-from genarm_kernels.layer.attention import decode_attention
+from genarm_kernels.layer.attention import decode_attention, launch
 from genarm_kernels.layer.attention_arguments import check_shared
+from genarm_kernels.layer.prefixes import Prefixes
 from genarm_kernels.layer.sharing import Sharing
 
 
@@ -66,4 +68,8 @@ def shared_attention(
         return decode_attention(
             query, key_cache, value_cache, lengths, scale, window, longest=longest, arrivals=arrivals
         )
+    if query.is_cuda or INTERPRETED:
+        with on_device(query.device):
+            prefixes = Prefixes(prefix_keys, prefix_values, sharing)
+            return launch(query, key_cache, value_cache, lengths, scale, window, arrivals, prefixes)
     return cpu_shared.attention(query, *caches, sharing, scale, window, longest)

@@ -48,7 +48,7 @@ def call(
     if heads_first:
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)
     arrivals = attention.new_arrivals(R, H, H_kv, "cpu")
-    attention._launch(query, keys, values, torch.empty(R, dtype=torch.int32), 0.1, window, arrivals)
+    attention.launch(query, keys, values, torch.empty(R, dtype=torch.int32), 0.1, window, arrivals)
 
 
 USUAL = [(BF16, 1, 32, 8, 128), (BF16, 8, 16, 2, 256)]
@@ -128,7 +128,7 @@ def test_a_call_is_one_launch(launched: list[CompiledKernel], monkeypatch: pytes
     monkeypatch.setattr(torch, "zeros", lambda *shape, **options: made.append(shape))
     query, cached = torch.empty(2, 1, 8, 64, dtype=BF16), torch.empty(2, 100, 2, 64, dtype=BF16)
     lengths, arrivals = torch.empty(2, dtype=torch.int32), torch.empty(16, dtype=torch.int32)
-    attention._launch(query, cached, cached, lengths, 0.1, 0, arrivals)
+    attention.launch(query, cached, cached, lengths, 0.1, 0, arrivals)
     assert len(launched) == 1 and not made
 
 
