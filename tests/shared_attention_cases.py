@@ -214,3 +214,29 @@ def check_nan_shows_where_it_is_seen(device: str = "cpu") -> None:
         wrong[tuple(zip(*touched, strict=True))] = True
         assert torch.equal(ours.isnan().all(-1).cpu(), wrong)
         assert same_bits(ours[~wrong.to(device)], plain[:, 0][~wrong.to(device)])
+
+
+def check_nan_leaves_rows_alone_that_do_not_see_it(device: str = "cpu") -> None:
+    """Before a row's window, or behind what it sees of the prefix, where other rows of one tile do: NaN in those, and
+    the others have the bits that they have without."""
+    inputs = Case(1, 2, 1, 16).make([0, 0, 0, 0], [70, 150, 66, 150], [3, 30, 0, 9], [150], device=device)
+    for window, place, touched in ((0, 68, {0, 1, 3}), (32, 149, {1, 3}), (32, 40, {2}), (100, 70, {3})):
+        plain = inputs.call(window=window)
+        for name in ("prefix_values", "prefix_keys"):
+            broken = vars(inputs)[name].clone(memory_format=torch.preserve_format)
+            broken[0, place] = torch.nan
+            ours = replace(inputs, **{name: broken}).call(window=window)
+            seen = torch.tensor([row in touched for row in range(4)], device=device)
+            assert torch.equal(ours.isnan().all(3).all(2)[:, 0], seen)
+            assert same_bits(ours[~seen], plain[~seen])
+
+
+def check_several_tiles(device: str = "cpu") -> None:
+    """More queries of one prefix than a tile has, with rows that two of them have parts of, beside a prefix of few; and
+    rows of more queries than a tile has."""
+    of_row = [0] * 4 + [1] + [0] * 9
+    shared, tails = [66 if prefix == 0 else 20 for prefix in of_row], [1 + row % 3 for row in range(14)]
+    inputs = Case(3, 2, 1, 16, 4, 66).make(of_row, shared, tails, device=device)
+    whole = assert_agrees(inputs)
+    assert same_bits(inputs.only([13, 4, 2]).call(), whole[[13, 4, 2]])
+    assert_agrees(Case(8, 10, 1, 16, 4, 20).make([0, 0], [20, 20], [1, 3], dtype=torch.bfloat16, device=device))

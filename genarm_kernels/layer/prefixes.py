@@ -55,7 +55,7 @@ def prefixes_kernel(
         begin, at = split * size, tile * M + n
         sharer, m = at // (Q * G), at % (Q * G)
         row = tl.load(order + begin_rows + sharer, mask=at < queries, other=0).to(tl.int64)
-        _, length, low, high = prefix_seen(lengths, shared, row, extent, positions, window, Q, WINDOWED)
+        _begun, length, low, high = prefix_seen(lengths, shared, row, extent, positions, window, Q, WINDOWED)
         low, high = tl.maximum(low, begin), tl.minimum(high, begin + size)
         mine = (at < queries) & (low < high)
         token, own = m // G, head * G + m % G

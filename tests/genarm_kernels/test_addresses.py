@@ -12,8 +12,8 @@ import torch
 from kernel_cases import make_logits
 from specialisations import Specialisation, at_addresses, specialised
 
-from genarm_kernels import add_rms_norm, decode_attention, noise, rotary_store, swiglu
-from genarm_kernels.layer import activation, attention, embed, norm, residual, rotary
+from genarm_kernels import Sharing, add_rms_norm, decode_attention, noise, rotary_store, swiglu
+from genarm_kernels.layer import activation, attention, embed, norm, residual, rotary, shared_attention
 from genarm_kernels.logprobs import kernels as logprobs
 from genarm_kernels.particles import follow, resample
 from genarm_kernels.sampling import kernels
@@ -26,7 +26,8 @@ BF16 = torch.bfloat16
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[Specialisation]:
     """Every kernel that a call would have launched, with what it would have been compiled for."""
-    for module in (accept, activation, attention, embed, follow, noise, norm, resample, residual, rotary):
+    sharing = (shared_attention, attention)
+    for module in (accept, activation, embed, follow, noise, norm, resample, residual, rotary, *sharing):
         monkeypatch.setattr(module, "INTERPRETED", True)
     return specialised(monkeypatch)
 
@@ -123,6 +124,15 @@ def test_attention_is_compiled_once_wherever_lengths_and_arrivals_lie(found: lis
     for lengths, arrivals in zip(*map(at_addresses, (torch.ones(2, dtype=torch.int32), counters)), strict=True):
         decode_attention(query, cache, cache, lengths, arrivals=arrivals)
     assert found[0] == found[1] and len(found) == 2
+
+
+def test_shared_attention_is_compiled_once_wherever_what_rows_share_lies(found: list[Specialisation]) -> None:
+    query, cache, prefix = (torch.zeros(2, n, 2 if n == 1 else 1, 16, dtype=BF16) for n in (1, 8, 24))
+    one = torch.ones(2, dtype=torch.int32)
+    for values in zip(*map(at_addresses, (one, one, one, one, one, torch.zeros(3, dtype=torch.int32))), strict=True):
+        sharing = Sharing(*values[1:])
+        shared_attention.shared_attention(query, cache, cache, values[0], prefix, prefix, sharing)
+    assert found[:2] == found[2:] and len(found) == 4
 
 
 def test_rows_follow_by_one_kernel_wherever_their_origins_and_lengths_lie(found: list[Specialisation]) -> None:

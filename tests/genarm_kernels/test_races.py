@@ -10,6 +10,7 @@ import linear_cases
 import logprobs_cases
 import particle_cases
 import pytest
+import shared_attention_cases
 import step_cases
 import tail_cases
 import torch
@@ -52,6 +53,13 @@ def attention() -> None:
     """Rows of several splits, of one and of none; two tokens, two heads to a key head."""
     query, keys, values = torch.randn(3, 2, 4, 16), *torch.randn(2, 3, 150, 2, 16)
     decode_attention(query, keys, values, torch.tensor([150, 10, 0], dtype=torch.int32))
+
+
+def shared_prefixes() -> None:
+    """Two prefixes of several splits and one of none, several tiles and programs; rows that NaN splits apart."""
+    inputs = shared_attention_cases.Case(3, 8, 2, 16).make([0, 0, 1, 2, 0], [140, 90, 70, 0, 140], [9, 0, 70, 3, 1])
+    inputs.prefix_values[0, 120] = torch.nan
+    inputs.call()
 
 
 def element_wise_steps() -> None:
@@ -112,6 +120,7 @@ def lookups() -> None:
 KERNELS: dict[Callable[[], None], str] = {
     sampling: "group bound gather select regroup draw log_probs",
     attention: "attention",
+    shared_prefixes: "prefixes attention",
     element_wise_steps: "add_rms_norm rotary_store swiglu",
     products: "linear sum_parts",
     residual_of_few_rows: "embed linear add_linear",

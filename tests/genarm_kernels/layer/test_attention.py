@@ -11,9 +11,8 @@ from gpu_cases import captured
 
 from genarm_kernels import decode_attention, reference
 from genarm_kernels.card import CARDS, Card
-from genarm_kernels.layer import attention
 from genarm_kernels.layer.attention_arguments import arrivals_of, new_arrivals
-from genarm_kernels.layer.attention_layout import layout, most_splits, programs, shared_bytes, stages
+from genarm_kernels.layer.attention_layout import FINE, SPLITS, layout, most_splits, programs, shared_bytes, stages
 
 pytestmark = pytest.mark.usefixtures("stale_memory")
 CUDA = "cuda"
@@ -132,20 +131,20 @@ def test_arrivals_made_for_a_session_do_for_any_number_of_new_tokens() -> None:
 
 
 def test_splits_never_outnumber_those_launched() -> None:
-    T = attention.SPLITS * 3 * layout(torch.float32, 8, 1).block - 1
-    assert most_splits(T, 64) == attention.SPLITS
+    T = SPLITS * 3 * layout(torch.float32, 8, 1).block - 1
+    assert most_splits(T, 64) == SPLITS
     for block in (16, 64):
         for T in (1, block, 15 * block + 1, 16 * block, 33 * block, 130 * block, 1000 * block + 3):
             most = most_splits(T, block)
             for live in {1, block, 16 * block, 16 * block + 1, 32 * block, 128 * block + 1, T - 1, T}:
                 blocks = -(-min(live, T) // block)
-                each = max(-(-blocks // attention.SPLITS), 2 if blocks > attention.FINE else 1)
-                assert -(-blocks // each) <= most <= attention.SPLITS
+                each = max(-(-blocks // SPLITS), 2 if blocks > FINE else 1)
+                assert -(-blocks // each) <= most <= SPLITS
 
 
 @pytest.mark.interpreter
 def test_the_longest_rows_have_as_many_splits_as_there_are() -> None:
-    T = attention.SPLITS * 3 * layout(torch.float32, 8, 1).block - 1
+    T = SPLITS * 3 * layout(torch.float32, 8, 1).block - 1
     assert_agrees(*Case(1, 1, 1, 1, 8, T).make([T], torch.float32))
 
 

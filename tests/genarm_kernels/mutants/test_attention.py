@@ -8,7 +8,7 @@ import torch
 from mutations import Mutation, edited, proofs, replaced, rewritten
 from races import watched
 
-from genarm_kernels.layer import attention
+from genarm_kernels.layer import attention, parts
 
 pytestmark = [pytest.mark.mutants, pytest.mark.interpreter, pytest.mark.usefixtures("stale_memory")]
 
@@ -35,21 +35,22 @@ def counted_before_its_parts_are_stored(monkeypatch: pytest.MonkeyPatch) -> None
     replaced(split, rewritten(early, loop, f"    arrived = {arrive}\n{loop}"))(monkeypatch)
 
 
-split, combine, parts = attention.attention_kernel, attention.combine, attention.row_splits
+split, attend, weigh = attention.attention_kernel, parts.attend, parts.weigh
+combine, cut = parts.combine, parts.row_splits
 MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "last position dropped": (edited(split, "at <= place[:, None]", "at < place[:, None]"), cases.check_lengths),
     "no order among new tokens": (edited(split, "(at <= place[:, None])", "(at >= 0)"), cases.check_lengths),
     "garbage behind a row read": (edited(split, "(start + t < end)", "(start + t < positions)"), cases.check_lengths),
     "a length of 0 gives NaN": (edited(combine, "tl.where(total == 0.0, 1.0, total)", "total"), cases.check_lengths),
-    "last split dropped": (edited(parts, "tl.cdiv(blocks, each)", "blocks // each"), cases.check_many_splits),
+    "last split dropped": (edited(cut, "tl.cdiv(blocks, each)", "blocks // each"), cases.check_many_splits),
     "a split's end forgotten": (edited(split, "begin + size, length", "length, length"), cases.check_many_splits),
-    "splits not rescaled": (edited(combine, "own[i] - peak", "own[i] - own[i]"), cases.check_many_splits),
+    "splits not rescaled": (edited(weigh, "own[i] - peak", "own[i] - own[i]"), cases.check_many_splits),
     "splits' totals not rescaled": (edited(combine, "found - peak[:, None]", "found - found"), cases.check_many_splits),
     "peaks not compared": (edited(combine, "tl.max(found, 1)", "tl.min(found, 1)"), cases.check_many_splits),
     "one split too few combined":
-        (edited(combine, "range(0, count, ROUND)", "range(0, count - 1, 1)"), cases.check_order),
-    "rounds overlap": (edited(combine, "range(0, count, ROUND)", "range(0, count, ROUND // 2)"), cases.check_order),
-    "another order of splits": (edited(combine, "start + i", "start + ROUND - 1 - i", count=2), cases.check_order),
+        (edited(weigh, "range(begin, end, ROUND)", "range(begin, end - 1, 1)"), cases.check_order),
+    "rounds overlap": (edited(weigh, "range(begin, end, ROUND)", "range(begin, end, ROUND // 2)"), cases.check_order),
+    "another order of splits": (edited(weigh, "start + i", "start + ROUND - 1 - i", count=2), cases.check_order),
     "programs take the same splits":
         (edited(split, "range(program, count, P)", "range(0, count, P)"), cases.check_order),
     "no stride over splits":
@@ -63,17 +64,17 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "counted before its parts are stored": (counted_before_its_parts_are_stored, no_races),
     "one counter per row": (edited(split, "row * tl.num_programs(1) + tl.program_id(1)", "row + 0"), cases.check_order),
     "an empty row left alone":
-        (edited(parts, "tl.maximum(tl.cdiv(blocks, each), 1)", "tl.cdiv(blocks, each)"), cases.check_order),
+        (edited(cut, "tl.maximum(tl.cdiv(blocks, each), 1)", "tl.cdiv(blocks, each)"), cases.check_order),
     "queries behind the first sixteen left alone":
         (edited(split, "range(0, N, QUERIES)", "range(0, QUERIES, QUERIES)"), cases.check_tiles),
-    "sums not rescaled": (edited(split, "total * kept[:, None]", "total"), cases.check_many_splits),
-    "values not rescaled": (edited(split, "weighted * kept[:, None]", "weighted"), cases.check_many_splits),
+    "sums not rescaled": (edited(attend, "total * kept[:, None]", "total"), cases.check_many_splits),
+    "values not rescaled": (edited(attend, "weighted * kept[:, None]", "weighted"), cases.check_many_splits),
     "heads and tokens swapped":
         (edited(split, "head * G + m % G", "head + m % G * (H // G)"), cases.check_heads_and_tokens_keep_their_places),
     "a token's head for its place": (edited(split, "m // G, head", "m % Q, head"), cases.check_windows),
     "window one too wide": (edited(split, "at > place", "at + 1 > place"), cases.check_windows),
-    "window from the last token": (edited(parts, "length - Q + 1 - window", "length - window"), cases.check_windows),
+    "window from the last token": (edited(cut, "length - Q + 1 - window", "length - window"), cases.check_windows),
     "splits by the cache's length":
-        (edited(parts, "tl.cdiv(blocks, _SPLITS)", "tl.cdiv(positions, 140)"), bits_follow_the_row_alone),
+        (edited(cut, "tl.cdiv(blocks, _SPLITS)", "tl.cdiv(positions, 140)"), bits_follow_the_row_alone),
 }  # fmt: skip
 test_what_is_sound_passes, test_a_mutant_is_killed_by_its_check = proofs(MUTANTS)
