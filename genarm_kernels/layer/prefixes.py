@@ -49,7 +49,8 @@ def prefixes_kernel(
     key = keys + prefix * key_prefix + head * key_head + t.to(tl.int64)[:, None] * key_token + d[None, :]
     value = values + prefix * value_prefix + head * value_head + t.to(tl.int64)[:, None] * value_token + d[None, :]
     tiles = tl.cdiv(queries, M)
-    for item in range(tl.program_id(2), tiles * count, tl.num_programs(2)):
+    item, turn = tl.program_id(2), 0
+    while item < tiles * count:
         # Programs that run side by side have the tiles of one split, which one of them brings into L2.
         split, tile = item // tiles, item % tiles
         begin, at = split * size, tile * M + n
@@ -57,39 +58,41 @@ def prefixes_kernel(
         row = tl.load(order + begin_rows + sharer, mask=at < queries, other=0).to(tl.int64)
         _begun, length, low, high = prefix_seen(lengths, shared, row, extent, positions, window, Q, WINDOWED)
         low, high = tl.maximum(low, begin), tl.minimum(high, begin + size)
-        mine = (at < queries) & (low < high)
+        # All rows take one turn; where one has NaN then and others see more than it does, each has one by itself.
+        alone = tile * M // (Q * G) + turn - 1
+        mine = (at < queries) & (low < high) & ((turn == 0) | (sharer == alone))
+        first, last = tl.min(tl.where(mine, low, begin + size)), tl.max(tl.where(mine, high, begin))
+        uneven = (tl.max(tl.where(mine, low, first)) > first) | (tl.min(tl.where(mine, high, last)) < last)
         token, own = m // G, head * G + m % G
         place = length - Q + token
+        until = tl.minimum(place, high - 1)
         asking = query + (row * query_row + token * query_token + own * query_head)[:, None] + d[None, :]
         asked = tl.load(asking, mask=mine[:, None] & in_head[None, :], other=0.0)
-        pair = (row * tl.num_programs(1) + head) * TILES + m // ROW_M
-        part = (pair * S + own_splits + split) * N + m % ROW_M
-        # All rows at once; then, where one of them has NaN and others see more than it does, each by itself.
-        turn, turns = 0, 1
-        while turn < turns:
-            taken = mine & ((turn == 0) | (sharer == tile * M // (Q * G) + turn - 1))
-            first, last = tl.min(tl.where(taken, low, begin + size)), tl.max(tl.where(taken, high, begin))
-            peak = tl.full([M], LOWEST, tl.float32)
-            total = tl.zeros([M, BLOCK], tl.float32)
-            weighted = tl.zeros([M, D_BLOCK], tl.float32)
-            for start in tl.range(begin + (first - begin) // BLOCK * BLOCK, last, BLOCK, num_stages=STAGES):
-                # What none of these rows sees may be anything, NaN too, so it is not read.
-                there = start + t
-                live = ((there >= first) & (there < last))[:, None] & in_head[None, :]
-                k = tl.load(key + tl.cast(start, tl.int64) * key_token, mask=live, other=0.0)
-                v = tl.load(value + tl.cast(start, tl.int64) * value_token, mask=live, other=0.0)
-                seen = (there[None, :] <= place[:, None]) & (there[None, :] < high[:, None])
-                if WINDOWED:
-                    seen = seen & (there[None, :] > place[:, None] - window)
-                peak, total, weighted = attend(asked, k, v, seen, scale, peak, total, weighted)
-            tl.store(peaks + part, peak, mask=taken)
-            tl.store(totals + part, tl.sum(total, 1), mask=taken)
-            tl.store(sums + part[:, None] * D + d[None, :], weighted, mask=taken[:, None] & in_head[None, :])
-            if turn == 0:
-                uneven = (tl.max(tl.where(mine, low, first)) > first) | (tl.min(tl.where(mine, high, last)) < last)
-                if uneven & (tl.max(tl.max((weighted != weighted).to(tl.int32), 1), 0) > 0):
-                    turns = (tl.minimum(tile * M + M, queries) - 1) // (Q * G) - tile * M // (Q * G) + 2
-            turn += 1
+        peak = tl.full([M], LOWEST, tl.float32)
+        total = tl.zeros([M, BLOCK], tl.float32)
+        weighted = tl.zeros([M, D_BLOCK], tl.float32)
+        for start in tl.range(begin + (first - begin) // BLOCK * BLOCK, last, BLOCK, num_stages=STAGES):
+            # What none of these rows sees may be anything, NaN too, so it is not read.
+            there = start + t
+            live = ((there >= first) & (there < last))[:, None] & in_head[None, :]
+            k = tl.load(key + tl.cast(start, tl.int64) * key_token, mask=live, other=0.0)
+            v = tl.load(value + tl.cast(start, tl.int64) * value_token, mask=live, other=0.0)
+            seen = there[None, :] <= until[:, None]
+            if WINDOWED:
+                seen = seen & (there[None, :] > place[:, None] - window)
+            peak, total, weighted = attend(asked, k, v, seen, scale, peak, total, weighted)
+        # Read once more, so that no register holds it through the loop.
+        row = tl.load(order + begin_rows + sharer, mask=at < queries, other=0, cache_modifier=".cg").to(tl.int64)
+        part = (((row * tl.num_programs(1) + head) * TILES + m // ROW_M) * S + own_splits + split) * N + m % ROW_M
+        # Rows that see nothing here have parts that are not added up.
+        taken = (at < queries) & (first < last) & ((turn == 0) | (sharer == alone))
+        tl.store(peaks + part, peak, mask=taken)
+        tl.store(totals + part, tl.sum(total, 1), mask=taken)
+        tl.store(sums + part[:, None] * D + d[None, :], weighted, mask=taken[:, None] & in_head[None, :])
+        nan = tl.max(tl.max((weighted != weighted).to(tl.int32), 1), 0) > 0
+        turns = (tl.minimum(tile * M + M, queries) - 1) // (Q * G) - tile * M // (Q * G) + 1
+        turn = tl.where(((turn == 0) & uneven & nan) | ((turn > 0) & (turn < turns)), turn + 1, 0)
+        item += tl.where(turn == 0, tl.num_programs(2), 0)
 
 
 @dataclass(frozen=True, slots=True)
