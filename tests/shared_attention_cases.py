@@ -240,3 +240,16 @@ def check_several_tiles(device: str = "cpu") -> None:
     whole = assert_agrees(inputs)
     assert same_bits(inputs.only([13, 4, 2]).call(), whole[[13, 4, 2]])
     assert_agrees(Case(8, 10, 1, 16, 4, 20).make([0, 0], [20, 20], [1, 3], dtype=torch.bfloat16, device=device))
+
+
+def check_nan_of_later_tokens() -> None:
+    """On a CPU: of a later token of its row; of a position before its window, which another row of its prefix sees."""
+    inputs = Case(3, 2, 1, 16).make([0, 0], [70, 70], [3, 30])
+    for name, place, touched in (
+        ("values", (0, 2), [[0, 0, 1], [0, 0, 0]]),
+        ("prefix_values", (0, 40), [[1, 1, 0], [0] * 3]),
+    ):
+        broken = vars(inputs)[name].clone(memory_format=torch.preserve_format)
+        broken[place] = torch.nan
+        ours = replace(inputs, **{name: broken}).call(window=32)
+        assert ours.isnan().all((2, 3)).int().tolist() == ours.isnan().any(3).any(2).int().tolist() == touched

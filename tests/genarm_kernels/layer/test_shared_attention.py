@@ -64,16 +64,7 @@ def test_nan_shows_where_it_is_seen(device: str) -> None:
 
 
 def test_nan_that_a_token_does_not_see_leaves_it_alone_on_a_cpu() -> None:
-    """Of a later token of its row; of a position before its window, which another row of its prefix sees."""
-    inputs = Case(3, 2, 1, 16).make([0, 0], [70, 70], [3, 30])
-    for name, place, touched in (
-        ("values", (0, 2), [[0, 0, 1], [0, 0, 0]]),
-        ("prefix_values", (0, 40), [[1, 1, 0], [0] * 3]),
-    ):
-        broken = vars(inputs)[name].clone(memory_format=torch.preserve_format)
-        broken[place] = torch.nan
-        ours = replace(inputs, **{name: broken}).call(window=32)
-        assert ours.isnan().all((2, 3)).int().tolist() == ours.isnan().any(3).any(2).int().tolist() == touched
+    cases.check_nan_of_later_tokens()
 
 
 def test_nan_of_a_prefix_leaves_rows_alone_that_do_not_see_it(device: str) -> None:
