@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -27,6 +27,7 @@ from bench.tables import markdown
 from genarm.engine import graphs
 from genarm.engine.graphs import CapturedRun, CapturedRuns
 from genarm.engine.state import new_state
+from genarm.models.activation import Activation
 from genarm.models.causal import make_model
 from genarm.models.plan import Plan
 from genarm.request.guidance import Guidance
@@ -159,14 +160,17 @@ def step(
 ) -> list[Launch]:
     """The launches of one captured step of a model of this shape and K reward models, in bfloat16.
 
-    ``layers``: of the model, default as many as it has. ``rewards``: "lora", of rank 16 on the model, or "separate",
-    models of its shape. ``filters``: fields of Guidance; ``settings``: of Request.
+    ``layers``: of the model, default as many as it has. ``rewards``: "lora", of rank 16 on the model, "activated", the
+    same asleep on prompts, or "separate", models of its shape. ``filters``: fields of Guidance;
+    ``settings``: of Request.
     """
-    models = shapes_only(model, K if rewards == "lora" else 0, layers)
+    models = shapes_only(model, 0 if rewards == "separate" else K, layers)
     vocab = models.base.config.vocab_size
     with on_gpu(on):
         streams = [make_model("base", models.base)]
-        streams += [make_model(f"r{index}", models.base, adapter) for index, adapter in enumerate(models.adapters)]
+        asleep = Activation() if rewards == "activated" else None
+        adapters = [replace(adapter, activation=asleep) for adapter in models.adapters]
+        streams += [make_model(f"r{index}", models.base, adapter) for index, adapter in enumerate(adapters)]
         if rewards == "separate":
             streams += [make_model(f"r{index}", shapes_only(model, 0, layers).base) for index in range(K)]
         backbones = Plan(streams).backbones

@@ -219,14 +219,16 @@ def check_nan_shows_where_it_is_seen(device: str = "cpu") -> None:
 def check_nan_leaves_rows_alone_that_do_not_see_it(device: str = "cpu") -> None:
     """Before a row's window, or behind what it sees of the prefix, where other rows of one tile do: NaN in those, and
     the others have the bits that they have without."""
-    inputs = Case(1, 2, 1, 16).make([0, 0, 0, 0], [70, 150, 66, 150], [3, 30, 0, 9], [150], device=device)
-    for window, place, touched in ((0, 68, {0, 1, 3}), (32, 149, {1, 3}), (32, 40, {2}), (100, 70, {3})):
+    inputs = Case(1, 2, 1, 16).make([0] * 5, [70, 150, 66, 150, 70], [3, 30, 0, 9, 5], [150], device=device)
+    for window, place, touched in (
+        (0, 68, {0, 1, 3, 4}), (0, 100, {1, 3}), (32, 149, {1, 3}), (32, 40, {2}), (100, 70, {3}),
+    ):  # fmt: skip
         plain = inputs.call(window=window)
         for name in ("prefix_values", "prefix_keys"):
             broken = vars(inputs)[name].clone(memory_format=torch.preserve_format)
             broken[0, place] = torch.nan
             ours = replace(inputs, **{name: broken}).call(window=window)
-            seen = torch.tensor([row in touched for row in range(4)], device=device)
+            seen = torch.tensor([row in touched for row in range(5)], device=device)
             assert torch.equal(ours.isnan().all(3).all(2)[:, 0], seen)
             assert same_bits(ours[~seen], plain[~seen])
 

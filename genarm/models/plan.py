@@ -93,8 +93,6 @@ def _fusable(model: CausalModel) -> StreamLora | None:
     inner = inner_model(model.module)
     if why_not(inner) is not None:
         return None
-    if model.activation is not None and model.device.type != "cpu":
-        return None  # attention to prefixes that rows share has no kernel for a GPU yet
     lora = stream_lora(model)
     if lora is None:
         return None

@@ -33,8 +33,10 @@ def shared_attention(
 ) -> Tensor:
     """Attention of each row's last Q tokens over its prefix and its own cache behind it, causal among the Q.
 
-    Cascade attention after Juravsky et al., "Hydragen" (2024), with the parts merged by their log-sum-exp. A row's
-    result does not depend on the other rows nor on who shares its prefix, in float32 not in its last bit. No gradient.
+    Cascade attention after Juravsky et al., "Hydragen" (2024), with the parts merged by their log-sum-exp: on a GPU two
+    launches, one over prefixes and that of decode_attention. A row's result does not depend on the other rows nor on
+    who shares its prefix, in float32 and on a GPU not in its last bit; NaN in a prefix reaches no row that does not see
+    it, but on a GPU may reach a row's earlier tokens from what its later ones see. No gradient.
 
     Args:
         query: [R, Q, H, D], Q ≤ 8, D ≤ 256; bfloat16, float16 or float32, last dimension contiguous.

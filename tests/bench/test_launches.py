@@ -26,6 +26,26 @@ def test_a_model_of_all_layers_launches_what_its_count_says() -> None:
     assert sum(launch.name == "swiglu_kernel" for launch in launches) == 32
 
 
+@pytest.mark.parametrize(("K", "batch"), [(1, 1), (3, 4)], ids=str)
+def test_reward_models_asleep_on_prompts_run_fused_with_one_launch_more_per_layer(K: int, batch: int) -> None:
+    assert count(LARGE, K, batch, rewards="activated") == Count(A_LAYER + 1, BESIDE)
+
+
+def test_what_rows_share_is_read_where_it_lies_by_all_layers() -> None:
+    launches = step(LARGE, 3, layers=2, rewards="activated")
+    names = [launch.name for launch in launches]
+    read, added = (
+        [one.arguments for one in launches if one.name == f"{name}_kernel"] for name in ("prefixes", "attention")
+    )
+    assert len(read) == len(added) == 2 and names.index("prefixes_kernel") + 1 == names.index("attention_kernel")
+    for name in ("order", "bounds", "shared", "extents", "lengths"):
+        assert read[0][name] is read[1][name]
+    for name in ("sums", "peaks", "totals", "shared", "extents", "lengths"):
+        assert read[0][name] is added[0][name]
+    assert not any(one.name in ("prefixes_kernel", "argsort", "searchsorted") for one in step(LARGE, 3, layers=1))
+    assert not {"argsort", "sort", "searchsorted", "_local_scalar_dense"} & {*names}
+
+
 @pytest.mark.parametrize(("settings", "more"), [("top-k 50 + top-p 0.9", 4), ("min-p 0.05", 2), ("log-probs", 0)])
 def test_filters_and_log_probs_launch_so_many_more(settings: str, more: int) -> None:
     assert count(LARGE, 3, **SETTINGS[settings]) == Count(A_LAYER, BESIDE + more)

@@ -17,7 +17,8 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
     "more of a prefix than it holds":
         (edited(attention, "min(own, held[prefix])", "own + 1"), cases.check_rows_of_several_prefixes),
     "the last place of a cache left out":
-        (edited(attention, "min(length, shared + keys.shape[1], longest)", "min(length, shared + keys.shape[1] - 1, longest)"), cases.check_lengths),
+        (edited(attention, "min(length, shared + keys.shape[1], longest)",
+                "min(length, shared + keys.shape[1] - 1, longest)"), cases.check_lengths),
     "NaN that a token does not see kept":
         (edited(attention, "Q > 1 and", "Q > 9 and"), cases.check_nan_of_later_tokens),
     "tokens alone see all of a row":
