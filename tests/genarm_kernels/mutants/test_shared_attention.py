@@ -42,7 +42,7 @@ MUTANTS: dict[str, tuple[Mutation, Callable[[], None]]] = {
         (edited(kernel, "tile * M + n", "tile * (M // (Q * G) * (Q * G)) + n"), cases.check_several_tiles),
     "a row's tiles in one":
         (edited(kernel, "m // ROW_M) * S", "0) * S"), cases.check_several_tiles),
-    "heads and tokens swapped": (edited(kernel, "head * G + m % G", "head + m % G"), cases.check_several_tiles),
+    "heads and tokens swapped": (edited(kernel, "head * G + m % G", "head + m % G"), cases.check_rows_of_several_prefixes),
     "steps from where rows begin to see":
         (edited(kernel, "begin + (first - begin) // BLOCK * BLOCK", "first"),
          cases.check_a_row_does_not_depend_on_who_shares),
