@@ -118,7 +118,7 @@ class Engine:
         for request in requests:
             asked = request.longest, request.most_behind
             slots = slots_for(request.batch, *asked, self._limits) if captured else (request.batch, slot_length(*asked))
-            rooms = rooms_for(backbones, request, request.most_behind + 1)
+            rooms = rooms_for(backbones, request, request.most_behind + 1, captured)
             sizes.add(Size(*slots, request.longest, captured, rounded(rooms) if captured else rooms))
         for size in sorted(
             sizes, key=lambda one: cache_bytes(backbones, one.batch, one.length, one.rooms), reverse=True

@@ -166,7 +166,7 @@ class CapturedRuns:
         """Caches that hold the request; new ones, or weights that lie elsewhere, make every captured step useless."""
         made_for = [(ref(backbone), own.places()) for backbone, own in zip(backbones, tensors, strict=True)]
         needed = slots_for(request.batch, request.longest, request.most_behind, self._limits)
-        rooms = rounded(rooms_for(backbones, request, request.most_behind + 1))
+        rooms = rounded(rooms_for(backbones, request, request.most_behind + 1, captured=True))
         same = made_for == self._made_for
         largest = Size(
             max(needed[0], self._size.batch), max(needed[1], self._size.length), request.longest, True,

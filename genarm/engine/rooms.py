@@ -16,10 +16,12 @@ from ..request.options import Request
 Rooms = tuple[Room | None, ...]
 
 
-def rooms_for(backbones: Sequence[Backbone], request: Request, behind: int) -> Rooms:
+def rooms_for(backbones: Sequence[Backbone], request: Request, behind: int, captured: bool = False) -> Rooms:
     """What the prompts of a request take, those included that are to come in the place of others, with up to ``behind``
-    tokens after each."""
-    return tuple(_room(one, request, behind) if isinstance(one, FusedBackbone) else None for one in backbones)
+    tokens after each. Caches of captured steps, which requests of all kinds have in common, hold no prompt for several
+    rows but where an adapter sleeps on it."""
+    holding = (one if isinstance(one, FusedBackbone) and (one.shares or not captured) else None for one in backbones)
+    return tuple(None if one is None else _room(one, request, behind) for one in holding)
 
 
 def _room(backbone: FusedBackbone, request: Request, behind: int) -> Room | None:

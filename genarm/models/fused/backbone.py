@@ -13,13 +13,15 @@ from ..causal import CausalModel, inner_model
 from ..footprint import fused_pass_bytes
 from ..turns import alone_with
 from .attention import AttentionName
-from .prefixes import Room, room_for
+from .native import steps_in_c
+from .prefixes import Room, room_for, room_that_pays
 from .row_loras import head_lora
 from .session import CHUNK_TOKENS, FusedSession
 from .shared import SharedSession
 from .slots import PreferenceSlots, RowSlots
 from .streams import StreamLora, stream_lora, tuner_layers
 from .weights import FusedWeights, Tensors, fused_weights
+from .whole import WholePromptSession
 
 
 class FusedBackbone:
@@ -81,14 +83,16 @@ class FusedBackbone:
     ) -> Room | None:
         """What a session takes for S lists of B prompts, on the host, in so many ``slots`` at a time, with up to
         ``behind`` tokens after each. None where each row holds its own prompt."""
-        if not self.shares:
-            return None
         ordinary = {
             place: preferences.get(stream, [()] * len(prompts[place]))
             for place, stream in enumerate(self.streams)
-            if self.activations[place] is None and (self._loras[place].pairs or stream in preferences)
+            if self.activations[place] is None and (self._loras[place].body.pairs or stream in preferences)
         }
-        return room_for(prompts, self.activations, ordinary, slots, behind)
+        if self.shares:
+            return room_for(prompts, self.activations, ordinary, slots, behind)
+        if not steps_in_c(self.dtype, self.weights.parts.head.weight.device):
+            return None  # where attention to shared prompts is not to the bit that to copies
+        return room_that_pays(prompts, ordinary, slots, behind)
 
     def cache_bytes(self, batch: int, length: int, room: Room | None = None) -> int:
         parts, rows = self.weights.parts, batch * len(self.streams)
@@ -128,5 +132,6 @@ class FusedBackbone:
         tensors, room = tensors or self.tensors(), room or self._most_room(batch, length)
         with torch.inference_mode(False):  # the caller's next step may be outside of the mode this one is in
             if room is not None:
-                return SharedSession(self, tensors, batch, length, room, cache, given)
+                kind = SharedSession if self.shares else WholePromptSession
+                return kind(self, tensors, batch, length, room, cache, given)
             return FusedSession(self, tensors, batch, length, cache, given)

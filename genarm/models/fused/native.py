@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from genarm_kernels.dispatch import INTERPRETED
@@ -14,6 +15,11 @@ from .linear import Columns
 from .weights import LayerTensors, Tensors
 
 
+def steps_in_c(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether steps of models of this dtype run in C there."""
+    return not INTERPRETED and takes(dtype, device)
+
+
 def native_step(
     parts: Parts, tensors: Tensors, adapters: Tensor, cache: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor,
     sharing: Sharing | None = None, prefixes: Tensor | None = None,
@@ -23,7 +29,7 @@ def native_step(
     ``cache`` is [L, 2, R, H_kv, T, D]; where the tokens stand is read from ``lengths`` [R] int32, them included.
     ``prefixes`` [L, 2, P, H_kv, T_p, D] hold what ``sharing`` says that rows begin with.
     """
-    if INTERPRETED or not takes(tensors.head.dtype, tensors.head.device):
+    if not steps_in_c(tensors.head.dtype, tensors.head.device):
         return None
     layers = [_layer(layer) for layer in tensors.layers]
     return DecodeStep(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import Tensor
 
 from ...errors import CacheMemoryError
 from ..activation import Activation
 
-# The adapter that reads a prompt but for its last token, −1 for none, and the prompt's ids.
+# Tokens of a prompt from which on rows that share it take no longer than rows that hold copies.
+SHORTEST = 64
+# The adapter that reads what rows begin with, −1 for none, and its ids.
 Key = tuple[int, tuple[int, ...]]
 
 
@@ -31,8 +34,7 @@ class Room:
 
 
 class PrefixBook:
-    """The places of ``count`` prefixes, prompts but for their last token; one that no row needs stays known until its
-    place is taken."""
+    """The places of ``count`` prefixes; one that no row needs stays known until its place is taken."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -76,12 +78,32 @@ def room_for(
     ``ordinary``: what tells the prefixes of streams apart that read the prompt with an adapter, for each row; the
     others' are the base's.
     """
-    rows: list[set[object]] = [set() for _ in prompts[0]]
-    longest = own = 0
-    for stream, (texts, activation) in enumerate(zip(prompts, activations, strict=True)):
-        for row, prompt in enumerate(texts):
-            ids = tuple(prompt.tolist())
-            rows[row].add(((stream, ordinary[stream][row]) if stream in ordinary else -1, ids))
-            longest = max(longest, len(ids) - 1)
-            own = max(own, 1 if activation is None else activation.awake(ids))
-    return Room(min(len(set().union(*rows)), slots * max(map(len, rows))), longest, own + behind)
+    own = max(
+        1 if activation is None else activation.awake(prompt.tolist())
+        for texts, activation in zip(prompts, activations, strict=True)
+        for prompt in texts
+    )
+    begins = [[prompt[:-1] for prompt in texts] for texts in prompts]
+    return Room(_prefixes(begins, ordinary, slots), max(map(len, chain(*begins))), own + behind)
+
+
+def room_that_pays(
+    prompts: Sequence[Sequence[Tensor]], ordinary: Mapping[int, Sequence[object]], slots: int, behind: int
+) -> Room | None:
+    """The same where no adapter sleeps on prompts, so that they are held whole; None where rows take no more memory
+    with a prompt of their own each, or prompts are shorter than SHORTEST."""
+    longest = max(map(len, chain(*prompts)))
+    if len(prompts[0]) == 1 or longest < SHORTEST:
+        return None
+    prefixes = _prefixes(prompts, ordinary, slots)
+    return Room(prefixes, longest, behind) if prefixes < slots * len(prompts) else None
+
+
+def _prefixes(texts: Sequence[Sequence[Tensor]], ordinary: Mapping[int, Sequence[object]], slots: int) -> int:
+    """How many different ones rows of S streams begin with, in so many slots at a time at most."""
+    rows: list[set[object]] = [set() for _ in texts[0]]
+    for stream, own in enumerate(texts):
+        for row, text in enumerate(own):
+            reader = (stream, ordinary[stream][row]) if stream in ordinary else -1
+            rows[row].add((reader, text.numpy().tobytes()))
+    return min(len(set().union(*rows)), slots * max(map(len, rows)))

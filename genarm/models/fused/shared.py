@@ -114,7 +114,7 @@ class SharedSession(FusedSession):
         if rows is not None:
             self._clear(slots)
         with torch.autocast(self._lengths.device.type, enabled=False):
-            keys = [(self._asleep(slot), own) for slot, own in zip(slots, ids, strict=True)]
+            keys = [(self._asleep(slot), own[:-1]) for slot, own in zip(slots, ids, strict=True)]
             self._begin(slots, keys, texts, starts, rows is None)
             if rows is None and len(set(awake)) == 1 and awake[0] <= MOST_TOKENS:
                 logits = self._end_as_step(texts, starts, awake[0])
@@ -134,8 +134,9 @@ class SharedSession(FusedSession):
 
     def _begin(
         self, slots: list[int], keys: list[Key], texts: Sequence[Tensor], starts: list[int], afresh: bool
-    ) -> None:
-        """Read what rows begin with, where no place holds it, and let the rows begin with it."""
+    ) -> tuple[list[int], dict[int, Tensor]]:
+        """Read what rows begin with, where no place holds it, and let the rows begin with it -> each row's place, and
+        for the places that were read into the hidden state [H] of the last token."""
         if afresh:
             self._book.forget()
         others = [] if afresh else [row for row in range(len(self._lengths)) if row not in {*slots}]
@@ -146,10 +147,10 @@ class SharedSession(FusedSession):
         for place, (owner, _) in fresh.items():
             owners[place] = owner
         text_of = dict(zip(keys, texts, strict=True))
-        read = [text_of[key][:-1] for key in fresh.values()]
+        read = [text_of[key][: len(key[1])] for key in fresh.values()]
         see = partial(self._see, self._prefix_keys_and_values)
-        for chunk in chunks(Unique(read, list(fresh), []), CHUNK_TOKENS):
-            self._read(chunk, self._prompt_network, owners, see)
+        parts = chunks(Unique(read, list(fresh), []), CHUNK_TOKENS)
+        ends = [end for chunk in parts for end in self._read(chunk, self._prompt_network, owners, see)]
         where = torch.tensor(slots, device=device)
         self.sharing.of_row[where] = torch.tensor(places, dtype=torch.int32, device=device)
         self.sharing.lengths[where] = torch.tensor(starts, dtype=torch.int32, device=device)
@@ -157,6 +158,7 @@ class SharedSession(FusedSession):
             extents = torch.tensor([len(one) for one in read], dtype=torch.int32, device=device)
             self.sharing.extents[torch.tensor(list(fresh), device=device)] = extents
         self.sharing.regroup()
+        return places, dict(zip((place for place, key in fresh.items() if key[1]), ends, strict=True))
 
     def _end_as_step(self, texts: Sequence[Tensor], starts: Sequence[int], count: int) -> list[Tensor]:
         """Every row's last ``count`` tokens, as a step."""
