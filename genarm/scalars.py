@@ -118,9 +118,8 @@ def text_scores(scorer: ScalarModel, texts: Sequence[Sequence[int]], decoder: Be
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     for start in range(0, len(order), decoder.max_batch_size):
         rows = order[start : start + decoder.max_batch_size]
-        longest = max(len(texts[row]) for row in rows)
-        with reading(scorer.models, scorer.backbones, len(rows), longest, longest) as reader:
-            read = [[*texts[row]] for row in rows]
-            read = [text[:-1] if len(text) > 1 and text[-1] == scorer.silent else text for text in read]
+        read = [[*texts[row]] for row in rows]
+        read = [text[:-1] if len(text) > 1 and text[-1] == scorer.silent else text for text in read]
+        with reading(scorer.models, scorer.backbones, read, 0) as reader:
             scores[rows] = reader.prefill(read)[0][:, 0].float().cpu()
     return scores

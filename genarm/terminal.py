@@ -164,9 +164,7 @@ def _scores(
         places = order[start : start + most]
         prompts = [asked[place][0] for place in places]
         answers = [asked[place][1] for place in places]
-        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
-        longest = max(map(len, prompts))
-        with reading(scorer.models, scorer.backbones, len(places), length, longest, scorer.silent) as reader:
+        with reading(scorer.models, scorer.backbones, prompts, max(map(len, answers)), scorer.silent) as reader:
             found = reader.prefill(prompts)[0][:, 0]
             if any(answers):
                 written = torch.tensor([bool(answer) for answer in answers], device=found.device)

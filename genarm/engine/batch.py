@@ -57,6 +57,7 @@ class Batch:
             )
         self._engine = engine
         self._request = request
+        largest = engine.at_once(request, rows, largest)
         if request.particles is not None:  # a system's are decoded together, however many
             largest = max(1, largest // request.particles.count) * request.particles.count
         self._largest = largest

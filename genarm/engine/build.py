@@ -37,5 +37,7 @@ def build_engine(models: Sequence[CausalModel], settings: EngineSettings) -> tup
         captured = settings.engine == "auto" and bool(capturable(plan.backbones, device))
         most = largest_batch(plan.backbones, positions.usual(limit), device, captured)
     limits = (most, None if settings.max_length is None else limit)
-    engine = Engine(models, plan, positions, graphs=settings.engine == "auto", limits=limits)
+    engine = Engine(
+        models, plan, positions, graphs=settings.engine == "auto", limits=limits, auto=settings.max_batch_size == "auto"
+    )
     return engine, NO_LIMIT if most is None else most, limit

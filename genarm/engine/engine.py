@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -18,7 +19,19 @@ from ..models.positions import Positions
 from ..request.options import Request
 from ..request.preferences import Preference
 from .graphs import CapturedRuns
-from .memory import Size, cache_bytes, check_fit, fits, holding, rounded, slot_length, slots_for
+from .memory import (
+    AUTO_SHARE,
+    MOST_SEQUENCES,
+    Size,
+    cache_bytes,
+    check_fit,
+    fits,
+    free_bytes,
+    holding,
+    rounded,
+    slot_length,
+    slots_for,
+)
 from .rooms import rooms_for, session_of
 from .run import GRAPHS, Run, paths
 
@@ -29,7 +42,7 @@ class Engine:
     """Runs requests on the backbones of M models, the base's first.
 
     ``graphs``: capture the step on CUDA where every model runs on the fused decoder. ``limits`` are the most sequences
-    and tokens that a request may have, None where calls decide.
+    and tokens that a request may have, None where calls decide. ``auto``: the former are what fits of whole texts.
     """
 
     def __init__(
@@ -39,13 +52,14 @@ class Engine:
         positions: Positions,
         graphs: bool = True,
         limits: tuple[int | None, int | None] = (None, None),
+        auto: bool = False,
     ) -> None:
         self.names = tuple(model.name for model in models)
         self.plan = plan
         self.positions = positions
         self.graphs = graphs
         self._base = models[0]
-        self._limits = limits
+        self._limits, self._auto = limits, auto
         self._captured = CapturedRuns(limits)
         self._has_warned = False
 
@@ -114,16 +128,35 @@ class Engine:
         """Raise CacheMemoryError where one of these would not fit."""
         backbones = self._with_draft(requests[0])
         captured = bool(self._capturable(backbones))
-        sizes = set()
-        for request in requests:
-            asked = request.longest, request.most_behind
-            slots = slots_for(request.batch, *asked, self._limits) if captured else (request.batch, slot_length(*asked))
-            rooms = rooms_for(backbones, request, request.most_behind + 1, captured)
-            sizes.add(Size(*slots, request.longest, captured, rounded(rooms) if captured else rooms))
+        sizes = {self._size(backbones, request, captured) for request in requests}
         for size in sorted(
             sizes, key=lambda one: cache_bytes(backbones, one.batch, one.length, one.rooms), reverse=True
         ):
             check_fit(backbones, size, self.device, self._captured.held_bytes)
+
+    def _size(self, backbones: Sequence[Backbone], request: Request, captured: bool) -> Size:
+        """What a request takes."""
+        asked = request.longest, request.most_behind
+        slots = slots_for(request.batch, *asked, self._limits) if captured else (request.batch, slot_length(*asked))
+        rooms = rooms_for(backbones, request, request.most_behind + 1, captured)
+        return Size(*slots, request.longest, captured, rounded(rooms) if captured else rooms)
+
+    def at_once(self, request: Request, rows: Sequence[int], most: int) -> int:
+        """How many ``rows`` of a request are decoded at once: ``most``, or where that is what fits of whole texts and
+        theirs begin with prompts that are held once, as many more as fit."""
+        if not self._auto or free_bytes(self.device) is None:
+            return most
+        backbones = self._with_draft(request)
+        captured = bool(self._capturable(backbones))
+        while most < min(len(rows), MOST_SEQUENCES):
+            starts = range(0, len(rows), 2 * most)
+            chunks = [request.rows(rows[start : start + 2 * most]) for start in starts]
+            sizes = [self._size(backbones, chunk, captured) for chunk in chunks]
+            held, shares = self._captured.held_bytes(), [any(size.rooms) for size in sizes]
+            if not all(shares) or not all(fits(backbones, one, self.device, held, AUTO_SHARE) for one in sizes):
+                break
+            most *= 2
+        return most
 
     @contextmanager
     def run(self, request: Request) -> Iterator[Run]:
@@ -168,9 +201,13 @@ class Engine:
         ended: where nothing knows which rows there are, and the longest of all fits as often."""
         if request.particles is not None or request.interrupts or request.preferences or self.hooked:
             return False
-        length = slot_length(request.rows(rows).longest, request.most_behind)
-        backbones = self._with_draft(request)
-        return "padded" not in paths(backbones) and fits(backbones, Size(slots, length, length), self.device)
+        backbones, all_rows = self._with_draft(request), request.rows(rows)
+        if "padded" in paths(backbones):
+            return False
+        length = slot_length(all_rows.longest, request.most_behind)
+        first = replace(request.rows(rows[:slots]), coming=all_rows.streams)
+        rooms = rooms_for(backbones, first, request.most_behind + 1, bool(self._capturable(backbones)))
+        return fits(backbones, Size(slots, length, length, rooms=rooms), self.device)
 
     def fits(self, batch: int, length: int) -> bool:
         """Whether so many rows of so many tokens do now."""

@@ -140,9 +140,12 @@ def graph_bytes(backbones: Sequence[Backbone], batch: int) -> int:
     return own + draw_bytes(backbones, batch)
 
 
-def fits(backbones: Sequence[Backbone], size: Size, device: torch.device, reclaimed: int = 0) -> bool:
-    """Whether a batch does, on every device. ``reclaimed``: bytes in use on ``device`` that it would replace."""
-    return _lacking(backbones, size, device, reclaimed, SHARE) is None
+def fits(
+    backbones: Sequence[Backbone], size: Size, device: torch.device, reclaimed: int = 0, share: float = SHARE
+) -> bool:
+    """Whether a batch does, on every device, in that share of what is free. ``reclaimed``: bytes in use on ``device``
+    that it would replace."""
+    return _lacking(backbones, size, device, reclaimed, share) is None
 
 
 def _lacking(
@@ -217,7 +220,7 @@ def largest_batch(backbones: Sequence[Backbone], length: int, device: torch.devi
     while batch > 1:
         held = slot_length(0, length)
         size = Size(batch, held, length, captured, answer_rooms(backbones, held))
-        if _lacking(backbones, size, device, 0, AUTO_SHARE) is None:
+        if fits(backbones, size, device, share=AUTO_SHARE):
             break
         batch //= 2
     return batch

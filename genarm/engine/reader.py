@@ -16,6 +16,7 @@ from torch import Tensor
 from ..models.backbone import Backbone, Session
 from ..models.causal import CausalModel
 from .memory import Size, cache_bytes, check_fit, holding
+from .rooms import prompt_rooms, session_of, with_rooms
 
 BLOCK = 8  # tokens of a row in one pass, and the room that a row needs behind its text for those of a longer one
 
@@ -162,17 +163,19 @@ class TextReader:
 def reading(
     models: Sequence[CausalModel],
     backbones: Sequence[Backbone],
-    batch: int,
-    length: int,
-    prompt: int,
+    prompts: Sequence[Sequence[int]],
+    behind: int,
     silent: int | None = None,
 ) -> Iterator[TextReader]:
-    """A reader of ``batch`` rows of up to ``length`` tokens, whose prompts have up to ``prompt``, and its memory.
+    """A reader of R texts that begin with these prompts, with up to ``behind`` tokens after each, and its memory.
 
     Raises:
         CacheMemoryError: their caches do not fit.
     """
-    room = length + BLOCK
-    check_fit(backbones, Size(batch, room, prompt), models[0].device)
-    with holding(cache_bytes(backbones, batch, room)):
-        yield TextReader(models, backbones, [one.session(batch, room) for one in backbones], batch, silent)
+    batch, longest, own = len(prompts), max(map(len, prompts)), behind + BLOCK
+    rooms = prompt_rooms(backbones, prompts, own)
+    check_fit(backbones, Size(batch, longest + own, longest, rooms=rooms), models[0].device)
+    with holding(cache_bytes(backbones, batch, longest + own, rooms)):
+        pairs = with_rooms(backbones, rooms)
+        sessions = [session_of(one, batch, longest + own, None, room) for one, room in pairs]
+        yield TextReader(models, backbones, sessions, batch, silent)

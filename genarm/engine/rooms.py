@@ -30,6 +30,15 @@ def _room(backbone: FusedBackbone, request: Request, behind: int) -> Room | None
     return backbone.room(streams, request.batch, behind, request.preferences)
 
 
+def prompt_rooms(backbones: Sequence[Backbone], prompts: Sequence[Sequence[int]], behind: int) -> Rooms:
+    """The same for prompts that all models read."""
+    texts = [torch.tensor(prompt) for prompt in prompts]
+    return tuple(
+        one.room([texts] * len(one.streams), len(texts), behind, {}) if isinstance(one, FusedBackbone) else None
+        for one in backbones
+    )
+
+
 def answer_rooms(backbones: Sequence[Backbone], length: int) -> Rooms:
     """For texts of ``length`` tokens that have no prompt to be held once, which take most."""
     shares = (isinstance(one, FusedBackbone) and one.shares for one in backbones)

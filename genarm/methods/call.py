@@ -117,10 +117,11 @@ class Call:
 
     @contextmanager
     def reader(self, readable: Readable, batch: int, rows: Sequence[MethodRow]) -> Iterator[TextReader]:
-        """A reader of ``batch`` texts as long as those of ``rows`` may become; what it reads is counted here."""
-        prompt = max(len(row.prompt) for row in rows)
+        """A reader of ``batch`` texts, as many of each of ``rows``, which hold a row's prompt once; what it reads is
+        counted here."""
+        prompts = [row.prompt for row in rows for _ in range(batch // len(rows))]
         opened: AbstractContextManager[TextReader] = reading(
-            readable.models, readable.backbones, batch, prompt + self.limit, prompt, readable.silent
+            readable.models, readable.backbones, prompts, self.limit, readable.silent
         )
         with opened as reader:
             yield reader

@@ -27,7 +27,7 @@ def test_rows_are_plain_texts_whatever_was_done_to_them(engine: Any, tmp_path: A
     plain = [make_model("llama"), with_adapter(base, adapter)]
     decoder = GuidedDecoder(base, {"one": str(adapter)}, engine=engine)
     texts = [prompt.tolist() for prompt in random_prompts([5, 3, 9])]
-    with reading(decoder.models, decoder.engine.backbones, 3, 40, 9) as reader:
+    with reading(decoder.models, decoder.engine.backbones, texts, 31) as reader:
         assert_reads(reader.prefill(texts), plain, texts, [0, 1, 2])
         added = [[7, 8], list(range(3, 22)), []]
         texts = [text + new for text, new in zip(texts, added, strict=True)]
@@ -46,9 +46,10 @@ def test_rows_are_plain_texts_whatever_was_done_to_them(engine: Any, tmp_path: A
 
 
 def test_a_prompt_that_rows_share_is_counted_once(decoder: GuidedDecoder) -> None:
-    with reading(decoder.models, decoder.engine.backbones, 3, 20, 4) as reader:
+    prompts = [[5, 6, 7]] * 2 + [[5, 6, 7, 8]]
+    with reading(decoder.models, decoder.engine.backbones, prompts, 16) as reader:
         assert isinstance(reader, TextReader)
-        reader.prefill([[5, 6, 7]] * 2 + [[5, 6, 7, 8]])
+        reader.prefill(prompts)
         assert set(reader.forwarded.values()) == {7}
 
 
@@ -59,7 +60,7 @@ def test_a_trajectory_rm_reads_with_a_cache_what_it_says_of_whole_texts(family: 
     judge = scalar(decoder, scorer, "trajectory_rm")
     assert judge.backbones[0].kind == ("fused" if family in ("llama", "qwen2") else "hf")
     texts = [prompt.tolist() for prompt in random_prompts([6, 2])]
-    with reading(judge.models, judge.backbones, 2, 30, 6) as reader:
+    with reading(judge.models, judge.backbones, texts, 24) as reader:
         reader.prefill(texts)
         added = [[4, 5, 6], [9]]
         found = reader.extend(added)[0]

@@ -23,7 +23,7 @@ TEXT = [5, 9, 11, 30, 4]
 
 def read(decoder: GuidedDecoder, given: Any) -> float:
     judge = scalar(decoder, given, "trajectory_rm")
-    with reading(judge.models, judge.backbones, 1, 10, len(TEXT)) as reader:
+    with reading(judge.models, judge.backbones, [TEXT], 5) as reader:
         return float(reader.prefill([TEXT])[0])
 
 
