@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from families import make_model, random_prompts
 from recorded import record_on_cpu
+from woken_cases import mixed
 
 from genarm import CacheMemoryError, GuidedDecoder, InvalidArgumentError
 from genarm.engine import memory
@@ -167,6 +169,40 @@ def test_auto_takes_what_fits(free: dict[str, int | None]) -> None:
             assert len(decoder.generate(random_prompts([94] * batch), **OPTIONS).tokens) == batch
     free["bytes"] = None
     assert make_decoder(max_batch_size="auto", max_length=100).max_batch_size == 1
+
+
+@pytest.mark.usefixtures("native_path", "cache_alone")
+def test_auto_decodes_more_at_once_where_prompts_are_held_once(free: dict[str, int | None]) -> None:
+    """Memory for two whole texts and a half: for a prompt of 300 tokens and 16 answers too."""
+    base, limit = make_model("llama", seed=1), 400
+    text = memory.cache_bytes(GuidedDecoder(base).engine.backbones, 1, limit + 1)
+    free["bytes"] = int(2.5 * text / memory.AUTO_SHARE)
+    decoder = GuidedDecoder(base, max_batch_size="auto", max_length=limit)
+    assert decoder.max_batch_size == 2
+    one = decoder.generate(random_prompts([300]), num_return_sequences=16, **OPTIONS)
+    assert (one.stats.steps, one.stats.row_steps) == (6, 16 * 6)
+    four = decoder.generate(random_prompts([300] * 4), num_return_sequences=4, **OPTIONS)
+    assert four.stats.steps > 6, "four prompts do not fit"
+    fixed = GuidedDecoder(base, max_batch_size=2, max_length=limit)
+    assert fixed.generate(random_prompts([300]), num_return_sequences=16, **OPTIONS).stats.steps > 6
+    free["bytes"] = int((300 + 16 * 7) * text / (limit + 1) / memory.AUTO_SHARE) - 1
+    assert decoder.generate(random_prompts([300]), num_return_sequences=16, **OPTIONS).stats.steps > 6
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft.*")
+@pytest.mark.usefixtures("cache_alone")
+def test_prompts_take_each_others_places_where_their_own_fit(free: dict[str, int | None], tmp_path: Path) -> None:
+    """With an activated reward model: room for what its prompts take, not for any prompts at all."""
+    base = make_model("llama", seed=1)
+    rewards, _ = mixed(base, 1, tmp_path)
+    decoder = GuidedDecoder(base, rewards)
+    prompts = random_prompts([50, 80, 50, 30], seed=1)
+    request = decoder.prepare(prompts, None, **OPTIONS)
+    free["bytes"] = None
+    own = (2 * 79 + 2 * 2 * 8) * memory.cache_bytes(decoder.engine.backbones, 1, 1) // (2 * 2)
+    for spare, fitting in ((1, True), (-1, False)):
+        free["bytes"] = int(own / memory.SHARE) + spare
+        assert decoder.engine.exchanges(request, 2, [0, 1, 2, 3]) == fitting
 
 
 def test_auto_counts_what_graphs_take(free: dict[str, int | None], monkeypatch: pytest.MonkeyPatch) -> None:
