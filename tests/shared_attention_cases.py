@@ -145,6 +145,9 @@ def check_lengths(device: str = "cpu") -> None:
         expected = reference.shared_attention(*inputs.arguments)
         torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
         assert not ours[0].any() and (Q == 1 or not ours[1, 0].any())
+        exact = inputs.call(window=50)
+        inputs.lengths[5] = 2**31 - 1
+        assert same_bits(inputs.call(window=50), exact)
 
 
 def check_long_prefixes(device: str = "cpu") -> None:
@@ -194,6 +197,22 @@ def check_a_row_does_not_depend_on_who_shares(device: str = "cpu", Q: int = 2) -
         names = ("keys", "values", "prefix_keys", "prefix_values")
         longer = {name: torch.cat([x := vars(inputs)[name], torch.full_like(x, torch.nan)], 1) for name in names}
         assert same_bits(replace(inputs, **longer).call(window=window), whole)
+
+
+def check_windows_that_begin_side_by_side(device: str = "cpu") -> None:
+    """Rows that see a prefix from neighbouring positions on, in splits of two steps: each has its bits alone."""
+    inputs = Case(1, 1, 1, 16, 8, 1100).make([0] * 3, [1100] * 3, [1, 5, 8], device=device)
+    whole = inputs.call(window=300)
+    for row in range(3):
+        assert same_bits(inputs.only([row]).call(window=300), whole[row : row + 1])
+
+
+def check_large_scores(device: str = "cpu") -> None:
+    """The largest in the prefix of one row and in the tail of another, far above all others."""
+    inputs = Case(1, 2, 1, 16).make([0, 0, 1], [80, 80, 7], [3, 9, 1], device=device)
+    for scale in (1.0, 0.0, -3.0):
+        assert_agrees(inputs, scale=scale)
+    assert_agrees(replace(inputs, query=inputs.query * 1e4))
 
 
 def check_nan_shows_where_it_is_seen(device: str = "cpu") -> None:

@@ -80,11 +80,12 @@ def test_a_row_does_not_depend_on_who_shares(Q: int, device: str) -> None:
     cases.check_a_row_does_not_depend_on_who_shares(device, Q)
 
 
+def test_a_window_begins_where_a_row_has_it_whoever_shares(device: str) -> None:
+    cases.check_windows_that_begin_side_by_side(device)
+
+
 def test_scores_may_be_scaled_and_large(device: str) -> None:
-    inputs = Case(1, 2, 1, 16).make([0, 0, 1], [80, 80, 7], [3, 9, 1], device=device)
-    for scale in (1.0, 0.0, -3.0):
-        assert_agrees(inputs, scale=scale)
-    assert_agrees(replace(inputs, query=inputs.query * 1e4))
+    cases.check_large_scores(device)
 
 
 def test_it_is_decode_attention_of_the_prefix_and_the_tail(device: str) -> None:
