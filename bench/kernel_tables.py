@@ -13,8 +13,8 @@ from triton.compiler import CompiledKernel
 
 from bench.compiled import compiled, loads, loops, multiplying_loop
 from bench.machine_code import Configuration, MachineCode, compile_kernel, read, shipped
-from genarm_kernels import Lora, add_rms_norm, follow_rows, resample, rotary_store, swiglu
-from genarm_kernels.layer import activation, attention, embed, linear, norm, residual, rotary
+from genarm_kernels import Lora, add_rms_norm, follow_rows, new_sharing, resample, rotary_store, swiglu
+from genarm_kernels.layer import activation, attention, embed, linear, norm, residual, rotary, shared_attention
 from genarm_kernels.logprobs import kernels as logprobs
 from genarm_kernels.particles import follow
 from genarm_kernels.particles import resample as resampling
@@ -152,6 +152,14 @@ def attention_call(Q: int, H: int, H_kv: int, D: int, T: int = 4096) -> None:
     attention.decode_attention(query, keys, values, torch.ones(1, dtype=torch.int32), D**-0.5)
 
 
+def shared_call(Q: int, H: int, H_kv: int, D: int, R: int = 2, T: int = 512, T_p: int = 4096) -> None:
+    caches, prefixes = (
+        torch.empty(2, n, H_kv, places, D, dtype=BF16).transpose(2, 3) for n, places in ((R, T), (1, T_p))
+    )
+    query, lengths = torch.empty(R, Q, H, D, dtype=BF16), torch.ones(R, dtype=torch.int32)
+    shared_attention.shared_attention(query, *caches, lengths, *prefixes, new_sharing(R, 1, "cpu"), D**-0.5)
+
+
 def resample_call(N: int, P: int = 2) -> None:
     resample(torch.zeros(P, N).double(), torch.zeros(P).double(), torch.ones(P, dtype=torch.bool), 0.5)
 
@@ -193,6 +201,12 @@ LAUNCHES: dict[str, list[Launch]] = {
     ],
     "attention": [
         Launch(f"Q = {Q}, {H} heads on {H_kv} of {D}", partial(attention_call, Q, H, H_kv, D), (attention,))
+        for Q, H, H_kv, D in ATTENTION
+    ],
+    "shared prefixes": [
+        Launch(
+            f"Q = {Q}, {H} heads on {H_kv} of {D}", partial(shared_call, Q, H, H_kv, D), (shared_attention, attention)
+        )
         for Q, H, H_kv, D in ATTENTION
     ],
     "particles": [
