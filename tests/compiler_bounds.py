@@ -64,6 +64,17 @@ OTHERS: tuple[Other, ...] = (
     # 3.6.0, but 16 bytes by 3.7.1, here and on sm_90.
     Other("3.6", "draw, M=8, all", "spilled", 24, "a limit of 128 registers", (100,)),
     Other("3.7", "draw, M=8, all", "spilled", 8, "the same", (100,)),
+    # Words of a split's rows, written before its steps and read behind them; none in the loop over positions. Limits of
+    # 96, 128 and 168 registers spill as much in float32 (24 to 40 bytes on sm_90).
+    *(
+        Other(version, f"prefixes, float32, D={D}", "spilled", most, "any limit spills as much", capabilities)
+        for version, most, capabilities in (("3.6", 32, (90, 100)), ("3.7", 32, (90,)), ("3.7", 64, (100,)))
+        for D in (64, 128)
+    ),
+    *(
+        Other(version, "prefixes, float16, D=128", "spilled", 8, "five tokens per row, one word", (80, 89))
+        for version in ("3.6", "3.7")
+    ),
 )
 
 

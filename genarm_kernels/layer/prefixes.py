@@ -2,10 +2,11 @@
 
     peak = max_t s_t,  total = Σ_t 2^(s_t − peak),  sum = Σ_t 2^(s_t − peak) · v_t    over a split's positions t
 
-The queries of all rows of a prefix lie side by side, as `order` has the rows, 64 to a tile (16 in float32); a tile
-reads a split's keys and values once: 2 · extent · H_kv · D elements for up to 64 / (Q · G) rows, and further tiles find
-them in L2. A prefix is cut into splits by its own extent, and a split into steps by position, so that a row's sums have
-one order whoever has the prefix with it. Each row's parts are written, 4 · (D + 2) bytes per query head and split.
+The queries of all rows of a prefix lie side by side, as `order` has the rows, 64 to a tile (32 of heads wider than
+128, 16 in float32); a tile reads a split's keys and values once: 2 · extent · H_kv · D elements for up to 64 / (Q · G)
+rows, and further tiles find them in L2. A prefix is cut into splits by its own extent, and a split into steps by
+position, so that a row's sums have one order whoever has the prefix with it. Each row's parts are written, 4 · (D + 2)
+bytes per query head and split.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return, no-untyped-def, assignment"
@@ -13,6 +14,7 @@ one order whoever has the prefix with it. Each row's parts are written, 4 · (D 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,7 +25,10 @@ from genarm_kernels.layer.parts import Parts, attend, prefix_seen, row_splits
 from genarm_kernels.layer.sharing import Sharing
 from genarm_kernels.sampling.groups import LOWEST
 
-QUERIES = 64  # of a tile, of however many rows
+
+def wide_layout(dtype: torch.dtype, D: int) -> Layout:
+    """Tiles for the queries of however many rows, by the heads alone: 32 of wide heads, in float32 always 16."""
+    return layout(dtype, D, 64 if D <= 128 else 32)
 
 
 @triton.jit(
@@ -89,7 +94,7 @@ def prefixes_kernel(
         tl.store(peaks + part, peak, mask=taken)
         tl.store(totals + part, tl.sum(total, 1), mask=taken)
         tl.store(sums + part[:, None] * D + d[None, :], weighted, mask=taken[:, None] & in_head[None, :])
-        nan = tl.max(tl.max((weighted != weighted).to(tl.int32), 1), 0) > 0
+        nan = tl.max((weighted != weighted).to(tl.int32)) > 0
         turns = (tl.minimum(tile * M + M, queries) - 1) // (Q * G) - tile * M // (Q * G) + 1
         turn = tl.where(((turn == 0) & uneven & nan) | ((turn > 0) & (turn < turns)), turn + 1, 0)
         item += tl.where(turn == 0, tl.num_programs(2), 0)
@@ -114,7 +119,7 @@ class Prefixes:
         """Write the ``parts`` that are of prefixes, for rows of T places of their own, laid out as ``rows``."""
         (R, Q, H, D), (P, T_p, H_kv) = query.shape, self.keys.shape[:3]
         G, sharing = H // H_kv, self.sharing
-        plan, own = layout(query.dtype, D, QUERIES), card.card_of(query.device)
+        plan, own = wide_layout(query.dtype, D), card.card_of(query.device)
         items = -(-R * Q * G // plan.queries) * most_splits(T_p, plan.block)
         launch: Any = prefixes_kernel[(P, H_kv, programs(plan, own, P * H_kv, items))]
         launch(

@@ -11,7 +11,7 @@ from genarm_kernels import card, new_sharing
 from genarm_kernels.card import CARDS
 from genarm_kernels.layer import attention
 from genarm_kernels.layer.attention_layout import layout, shared_bytes, stages
-from genarm_kernels.layer.prefixes import QUERIES, Prefixes
+from genarm_kernels.layer.prefixes import Prefixes, wide_layout
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 Shape = tuple[torch.dtype, int, int, int, int]  # dtype, Q, H, H_kv, D
@@ -47,7 +47,7 @@ def test_kernels_keep_to_registers_and_read_16_bytes_at_once(launched: list[Comp
         call(*shape, window=window)
         read, added = launched
         assert (read.name, added.name) == ("prefixes_kernel", "attention_kernel")
-        wide, own = layout(shape[0], shape[4], QUERIES), layout(shape[0], shape[4], shape[1] * shape[2] // shape[3])
+        wide, own = wide_layout(shape[0], shape[4]), layout(shape[0], shape[4], shape[1] * shape[2] // shape[3])
         in_registers(read, wide.registers, f"prefixes, {shape[0]}, D={shape[4]}".replace("torch.", ""))
         in_registers(added, own.registers)
         # Keys and values go past registers, 16 bytes a lane; rows and what they share come one by one.
@@ -81,7 +81,7 @@ def test_kernels_fit_every_card(launched: list[CompiledKernel], monkeypatch: pyt
     for dtype, Q, H, H_kv, D in SHAPES[3:4] if name == "L4" else SHAPES:
         launched.clear()
         call(dtype, Q, H, H_kv, D)
-        plan = layout(dtype, D, QUERIES)
+        plan = wide_layout(dtype, D)
         in_registers(launched[0], plan.registers, f"prefixes, {dtype}, D={D}".replace("torch.", ""))
         assert launched[0].metadata.shared <= shared_bytes(plan, stages(plan, own), own) <= own.shared_per_program
 
