@@ -59,6 +59,21 @@ def make_wide_model(folder: Path) -> Path:
     return folder
 
 
+BROKEN = 4000  # a token that no prompt here has
+
+
+def make_broken_model(wide: Path, folder: Path) -> Path:
+    """The same, but that every text which holds one token has NaN for logits from there on."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[BROKEN] = torch.nan
+    shutil.copytree(wide, folder)
+    model.save_pretrained(folder)
+    return folder
+
+
 @cache
 def decoder(wide: Path) -> genarm.GuidedDecoder:
     paths = {reward.name: reward.path for reward in guidance(wide).rewards}

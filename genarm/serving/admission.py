@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
@@ -16,6 +17,8 @@ from ..models.loading import load_tokenizer
 from ..models.vocabulary import check_vocabularies
 from . import versions
 from .requests import GuidedRequests, class_name
+from .scheduler import COUNTING
+from .scheduler import NAME as SCHEDULER
 from .settings import ARCHITECTURE, KEY, ServedGuidance
 from .worker import is_telling, worker_name
 
@@ -45,6 +48,8 @@ class GuidedConfig(VerifyAndUpdateConfig):
         for architecture in base.architectures:
             if architecture in MODELS_CONFIG_MAP:
                 MODELS_CONFIG_MAP[architecture].verify_and_update_config(vllm_config)
+        vllm_config.scheduler_config.scheduler_cls = SCHEDULER
+        os.environ[COUNTING] = "1"  # before any process that samples is started
         requests, tells = _requests(vllm_config)
         name = class_name(requests, guidance, _keeps_seeds(vllm_config), tells)
         model.logits_processors = [*(one for one in model.logits_processors or () if one != name), name]
@@ -52,14 +57,14 @@ class GuidedConfig(VerifyAndUpdateConfig):
 
 def _requests(vllm_config: Any) -> tuple[type[GuidedRequests], bool]:
     """What the engine's model runner takes for a logits processor, and whether its sampler tells what it has drawn."""
+    parallel = vllm_config.parallel_config
+    parallel.worker_cls = worker_name(parallel.worker_cls)
     if vllm_config.use_v2_model_runner:
         from .slots import GuidedSlots
 
         return GuidedSlots, True
     from .rows import GuidedRows
 
-    parallel = vllm_config.parallel_config
-    parallel.worker_cls = worker_name(parallel.worker_cls)
     return GuidedRows, is_telling(parallel.worker_cls)
 
 
@@ -98,6 +103,10 @@ def _refuse_settings(vllm_config: Any) -> None:
         "quantised weights": (
             model.quantization is not None,
             "one setting would hold for the base and the reward models alike; use unquantised models",
+        ),
+        "--scheduler-cls": (
+            vllm_config.scheduler_config.scheduler_cls not in (None, SCHEDULER),
+            "the scheduler ends requests whose logits hold NaN, which others draw from; leave it out",
         ),
         "prompts as embeddings": (
             model.enable_prompt_embeds,

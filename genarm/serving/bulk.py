@@ -77,6 +77,8 @@ class Answering:
 
 
 def _answer(output: Any) -> dict[str, Any]:
+    if output.finish_reason == "error":
+        return {"error": output.stop_reason or "vLLM ended the request with an error: its log says why"}
     return {
         "text": output.text,
         "tokens": list(output.token_ids),

@@ -140,7 +140,8 @@ class GenARMForCausalLM(nn.Module):
         if len(present) < len(logits):
             return None
         table.keep(present)
-        return combine(present, weights, self.vocab_size)
+        scores, table.status = combine(present, weights, self.vocab_size)
+        return scores
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Every model's weights, the base's first, as the loader reads one checkpoint after the other."""

@@ -2,15 +2,19 @@
 
 `genarm serve` names ``GuidedResponses`` as an ASGI middleware (vLLM's ``--middleware``), through which the server's own
 application can be reached. It touches no request. It stands before the two functions that make the logprobs of
-completions and of chats, streamed or not, and does nothing where a request did not ask for every model's; and before
-the list of models, where it writes the weights of requests that name none.
+completions and of chats, streamed or not, and does nothing where a request did not ask for every model's; before the
+list of models, where it writes the weights of requests that name none; and behind the engine, where a request that was
+ended because of a model's logits is answered with what was wrong with them, in place of vLLM's "Internal server error".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
+
+from vllm.exceptions import GenerationError
 
 from .model_logprobs import split
 from .settings import ASK, KEY, ServedGuidance
@@ -44,6 +48,7 @@ def tell(state: Any) -> None:
         handler = getattr(state, place, None)
         if handler is not None:
             setattr(handler, method, _telling(getattr(handler, method), guidance.names))
+    state.engine_client.generate = _explaining(state.engine_client.generate)
     models = state.openai_serving_models
     models.show_available_models = _naming(models.show_available_models, guidance)
 
@@ -58,6 +63,20 @@ def _telling(make: Callable[..., Any], rewards: Sequence[str]) -> Callable[..., 
         return logprobs
 
     return made
+
+
+def _explaining(generate: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]]:
+    """The engine's outputs, up to one that ended with an error which says its reason (scheduler.py): status 500."""
+
+    async def explained(*args: Any, **settings: Any) -> AsyncIterator[Any]:
+        async with aclosing(generate(*args, **settings)) as outputs:
+            async for output in outputs:
+                for one in output.outputs:
+                    if one.finish_reason == "error" and isinstance(one.stop_reason, str):
+                        raise GenerationError(one.stop_reason)
+                yield output
+
+    return explained
 
 
 def _naming(show: Callable[[], Awaitable[Any]], guidance: ServedGuidance) -> Callable[[], Awaitable[Any]]:

@@ -37,13 +37,18 @@ class GuidedState(DefaultModelState):
 
 
 class _TellingSampler:
-    """In everything but the call the sampler that it holds."""
+    """In everything but the call the sampler that it holds. Of NaN it says what the table knows of the rows."""
+
+    compute_nans = True
 
     def __init__(self, sampler: Any, table: StepTable) -> None:
+        sampler.compute_nans = False
         self._sampler, self._table = sampler, table
 
     def __call__(self, logits: torch.Tensor, input_batch: Any) -> Any:
-        return self._table.report(self._sampler(logits, input_batch))
+        output = self._table.report(self._sampler(logits, input_batch))
+        output.num_nans = self._table.status
+        return output
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)

@@ -27,10 +27,12 @@ class _Asking(NamedTuple):
 
 
 class StepTable:
-    """``used``: for each model, the base first, whether any row gives it a weight, or asks for what it says."""
+    """``used``: for each model, the base first, whether any row gives it a weight, or asks for what it says.
+    ``status`` [B] int32: of the rows that were combined last, what is wrong with them (combine.reason)."""
 
     def __init__(self, models: int, vocab_size: int, device: torch.device) -> None:
         self.used = [True] * models
+        self.status: Tensor | None = None
         self._vocab_size, self._place = vocab_size, device
         self._asking: _Asking | None = None
         self._logits: list[Tensor] = []

@@ -10,10 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import torch
-from served_cases import NAMES, PROMPTS, TOKENS, WEIGHTS, decoder, expected, extra
+from served_cases import BROKEN, NAMES, PROMPTS, TOKENS, WEIGHTS, decoder, expected, extra, make_broken_model
 from served_process import NAME, Server, serving
+
+
+@pytest.fixture(scope="module")
+def wide(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It breaks on one token, which costs no request that does not have it."""
+    return make_broken_model(wide, tmp_path_factory.mktemp("broken") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +147,21 @@ def test_a_malformed_request_is_answered_and_costs_nobody_else_anything(server: 
         other = pool.submit(server.complete, PROMPTS[0])
         assert 400 <= server.status("/v1/completions", body) < 500
         assert other.result().choices[0].text == server.complete(PROMPTS[0]).choices[0].text
+    assert server.status("/health") == 200
+
+
+def test_a_model_that_breaks_ends_the_request_by_name_and_no_other(server: Server, wide: Path) -> None:
+    prompt = [10, BROKEN, 20]
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(server.complete, PROMPTS[0]) for _ in range(4)]
+        for settings in ({}, {"stream": True}, {"logprobs": 1, "numbers": ASKED | {"weights.wide": 1.0}}):
+            with pytest.raises(openai.APIError, match="the logits of 'wide' hold NaN"):
+                list(server.complete(prompt, **settings))
+        (tokens,) = expected(wide, [prompt], WEIGHTS[1], TOKENS)
+        assert server.complete(prompt, numbers=extra(WEIGHTS[1])).choices[0].token_ids == tokens
+        assert len({other.result().choices[0].text for other in others}) == 1
+    body = {"model": NAME, "prompt": prompt, "max_tokens": 2}
+    assert server.status("/v1/completions", json.dumps(body).encode()) == 500
     assert server.status("/health") == 200
 
 

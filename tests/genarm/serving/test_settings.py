@@ -9,7 +9,7 @@ import torch
 
 from genarm.errors import InvalidArgumentError, UnsupportedModelError
 from genarm.serving import versions
-from genarm.serving.combine import combine
+from genarm.serving.combine import combine, mark, reason
 from genarm.serving.settings import ServedGuidance, ServedReward, hf_overrides
 
 GUIDANCE = ServedGuidance((ServedReward("art", "a", 1.0), ServedReward("risk.low", "b", 0.5)), beta=0.5)
@@ -72,6 +72,29 @@ def test_scores_are_weighted_sums_over_what_every_model_with_a_weight_knows() ->
     narrow = torch.tensor([[1.0, -inf, 1.0], [1.0, -inf, 1.0], [1.0, float("nan"), 1.0]])
     wide = torch.tensor([[1.0, 0.0, 0.0, 0.0, 9.0]] * 3, dtype=torch.bfloat16)
     weights = torch.tensor([[1.0, 2.0, 1.0], [2.0, -1.0, 0.0], [1.0, 0.0, 1.0]])
-    scores = combine({0: base, 1: narrow, 2: wide}, weights, 4)
+    scores, status = combine({0: base, 1: narrow, 2: wide}, weights, 4)
     expected = [[4.0, -inf, 5.0, -inf], [1.0, -inf, 5.0, -inf], [2.0, 2.0, 3.0, 4.0]]
-    assert scores.dtype == torch.float32 and scores.tolist() == expected
+    assert scores.dtype == torch.float32 and scores.tolist() == expected and not status.any()
+
+
+def test_a_row_that_cannot_be_decoded_says_why_and_leaves_the_others_alone() -> None:
+    inf, nan = float("inf"), float("nan")
+    fine = torch.arange(8.0).expand(6, 8)
+    broken, other = fine.clone(), fine.clone()
+    broken[1, 5], broken[2, 7], broken[3, 0] = nan, inf, nan
+    broken[4, ::2], other[4, 1::2] = -inf, -inf
+    other[3, 1] = inf
+    weights = torch.tensor([[1.0, 1.0, 1.0]] * 5 + [[1.0, 0.0, 1.0]])
+    broken[5] = nan
+    scores, found = combine({0: fine, 1: broken, 2: other}, weights, 8)
+    status = found.tolist()
+    assert status == [0, 2, 2, 6, 8, 0]
+    assert torch.equal(scores[0], 3 * fine[0]) and torch.equal(scores[5], 2 * fine[5])
+    assert not scores[1:5].any(), "there is something to draw from"
+    scores[:, 1] = -inf  # as where a token is banned
+    mark(scores, found)
+    assert scores.isnan().sum(1).tolist() == status and scores[0, 1] == -inf
+    names = ["base", "broken", "other"]
+    assert "row 1: the logits of 'broken' hold NaN or +inf" in reason("row 1", status[1], names)
+    assert "'broken' and 'other' hold" in reason("row 3", status[3], names)
+    assert "exclude every token" in reason("row 4", status[4], names)
