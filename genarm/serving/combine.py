@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..engine.loop import numerical_error
-
 
 def combine(logits: Mapping[int, Tensor], weights: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
     """Logits [B, V_m] by column of ``weights`` [B, M] float32 -> scores [B, vocab_size] float32, and a status per row
@@ -47,4 +45,8 @@ def reason(where: str, status: int, names: Sequence[str]) -> str:
     them for a row in which every id is excluded."""
     if status >> len(names):
         return f"{where}: the models together exclude every token: give one of them weight 0"
-    return str(numerical_error(where, names, status))
+    bad = [name for bit, name in enumerate(names) if status >> bit & 1]
+    return (
+        f"{where}: the logits of {' and '.join(map(repr, bad))} hold NaN or +inf: check that model's weights and dtype "
+        "(float16 overflows where bfloat16 does not)"
+    )
