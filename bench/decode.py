@@ -21,6 +21,8 @@ from bench.measure import DEVICE, GPU
 from bench.step_counts import Launches, launches, per_step
 from genarm.cli.bench import rotate
 from genarm.errors import CacheMemoryError
+from genarm.models.fused.native import steps_in_c
+from genarm.models.fused.prefixes import SHORTEST
 
 WARMUP_TOKENS, COMPILED_WARMUPS = 3, 3
 
@@ -119,11 +121,19 @@ def floors(models: Family, case: Case) -> dict[Contender, StepBytes]:
     """Bytes of each contender's step, at the mean context of the steps."""
     context = case.context + case.tokens / 2
     separate = case.rewards == "separate"
-    once = (case.prompts, case.context - 1)  # by reward models that sleep on the prompt but its last token
     return {
-        one: step_bytes(models, one.K, separate, case.batch, context, once if one.way == ACTIVATED else (0, 0))
+        one: step_bytes(models, one.K, separate, case.batch, context, _held_once(one, case, models.base.dtype))
         for one in case.contenders
     }
+
+
+def _held_once(contender: Contender, case: Case, dtype: torch.dtype) -> tuple[int, int]:
+    """How many prompts of how many tokens a contender reads once for several rows."""
+    if contender.way == ACTIVATED:  # but the last token
+        return case.prompts, case.context - 1
+    if contender.way in OF_ONE_PROMPT and case.context >= SHORTEST and steps_in_c(dtype, torch.device(DEVICE)):
+        return contender.K + 1, case.context
+    return 0, 0
 
 
 def build(models: Family, case: Case, backend: str = "inductor") -> dict[Contender, Decode]:

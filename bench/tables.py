@@ -2,6 +2,7 @@
 
     python -m bench.tables out/device/decode.json      # or sampling, logprobs, speculation
     python -m bench.tables floors                      # what guidance must cost, from the bytes alone
+    python -m bench.tables floors docs/activated.md    # the part on prompts that are held once, into the page
     python -m bench.tables out/device/speculation.json docs/speculation.md     # into the page, between its markers
 
 A column that no row has a figure for is left out, and so are cases that only show that everything runs.
@@ -48,8 +49,6 @@ WAYS = {
     "liger": "Liger, a grad a token",
     "liger-sum": "Liger, a sum",
 }
-FLOOR_SHAPES = ((1, 128), (1, 1024), (1, 3072), (1, 16384), (16, 3072), (64, 3072))
-MOST = 3  # reward models
 
 
 def read(path: Path, *suites: str) -> Row:
@@ -218,23 +217,29 @@ def table(path: Path) -> str:
 
 def floors() -> str:
     """The bytes of a step with K reward models over those of a plain one."""
-    from bench.decode_models import MODELS, shapes_only, step_bytes
+    from bench.floors import own_prompts
 
-    lines = []
-    for name in MODELS:
-        models = shapes_only(name, MOST)
-        for batch, context in FLOOR_SHAPES:
-            plain, *guided = (step_bytes(models, K, False, batch, context).total for K in range(MOST + 1))
-            ratios = [f"{total / plain:.3f}" for total in guided]
-            lines.append([name, str(batch), f"{context:,}", f"{plain / 1e9:.2f}", *ratios])
-    return markdown(["model", "B", "context", "plain, GB", "K = 1", "K = 2", "K = 3"], lines) + "\n"
+    return markdown(["model", "B", "context", "plain, GB", "K = 1", "K = 2", "K = 3"], own_prompts()) + "\n"
+
+
+def held_once() -> str:
+    """The same for answers to one prompt, of rows with copies and of rows that have it in common."""
+    from bench.floors import held_once
+
+    kinds = ("copies", "ordinary", "activated")
+    head = ["answers", "prompt", "K", *(f"cache, GB: {kind}" for kind in kinds), *(f"step: {kind}" for kind in kinds)]
+    return markdown(head, held_once()) + "\n"
+
+
+def _main(source: str, page: str = "") -> None:
+    made = {"floors": held_once()} if source == "floors" else {"measured": table(Path(source))}
+    if page:
+        write(Path(page), made)
+    else:
+        sys.stdout.write("\n".join([floors()] * (source == "floors") + list(made.values())))
 
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    made = floors() if sys.argv[1] == "floors" else table(Path(sys.argv[1]))
-    if len(sys.argv) == 3:
-        write(Path(sys.argv[2]), {"measured": made})
-    else:
-        sys.stdout.write(made)
+    _main(*sys.argv[1:])

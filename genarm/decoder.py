@@ -44,7 +44,8 @@ class GuidedDecoder(Described):
         tokenizer: the base's tokenizer, which texts are read and written with, and which is compared with those found
             beside reward models. Not needed to decode ids.
         max_batch_size: sequences decoded at once; larger batches run in chunks with the same result. "auto" takes as
-            many as fit the free memory at ``max_length`` tokens each. None sets no limit: a call is one chunk.
+            many as fit the free memory at ``max_length`` tokens each, and more where prompts are held once and these
+            fit. None sets no limit: a call is one chunk.
         max_length: prompt plus new tokens, at most; lowered to what tables of positions have. None: those alone.
         engine: "auto" decodes with the fused decoder and CUDA graphs wherever they apply; "eager" without graphs; "hf"
             with transformers' own forward pass.

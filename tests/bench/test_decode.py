@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -36,6 +37,7 @@ from bench.decode_models import (
     weight_bytes,
 )
 from bench.decode_peers import Ours
+from bench.page import stale
 from genarm.models.fused import session
 
 CPU = torch.device("cpu")
@@ -137,6 +139,15 @@ def test_models_have_the_sizes_and_the_byte_floor_of_the_real_ones() -> None:
     floors = {(row[1], row[2]): [float(value) for value in row[4:]] for row in rows}
     assert floors["1", "1,024"] == [1.014, 1.029, 1.043]
     assert floors["1", "3,072"] == [1.032, 1.063, 1.095]
+
+
+def test_the_page_has_the_floors_of_prompts_held_once() -> None:
+    """At K = 3 on 16,384 tokens: what ordinary reward models cost, activated ones, and 16 answers with copies."""
+    made = tables.held_once()
+    assert stale(Path(__file__).parents[2] / "docs/activated.md", {"floors": made}) == []
+    steps = {tuple(row.strip("| ").split(" | ")[:3]): row.strip("| ").split(" | ")[6:] for row in made.splitlines()}
+    assert steps["1", "16,384", "3"] == ["1.393", "1.393", "1.018"]
+    assert steps["16", "16,384", "3"] == ["8.823", "1.431", "1.061"]
 
 
 def test_the_byte_floor_adds_up() -> None:
