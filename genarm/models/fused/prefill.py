@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
 
 from .attention import Span
+
+ID_BYTES = 8  # of a token's id, int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,11 @@ class Chunk:
             start = stop
 
 
-def token_lists(prompts: Sequence[Tensor]) -> list[tuple[int, ...]]:
-    """The ids of prompts, 1-D int64; one wait for their device."""
-    ids = iter(torch.cat(list(prompts)).tolist())
-    return [tuple(next(ids) for _ in range(len(prompt))) for prompt in prompts]
+def id_bytes(prompts: Sequence[Tensor]) -> list[bytes]:
+    """The ids of prompts, 1-D int64, as they lie in memory; one wait for their device."""
+    held = memoryview(torch.cat(list(prompts)).cpu().numpy().tobytes())
+    ends = list(accumulate(len(prompt) * ID_BYTES for prompt in prompts))
+    return [bytes(held[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def distinct(prompts: Sequence[Tensor], readers: Sequence[int] | None = None) -> list[int]:
@@ -53,8 +56,8 @@ def distinct(prompts: Sequence[Tensor], readers: Sequence[int] | None = None) ->
 
     ``readers``: rows with different ones are never the same, whatever they hold.
     """
-    first: dict[tuple[int, tuple[int, ...]], int] = {}
-    keys = zip(readers or [0] * len(prompts), token_lists(prompts), strict=True)
+    first: dict[tuple[int, bytes], int] = {}
+    keys = zip(readers or [0] * len(prompts), id_bytes(prompts), strict=True)
     return [first.setdefault(key, row) for row, key in enumerate(keys)]
 
 

@@ -13,8 +13,8 @@ from ..activation import Activation
 
 # Tokens of a prompt from which on rows that share it take no longer than rows that hold copies.
 SHORTEST = 64
-# The adapter that reads what rows begin with, −1 for none, and its ids.
-Key = tuple[int, tuple[int, ...]]
+# The adapter that reads what rows begin with, −1 for none, and its ids as they lie in memory.
+Key = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def room_for(
     others' are the base's.
     """
     own = max(
-        1 if activation is None else activation.awake(prompt.tolist())
+        1 if activation is None else activation.awake(memoryview(prompt.numpy().tobytes()).cast("q"))
         for texts, activation in zip(prompts, activations, strict=True)
         for prompt in texts
     )

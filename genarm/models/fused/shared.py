@@ -24,7 +24,7 @@ from ..backbone import checked_lengths, copied_rows, origins
 from .attention import Span, prefill_attention
 from .native import native_step
 from .network import Network
-from .prefill import Unique, chunks, token_lists
+from .prefill import ID_BYTES, Unique, chunks, id_bytes
 from .prefixes import Key, PrefixBook, Room
 from .session import CHUNK_TOKENS, MOST_TOKENS, FusedSession, OfBackbone, buffers
 from .slots import RowSlots
@@ -108,25 +108,25 @@ class SharedSession(FusedSession):
         places = range(self.batch) if rows is None else rows
         slots = [stream * self.batch + row for stream in range(self.streams) for row in places]
         texts = [prompt for own in prompts for prompt in own]
-        ids = token_lists(texts)
+        ids = id_bytes(texts)
         awake = [self._awake(slot, own) for slot, own in zip(slots, ids, strict=True)]
-        starts = [len(own) - count for own, count in zip(ids, awake, strict=True)]
+        starts = [len(text) - count for text, count in zip(texts, awake, strict=True)]
         if rows is not None:
             self._clear(slots)
         with torch.autocast(self._lengths.device.type, enabled=False):
-            keys = [(self._asleep(slot), own[:-1]) for slot, own in zip(slots, ids, strict=True)]
+            keys = [(self._asleep(slot), own[:-ID_BYTES]) for slot, own in zip(slots, ids, strict=True)]
             self._begin(slots, keys, texts, starts, rows is None)
             if rows is None and len(set(awake)) == 1 and awake[0] <= MOST_TOKENS:
                 logits = self._end_as_step(texts, starts, awake[0])
             else:
                 logits = self._end(slots, texts, starts)
-        self._note_prompts(slots, [len(own) for own in ids])
+        self._note_prompts(slots, [len(text) for text in texts])
         return logits
 
-    def _awake(self, slot: int, ids: tuple[int, ...]) -> int:
+    def _awake(self, slot: int, ids: bytes) -> int:
         """Of the tokens of a prompt, how many the row reads itself."""
         activation = self._activations[slot // self.batch]
-        return 1 if activation is None else activation.awake(ids)
+        return 1 if activation is None else activation.awake(memoryview(ids).cast("q"))
 
     def _asleep(self, slot: int) -> int:
         """The adapter that reads what comes before those, −1 for none."""
@@ -147,7 +147,7 @@ class SharedSession(FusedSession):
         for place, (owner, _) in fresh.items():
             owners[place] = owner
         text_of = dict(zip(keys, texts, strict=True))
-        read = [text_of[key][: len(key[1])] for key in fresh.values()]
+        read = [text_of[key][: len(key[1]) // ID_BYTES] for key in fresh.values()]
         see = partial(self._see, self._prefix_keys_and_values)
         parts = chunks(Unique(read, list(fresh), []), CHUNK_TOKENS)
         ends = [end for chunk in parts for end in self._read(chunk, self._prompt_network, owners, see)]

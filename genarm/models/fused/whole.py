@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .prefill import token_lists
+from .prefill import id_bytes
 from .shared import SharedSession
 
 
@@ -28,8 +28,8 @@ class WholePromptSession(SharedSession):
         places = range(self.batch) if rows is None else rows
         slots = [stream * self.batch + row for stream in range(self.streams) for row in places]
         texts = [prompt for own in prompts for prompt in own]
-        ids = token_lists(texts)
-        lengths = [len(own) for own in ids]
+        ids = id_bytes(texts)
+        lengths = [len(text) for text in texts]
         if rows is not None:
             self._clear(slots)
         with torch.autocast(self._lengths.device.type, enabled=False):
