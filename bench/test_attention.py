@@ -11,6 +11,9 @@ the device. Without a GPU it measures the CPU paths at small shapes.
 - sdpa, mask: what a static cache makes of it: the whole of a cache just long enough under a mask, key heads repeated
 - flash-attn: flash_attn_with_kvcache, in the same cache as ours
 - matmuls (CPU): two batched matmuls on the live part, float32 softmax
+
+`test_shared_attention` times rows that have one prefix and TAIL tokens each behind it: shared_attention ("shared"), and
+decode_attention where every row holds all of it itself ("apart"). `bytes` are those of the prefix once and the tails.
 """
 
 import itertools
@@ -27,13 +30,14 @@ from bench import measure
 from bench.measure import DEVICE, GPU
 from genarm.models.fused.attention import _flash_takes
 from genarm.models.fused.attention import decode_attention as attend
-from genarm_kernels import decode_attention, reference
+from genarm_kernels import decode_attention, new_sharing, reference, shared_attention
 
 DTYPE = torch.bfloat16
 H, H_KV, D = (32, 8, 128) if GPU else (16, 4, 64)
 LENGTHS = (1024, 4096, 16384, 32768) if GPU else (256, 1024)
 ROWS = (1, 4, 16, 32) if GPU else (1, 2, 4, 8)
 SCALE = D**-0.5
+TAIL = 64
 
 
 @dataclass(frozen=True)
@@ -122,3 +126,35 @@ def test_attention(benchmark, R: int, T: int, way: str) -> None:
     )
     calls = [partial(WAYS[way], step) for step in steps]
     measure.time_calls(benchmark, calls, size, lambda outs: check(outs[0], steps[0]))
+
+
+def make_shared(R: int, length: int) -> tuple[Step, Callable[[], Tensor]]:
+    """Rows that hold a prefix of ``length`` and TAIL tokens themselves, and the call for those that share it."""
+    step = make_step(R, length + TAIL)
+    for cache in (step.keys, step.values):
+        cache[1:, :length] = cache[:1, :length]
+    tails = [
+        cache[:, length : length + TAIL].transpose(1, 2).contiguous().transpose(1, 2)
+        for cache in (step.keys, step.values)
+    ]
+    prefix = [cache[:1, :length].transpose(1, 2).contiguous().transpose(1, 2) for cache in (step.keys, step.values)]
+    sharing = new_sharing(R, 1, DEVICE)
+    sharing.lengths.fill_(length)
+    sharing.extents.fill_(length)
+    return step, partial(shared_attention, step.query, *tails, step.lengths, *prefix, sharing, SCALE)
+
+
+@pytest.mark.benchmark(timer=measure.CLOCK)
+@pytest.mark.parametrize("way", ["shared", "apart"])
+@pytest.mark.parametrize(("R", "T"), [*itertools.product(ROWS, LENGTHS[:3])])
+def test_shared_attention(benchmark, R: int, T: int, way: str) -> None:
+    torch.manual_seed(0)
+    size = 2 * (T + R * TAIL) * H_KV * D * DTYPE.itemsize
+    if R * T > 2**18:
+        pytest.skip("NOT MEASURED: rows that hold all of it themselves would not fit in rotation")
+    made = [make_shared(R, T) for _ in range(measure.rotation(size).sets)]
+    benchmark.extra_info.update(
+        {"way": way, "rows": R, "length": T, "heads": [H, H_KV, D], "dtype": str(DTYPE).removeprefix("torch.")}
+    )
+    calls = [call if way == "shared" else partial(ours, step) for step, call in made]
+    measure.time_calls(benchmark, calls, size, lambda outs: check(outs[0], made[0][0]))
