@@ -14,7 +14,7 @@ VLLM ?= 0.32.0
 SERVING = $(VENV)-serving-$(VLLM)
 SERVED = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(SERVING)/bin/python
 INTERPRETED = VLLM_USE_V2_MODEL_RUNNER=1 PYTHONPATH=$(CURDIR)/tests/serving/interpreted
-RUNNER_V2 := tests/serving/test_engine.py tests/serving/test_model_logprobs.py tests/serving/test_parallel.py
+RUNNER_V2 := $(patsubst %,tests/serving/test_%.py,engine failures model_logprobs parallel)
 
 .PHONY: demo test compare coverage mutants bench bench-decode bench-speculation roofline kernels-gate kernels-record kernels-report \
 	kernels-tables lint types docs test-lowest test-play test-serving clean

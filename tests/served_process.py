@@ -25,7 +25,7 @@ NAME = "base+art+risk+wide"
 class Server:
     """A running `genarm serve` and the clients that talk to it."""
 
-    def __init__(self, wide: Path, log: Path) -> None:
+    def __init__(self, wide: Path, log: Path, *rest: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -33,7 +33,15 @@ class Server:
         rewards = [f"art:{WEIGHTS[0]['art']}", f"risk:{WEIGHTS[0]['risk']}", f"wide={wide}:{WEIGHTS[0]['wide']}"]
         line = [sys.executable, "-m", "genarm", "serve", *(part for one in rewards for part in ("--reward", one))]
         line += ["--port", str(self.port), "--", "--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
-        line += ["--max-model-len", "256", "--max-num-seqs", "64", "--chat-template", "{{ messages[0]['content'] }}"]
+        line += [
+            "--max-model-len",
+            "256",
+            "--max-num-seqs",
+            "64",
+            "--chat-template",
+            "{{ messages[0]['content'] }}",
+            *rest,
+        ]
         told: dict[str, Any] = {"stderr": subprocess.STDOUT, "env": dict(os.environ), "start_new_session": True}
         with log.open("w") as stream:
             self.process = subprocess.Popen(line, stdout=stream, **told)
@@ -63,11 +71,15 @@ class Server:
         told = {"temperature": 0.0, "extra_body": asked, **settings}
         return self.client.completions.create(model=NAME, prompt=prompt, max_tokens=tokens, **told)
 
-    def running(self) -> float:
-        """The requests that are being decoded, as the server's metrics say."""
+    def metric(self, name: str) -> list[float]:
+        """What the server's metrics say, a number per engine."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running{"))
+        return [float(line.split()[-1]) for line in lines if line.startswith(f"vllm:{name}{{")]
+
+    def running(self) -> float:
+        """The requests that are being decoded."""
+        return sum(self.metric("num_requests_running"))
 
     def settle(self, seconds: float = 30.0) -> None:
         """Wait until nothing is being decoded."""
@@ -78,9 +90,9 @@ class Server:
 
 
 @contextmanager
-def serving(wide: Path, folder: Path) -> Iterator[Server]:
-    """A server that answers by now; its output goes to a log in the folder."""
-    running = Server(wide, folder / "log")
+def serving(wide: Path, folder: Path, *rest: str) -> Iterator[Server]:
+    """A server that answers by now; its output goes to a log in the folder. ``rest``: more arguments of vLLM's."""
+    running = Server(wide, folder / "log", *rest)
     try:
         running.wait()
         yield running

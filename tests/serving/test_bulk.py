@@ -86,7 +86,10 @@ def engines(title: bytes = ENGINE) -> set[int]:
 
 def is_on(node: Any, engine: int) -> bool:
     machine = node.all_processes["raylet"][0].process.pid
-    return f"PPid:\t{machine}\n" in Path(f"/proc/{engine}/status").read_text()
+    try:
+        return f"PPid:\t{machine}\n" in Path(f"/proc/{engine}/status").read_text()
+    except OSError:  # it has gone
+        return False
 
 
 def caught_decoding(node: Any) -> int | None:
