@@ -123,11 +123,14 @@ static void attend_heads(const attention *a, const party *p, int64_t first, int6
         score(queries + v * D, run, own[v], D, scores + v, common, &own_values);
     }
     soften_all(count, scores, counts, out, &values);
-    gather(count, (gathering){scores, 0, D, p->common, out, 0, next});
+    stretch even = {p->common.keys, p->common.values, common - common % PAIR};
+    const operand *weights = (const operand *)scores[0];
+    const element *before = common % PAIR ? p->common.values + (common - 1) * D : 0;
+    gather(count, (gathering){weights, 0, D, even, 0, out, 0, next});
     for (int64_t v = 0, run; v < count; v += run) {
         run = least(count - v, G - (first + v) % G);
-        if (own[v].count)
-            gather(run, (gathering){scores + v, common, D, own[v], out + v, 1, next});
+        if (own[v].count || before)
+            gather(run, (gathering){weights + v * WEIGHTS, common, D, own[v], before, out + v, 1, next});
     }
 }
 

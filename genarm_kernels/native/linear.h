@@ -15,6 +15,7 @@
 #else
 #define COLUMNS 3           /* of 16 they have 12 */
 #endif
+#define LATER 4             /* tiles of columns between a weight's way into the second cache and its use */
 #define COLUMN_BLOCK 12     /* whose weights stay in the cache while every row passes */
 #define ROW_BYTES (1 << 20) /* of operands that stay there */
 
@@ -62,6 +63,7 @@ INLINE void dot(const int R, const int C, const operand *x, int64_t x_stride, co
         for (int c = 0; c < C; c++) {
             weights column = load_weights(w + c * w_stride + k);
             __builtin_prefetch(w + (c + C) * w_stride + k);
+            __builtin_prefetch(w + (c + LATER * C) * w_stride + k, 0, 2);
             for (int r = 0; r < R; r++)
                 accumulated[r][c] = multiply(accumulated[r][c], x + r * x_stride + k, column);
         }

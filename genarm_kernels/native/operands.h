@@ -135,6 +135,15 @@ INLINE weights load_weights(const element *from)
 
 #ifdef EMULATE_DOT
 
+INLINE floats put_weights(operand *to, floats values)
+{
+    float wide[8];
+    put_eight(to, values);
+    for (int i = 0; i < 8; i++)
+        wide[i] = widen(to[i]);
+    return load_floats(wide);
+}
+
 INLINE floats flushed(floats values)
 {
     const ints sign = (ints)all(-0.0f);
@@ -170,6 +179,14 @@ INLINE lanes dot_pairs(lanes total, weights x, weights w)
 /* One instruction. Written with memcpy it would go through memory, and wait there for its two halves. */
 INLINE weights load_sixteen(const element *from) { return (weights)_mm512_maskz_loadu_epi16(0xffff, from); }
 
+/* Eight in plain order become operands, rounded as put_eight does what is not denormal; their values. */
+INLINE floats put_weights(operand *to, floats values)
+{
+    __m128i narrow = (__m128i)_mm256_cvtneps_pbh((__m256)values);
+    _mm_storeu_si128((__m128i *)to, narrow);
+    return (floats)((words)_mm256_cvtepu16_epi32(narrow) << 16);
+}
+
 INLINE lanes dot_pairs(lanes total, weights x, weights w)
 {
     return (lanes)_mm512_dpbf16_ps((__m512)total, (__m512bh)x, (__m512bh)w);
@@ -201,6 +218,12 @@ typedef float operand;
 
 INLINE operand to_operand(float value) { return value; }
 INLINE float from_operand(operand value) { return value; }
+
+INLINE floats put_weights(operand *to, floats values)
+{
+    store_floats(to, values);
+    return values;
+}
 
 #ifdef WIDE
 

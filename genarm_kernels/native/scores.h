@@ -1,7 +1,7 @@
 /* Scores: the products of query heads with the keys of positions that follow each other.
 
-   With AVX-512 and many query heads, sixteen keys are turned so that a vector has one place of each: a score is then a lane,
-   and none are added up within a vector, which takes longer than their products. Sums keep the order of linear.h. */
+   With AVX-512 sixteen keys are turned so that a vector has one place of each: a score is then a lane, and none are added up
+   within a vector, which takes longer than their products. */
 
 #pragma once
 
@@ -43,49 +43,30 @@ INLINE void turn_square(const wide_words *rows, wide_words *to)
         }
 }
 
-/* The sums of one place, and of that eight places on, over sixteen turned keys, added; of Q query heads. */
-INLINE void sum_places(const int Q, const operand *queries, int64_t D, const wide_words *keys, lanes *sums)
-{
-    lanes one[ROWS] = {}, other[ROWS] = {};
-    for (int64_t k = 0; k < D; k += STEP) {
-        wide_words near = keys[k / STEP * 16], far = keys[k / STEP * 16 + 8];
-        for (int q = 0; q < Q; q++) {
-            one[q] = multiply_all(one[q], queries + q * D + k, near);
-            other[q] = multiply_all(other[q], queries + q * D + k + STEP / 2, far);
-        }
-    }
-    for (int q = 0; q < Q; q++)
-        sums[q] = one[q] + other[q];
-}
-
-/* Q query heads [D] times sixteen turned keys; out Q times [16], SCORES apart. Lanes i and i + 8 are added first, then
-   neighbours, as "folded" and "sums" do. */
+/* Q query heads [D] times sixteen turned keys; out Q times [16], SCORES apart. */
 INLINE void score_turned(const int Q, const operand *queries, int64_t D, const wide_words *keys, float *out)
 {
-    lanes sums[ROWS], single[ROWS], twice[ROWS], half[ROWS];
+    lanes one[ROWS] = {}, other[ROWS] = {};
+    for (int64_t k = 0; k < D; k += STEP, keys += 16)
 #pragma GCC unroll 8
-    for (int lane = 0; lane < 8; lane++) {
-        sum_places(Q, queries + lane * (STEP / 16), D, keys + lane, sums);
-        for (int q = 0; q < Q; q++)
-            if (!(lane & 1))
-                single[q] = sums[q];
-            else if (!(lane & 2))
-                twice[q] = single[q] + sums[q];
-            else if (!(lane & 4))
-                half[q] = twice[q] + (single[q] + sums[q]);
-            else
-                store_lanes(out + q * SCORES, half[q] + (twice[q] + (single[q] + sums[q])));
-    }
+        for (int word = 0; word < 8; word++)
+            for (int q = 0; q < Q; q++) {
+                const operand *x = queries + q * D + k + word * (STEP / 16);
+                one[q] = multiply_all(one[q], x, keys[word]);
+                other[q] = multiply_all(other[q], x + STEP / 2, keys[word + 8]);
+            }
+    for (int q = 0; q < Q; q++)
+        store_lanes(out + q * SCORES, one[q] + other[q]);
 }
 
-/* The scores of sixteen positions, whose keys are ``from`` [16, D]. */
-INLINE void score_sixteen(const operand *queries, int64_t count, const element *from, int64_t D, float *out)
+/* The scores of sixteen positions, of which the first ``there`` have keys, ``from`` [there, D]; the others are 0. */
+INLINE void score_sixteen(const operand *queries, int64_t count, const element *from, int64_t there, int64_t D, float *out)
 {
     wide_words keys[D / STEP * 16];
     for (int64_t k = 0; k < D; k += STEP) {
         wide_words rows[16];
         for (int i = 0; i < 16; i++)
-            rows[i] = (wide_words)load_weights(from + i * D + k);
+            rows[i] = i < there ? (wide_words)load_weights(from + i * D + k) : (wide_words){};
         turn_square(rows, keys + k / STEP * 16);
     }
     for (int64_t q = 0; q < count; q += ROWS)
@@ -121,19 +102,25 @@ INLINE void fetch_keys(const element *keys, int64_t positions, int64_t D)
         __builtin_prefetch(keys + AHEAD * D + ahead);
 }
 
-/* scores [count, SCORES] from place ``from`` on, as many as the stretch has positions, of operands [count, D]. Few query
-   heads are soon done: values come meanwhile. With many there is time for them later. */
+/* scores [count, SCORES] from place ``from`` on, as many as the stretch has positions, of operands [count, D]. Up to 15 places
+   behind them are written over. Few query heads are soon done: values come meanwhile. With many there is time for them later. */
 static void score(const operand *queries, int64_t count, stretch s, int64_t D, float (*scores)[SCORES], int64_t from,
                   stream *values)
 {
-    int64_t t = 0;
 #ifdef WIDE
-    for (; count > ROWS && D % STEP == 0 && t + 16 <= s.count; t += 16) {
+    for (int64_t t = 0; D % STEP == 0 && t < s.count; t += 16) {
         fetch_keys(s.keys + t * D, 16, D);
-        score_sixteen(queries, count, s.keys + t * D, D, scores[0] + from + t);
+        if (count <= ROWS)
+            fetch(values, 16 * D * sizeof(element) / 64 + 1);
+        if (t + 16 <= s.count)
+            score_sixteen(queries, count, s.keys + t * D, 16, D, scores[0] + from + t);
+        else
+            score_sixteen(queries, count, s.keys + t * D, s.count - t, D, scores[0] + from + t);
     }
+    if (D % STEP == 0)
+        return;
 #endif
-    for (; t < s.count; t += COLUMNS) {
+    for (int64_t t = 0; t < s.count; t += COLUMNS) {
         float some[ROWS][COLUMNS];
         int64_t width = least(COLUMNS, s.count - t);
         fetch_keys(s.keys + t * D, COLUMNS, D);

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
-from typing import Any
 
 import pytest
 import torch
+from emulated_kernels import DEFINES, emulate
 from mutations import assert_killed
 from native_cases import SHAPES, Shape, Step, check_a_step, check_exact, edited_source, make_step
 from torch import Tensor
@@ -18,21 +17,8 @@ from genarm_kernels.native.decode import DecodeStep
 from genarm_kernels.native.trial import HEADS, Trial
 
 DTYPES = (torch.float32, torch.bfloat16)
-DEFINES = dict(library.DEFINES)
 PRODUCTS = ((1, 1, 1), (2, 2, 15), (3, 5, 16), (4, 13, 33), (5, 40, 48), (9, 25, 100), (4, 12, 1024), (63, 75, 131))
 pytestmark = pytest.mark.usefixtures("native_path")
-
-
-@cache
-def built(dtype: torch.dtype, flag: str) -> Any:
-    """Compiled quickly: with one order of every sum, optimising changes no bit."""
-    return library._load(compiler.compiled((*DEFINES[dtype], flag, "-O1")))
-
-
-def emulate(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
-    """The kernels as a processor with other instructions has them."""
-    monkeypatch.setattr(library, "DEFINES", {dtype: (*defines, flag) for dtype, defines in DEFINES.items()})
-    monkeypatch.setattr(library, "_library", lambda dtype: built(dtype, flag))
 
 
 @pytest.fixture(params=[(torch.bfloat16, "-DEMULATE_DOT"), *((dtype, "-DEMULATE_WIDE") for dtype in DTYPES)], ids=str)

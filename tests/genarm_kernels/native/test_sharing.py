@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from emulated_kernels import emulate
 from mutations import assert_killed
 from native_cases import TOLERANCE, Shape, Step, before_tokens, edited_source, true_tokens
 from torch import Tensor
@@ -48,6 +49,14 @@ CASES = {
         Shape((6, 7, 8, 9, 10), H=42, D=10, heads=9, kv_heads=1, mlp=37), (0, 0, 0, 0, 0), (5, 5, 5, 5, 5)
     ),
     "as many key heads as heads": Shared(Shape((40, 33, 35), heads=2, kv_heads=2, D=32), (0, 0, 0), (32, 32, 32)),
+    "odd numbers of positions, whose values are summed in twos": Shared(
+        Shape((40, 37, 41, 40, 33, 35, 6), heads=4, kv_heads=2, D=32, windows=(0, 9)),
+        (0, 0, 0, 1, 1, 1, 1),
+        (33, 33, 21, 32, 32, 7, 5),
+    ),
+    "odd numbers in the second chunk, and columns by sixteen": Shared(
+        Shape((540, 531, 700), D=48, heads=2, kv_heads=1, windows=(150, 0)), (0, 0, 0), (525, 525, 526)
+    ),
     "nineteen rows": Shared(Shape((6,) * 19, (0,) * 19, 1), (1,) * 19, (4,) * 19),
 }  # fmt: skip
 
@@ -102,6 +111,10 @@ def test_rows_that_share_have_the_bits_of_rows_that_do_not(case: Shared, dtype: 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_rows_that_share_are_the_oracle_s(case: Shared, dtype: torch.dtype) -> None:
+    check_the_oracle(case, dtype)
+
+
+def check_the_oracle(case: Shared, dtype: torch.dtype) -> None:
     whole, shared, embedded = both(case, dtype, 4)
     expected, _ = true_tokens(whole, embedded)
     error = (shared.append(embedded, (4,)).double() - expected).abs().amax() / expected.abs().amax()
@@ -150,6 +163,26 @@ def test_what_a_row_does_not_see_of_a_prefix_is_not_read_for_it() -> None:
     assert bool(hidden[[0, 2]].isnan().all())
 
 
+def check_the_twos() -> None:
+    """The oracle too: what is left out is left out by both."""
+    check_cases_in_twos()
+    for name, case in CASES.items():
+        if name.startswith("odd"):
+            check_the_oracle(case, torch.bfloat16)
+
+
+def check_cases_in_twos() -> None:
+    for case in CASES.values():
+        check_same_bits(case, torch.bfloat16, (1,) * 4)
+        check_same_bits(case, torch.bfloat16, (4,))
+
+
+@pytest.mark.parametrize("flag", ["-DEMULATE_DOT", "-DEMULATE_WIDE"])
+def test_so_it_is_with_the_instructions_of_other_processors(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulate(monkeypatch, flag)
+    check_cases_in_twos()
+
+
 # name: source, what stands there once, what is put in its place
 MUTANTS = {
     "stored a place early": (
@@ -179,7 +212,8 @@ MUTANTS = {
     "values behind the border written over": ("chunk.h", "sums[q] = g->on ? arrange(", "sums[q] = 0 ? arrange("),
     "a rest of values behind the border written over": ("chunk.h", "g.on ? g.out[q][2 + d] : 0.0f", "0.0f"),
     "weights behind the border from the chunk's first on": (
-        "chunk.h", "floats weight = all(g->weights[q][g->from + t]);", "floats weight = all(g->weights[q][t]);",
+        "chunk.h", "all(from_operand(g->weights[q * WEIGHTS + g->from + t]))",
+        "all(from_operand(g->weights[q * WEIGHTS + t]))",
     ),
     "a second pass with the first one's heads": ("attention.h", "(first + v) % G, place", "v % G, place"),
     "a second pass left out": ("attention.h", "int64_t vectors = p->count * ", "int64_t vectors = !!p->count * "),
@@ -190,3 +224,28 @@ MUTANTS = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_of_the_prefixes_is_killed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_killed(monkeypatch, edited_source(*MUTANTS[name]), check_cases)
+
+
+# Of sums in twos, which AVX512-BF16 has: the same.
+TWOS = {
+    "a last odd position left out": ("attention.h", "if (own[v].count || before)", "if (own[v].count)"),
+    "the odd one with the next one's weight": (
+        "chunk.h", "g->weights + g->from - 1, g->before + d", "g->weights + g->from, g->before + d",
+    ),
+    "the one beside the odd one twice": ("chunk.h", "values : 0, sums), t = 1;", "values : 0, sums), t = 0;"),
+    "the one beside the odd one left out": ("chunk.h", "g->s.count ? values : 0, sums)", "0, sums)"),
+    "the odd one left out of columns by sixteen": (
+        "chunk.h", "{ return PAIR > 1 && g->before ? -1 : 0; }", "{ return 0; }",
+    ),
+    "a lone last one left out": ("chunk.h", "    if (t < g->s.count)\n        add_two", "    if (0)\n        add_two"),
+    "odd columns of one position, even ones of the next": (
+        "chunk.h", "(near >> 16) | (far & 0xffff0000u)", "(near >> 16) | (far << 16)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.mutants
+@pytest.mark.parametrize("name", TWOS)
+def test_a_mutant_of_the_sums_in_twos_is_killed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulate(monkeypatch, "-DEMULATE_DOT")
+    assert_killed(monkeypatch, edited_source(*TWOS[name]), check_the_twos)
