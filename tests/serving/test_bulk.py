@@ -121,14 +121,21 @@ def test_a_machine_that_is_lost_costs_no_row_and_doubles_none(cluster: Any, rows
     output = tmp_path / "texts.jsonl"
     process = start(cluster, rows, output)
     lost = next(node for node in cluster.list_all_nodes() if not node.is_head())
-    # The other's engine waits with its rows meanwhile: it might be through with all of them before this one is loaded.
-    other = wait(lambda: caught_decoding(cluster.head_node), process)
-    engine = wait(lambda: caught_decoding(lost), process)
-    os.kill(other, signal.SIGCONT)
+    # Whichever is loaded first waits with its rows for the other: it might be through with all of them before.
+    caught: dict[Any, int] = {}
+
+    def both() -> bool:
+        for node in (lost, cluster.head_node):
+            if node not in caught and (engine := caught_decoding(node)):
+                caught[node] = engine
+        return len(caught) == 2
+
+    wait(both, process)
+    os.kill(caught[cluster.head_node], signal.SIGCONT)
     assert len(lines(output)) < len(lines(rows)), "the run was over before the machine was lost"
     cluster.remove_node(lost, allow_graceful=False)
     with suppress(ProcessLookupError):
-        os.kill(engine, signal.SIGKILL)  # what is stopped does not notice that its machine has gone
+        os.kill(caught[lost], signal.SIGKILL)  # what is stopped does not notice that its machine has gone
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors.decode()
     found = lines(output)
