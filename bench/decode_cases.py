@@ -93,11 +93,13 @@ def particle_case(model: str, K: int, context: int, rounds: int) -> Case:
 
 
 def long_cases(model: str, contexts: tuple[int, ...], one: int, rounds: int) -> list[Case]:
-    """Where caches count: reward models that read the prompt and such that sleep on it, and sixteen answers of one
-    prompt, which hold it once each or once in all."""
+    """Where caches count: reward models that read the prompt and such that sleep on it; sixteen answers of one prompt,
+    which hold it once for each kind of stream, and of sixteen prompts, which have nothing in common."""
     ways = *ours(0, 1, 3), *activated(1, 3)
     alone = [Case(model, "lora", 1, context, ways, rounds, part="activated") for context in contexts]
-    return [*alone, Case(model, "lora", 16, one, (*ours(0, 1), *activated(1)), rounds, part="one-prompt")]
+    ways = *ours(0, 1), *activated(1)
+    apart = Case(model, "lora", 16, one, ours(0), rounds, prompts=16, part="sixteen-prompts")
+    return [*alone, Case(model, "lora", 16, one, ways, rounds, part="one-prompt"), apart]
 
 
 def gpu_cases() -> list[Case]:
@@ -139,6 +141,6 @@ def cpu_cases() -> list[Case]:
     # Eight prompts are most of the time, so they are short.
     particles = [particle_case("small", K, 64, 9) for K in (1, 3)]
     # Their prompts take a minute each.
-    long = [replace(case, full=True) for case in long_cases("small", (256, 1024, 4096), 2048, 5)]
+    long = [replace(case, full=True) for case in long_cases("small", (256, 1024, 4096), 2048, 3)]
     tiny += [particle_case("tiny", 1, 16, 3), *(replace(case, tokens=9) for case in long_cases("tiny", (16,), 16, 3))]
     return [guided, *particles, *tiny, *long, *sweep]
