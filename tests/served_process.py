@@ -42,7 +42,9 @@ class Server:
             "{{ messages[0]['content'] }}",
             *rest,
         ]
-        told: dict[str, Any] = {"stderr": subprocess.STDOUT, "env": dict(os.environ), "start_new_session": True}
+        # A client that uses a connection again does so for 5 seconds, which is when vLLM would close it.
+        environment = {**os.environ, "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600"}
+        told: dict[str, Any] = {"stderr": subprocess.STDOUT, "env": environment, "start_new_session": True}
         with log.open("w") as stream:
             self.process = subprocess.Popen(line, stdout=stream, **told)
         self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0)
