@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -174,12 +173,17 @@ def test_a_client_that_leaves_midway_frees_its_place(server: Server) -> None:
 
 
 def test_sigterm_lets_running_requests_finish(server: Server) -> None:
-    """The last test of this file: the server is gone after it."""
+    """The last test of this file: the server is gone after it. The last of four answers has just begun by then."""
+
+    def begun(_: int) -> Iterator[Any]:
+        chunks = iter(server.complete("I like", 200, stream=True, extra_body={"ignore_eos": True}))
+        next(chunks)
+        return chunks
+
     with ThreadPoolExecutor(4) as pool:
-        answers = [pool.submit(server.complete, "I like", 200, extra_body={"ignore_eos": True}) for _ in range(4)]
-        while server.running() < 4:
-            time.sleep(0.05)
+        answers = list(pool.map(begun, range(4)))
         server.process.send_signal(signal.SIGTERM)
-        assert [answer.result().choices[0].finish_reason for answer in answers] == ["length"] * 4
+        ends = pool.map(lambda chunks: [chunk.choices[0].finish_reason for chunk in chunks][-1], answers)
+        assert list(ends) == ["length"] * 4
     assert server.process.wait(60) in (0, 143, -signal.SIGTERM)
     assert server.status("/health") == 0
