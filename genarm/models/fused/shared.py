@@ -105,10 +105,7 @@ class SharedSession(FusedSession):
     @torch.no_grad()
     def prefill(self, prompts: list[list[Tensor]], rows: Sequence[int] | None = None) -> list[Tensor]:
         """Read S lists of prompts: what rows begin with in common once, then each row's last tokens."""
-        places = range(self.batch) if rows is None else rows
-        slots = [stream * self.batch + row for stream in range(self.streams) for row in places]
-        texts = [prompt for own in prompts for prompt in own]
-        ids = id_bytes(texts)
+        slots, texts, ids = self._one_by_one(prompts, rows)
         awake = [self._awake(slot, own) for slot, own in zip(slots, ids, strict=True)]
         starts = [len(text) - count for text, count in zip(texts, awake, strict=True)]
         if rows is not None:
@@ -122,6 +119,14 @@ class SharedSession(FusedSession):
                 logits = self._end(slots, texts, starts)
         self._note_prompts(slots, [len(text) for text in texts])
         return logits
+
+    def _one_by_one(
+        self, prompts: list[list[Tensor]], rows: Sequence[int] | None
+    ) -> tuple[list[int], list[Tensor], list[bytes]]:
+        """Of all streams one after the other: where each prompt goes, the prompt, and its ids as they lie in memory."""
+        places = range(self.batch) if rows is None else rows
+        texts = [prompt for own in prompts for prompt in own]
+        return [stream * self.batch + row for stream in range(self.streams) for row in places], texts, id_bytes(texts)
 
     def _awake(self, slot: int, ids: bytes) -> int:
         """Of the tokens of a prompt, how many the row reads itself."""

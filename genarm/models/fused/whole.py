@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .prefill import id_bytes
 from .shared import SharedSession
 
 
@@ -25,10 +24,7 @@ class WholePromptSession(SharedSession):
     @torch.no_grad()
     def prefill(self, prompts: list[list[Tensor]], rows: Sequence[int] | None = None) -> list[Tensor]:
         """Read S lists of prompts, each different one of a stream once."""
-        places = range(self.batch) if rows is None else rows
-        slots = [stream * self.batch + row for stream in range(self.streams) for row in places]
-        texts = [prompt for own in prompts for prompt in own]
-        ids = id_bytes(texts)
+        slots, texts, ids = self._one_by_one(prompts, rows)
         lengths = [len(text) for text in texts]
         if rows is not None:
             self._clear(slots)
